@@ -34,7 +34,9 @@ class Cond:
             values = [getattr(cond, field.name) for cond in conds]
             filled = [value for value in values if value is not None]
             if filled and len(filled) != len(values):
-                raise ValueError(f"condition slot '{field.name}' is filled in some conditions of the batch but not in all")
+                raise ValueError(
+                    f"condition slot '{field.name}' is filled in some conditions of the batch but not in all"
+                )
             slots[field.name] = torch.cat(filled) if filled else None
         return dataclasses.replace(first, **slots)
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoid(value: Tensor, width: int, max_period: float = 10_000.0, cos_first: bool = True, shift: float = 0.0) -> Tensor:
+def sinusoid(
+    value: Tensor, width: int, max_period: float = 10_000.0, cos_first: bool = True, shift: float = 0.0
+) -> Tensor:
     """Sinusoidal features of a scalar: (B,) -> (B, width).
 
     Frequencies are ``max_period ** (-i / (half - shift))``. ADM, Stable Diffusion and DiT put the cosines first with

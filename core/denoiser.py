@@ -1,0 +1,122 @@
+"""Denoiser: a network, a schedule and a prediction make E[x0 | x_t, cond].
+
+It is the only thing that training and sampling share. Samplers see it bound to a condition: a ``Bound`` maps (x, t) to
+x0 and knows its schedule, and nothing else about the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.cond import Cond
+from core.prediction import LearnedRange, Prediction
+from core.schedule import Schedule
+
+
+class Estimate(NamedTuple):
+    """What a denoiser knows of x_t: x0 and, where the model learned it, how to mix the variance bounds (see DDPM)."""
+
+    clean: Tensor  # the shape of x
+    mix: Tensor | None = None  # the shape of x, in [0, 1]: log variance = mix log beta + (1 - mix) log beta-tilde
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A denoiser with its condition inside: ``bound(x, t)`` is x0. One evaluation of the model a call."""
+
+    schedule: Schedule
+    estimate: Callable[[Tensor, Tensor], Estimate]
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, ...) and t () or (B,) -> x0 (B, ...)."""
+        return self.estimate(x, t).clean
+
+
+class Bindable(Protocol):
+    """Anything that samplers and guidance can work with: a denoiser, or a denoiser wrapped by guidance."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The path on which it denoises."""
+
+    def bind(self, cond: Cond) -> Bound:
+        """Fix the condition, computing once what does not depend on x."""
+
+
+def spread(value: Tensor, x: Tensor) -> Tensor:
+    """Shape a scalar () or a value per sample (B,) to broadcast against x (B, ...), on x's device and in x's dtype."""
+    value = value.to(device=x.device, dtype=x.dtype)
+    return value if value.ndim == 0 else value.view(-1, *[1] * (x.ndim - 1))
+
+
+def identity(t: Tensor) -> Tensor:
+    """The clock of a network that embeds the schedule's own time."""
+    return t
+
+
+class Denoiser(nn.Module):
+    """E[x0 | x_t, cond] of a network ``net(x, time, cond)`` under a schedule and a prediction."""
+
+    def __init__(
+        self, net: nn.Module, schedule: Schedule, prediction: Prediction, clock: Callable[[Tensor], Tensor] = identity
+    ) -> None:
+        """clock: t -> the number that the network embeds (``1000 t`` for flows, ``log(t) / 4`` for EDM)."""
+        super().__init__()
+        self.net = net
+        self.schedule = schedule
+        self.prediction = prediction
+        self.clock = clock
+
+    def output(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The raw output of the network about x (B, ...) at t () or (B,)."""
+        alpha, sigma = self.schedule(t)
+        scale = spread(self.prediction.scale(alpha, sigma), x)
+        time = self.clock(t).to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+        output: Tensor = self.net(scale * x, time.expand(x.shape[0]), cond)
+        return output
+
+    def read(self, x: Tensor, t: Tensor, output: Tensor) -> Estimate:
+        """x0, and the variance mix if one is learned, from the network's output."""
+        alpha, sigma = self.schedule(t)
+        mix = None
+        prediction = self.prediction
+        if isinstance(prediction, LearnedRange):
+            output, mix = prediction.split(output)
+            prediction = prediction.inner
+        return Estimate(prediction.clean(x, output, _host(alpha, x), _host(sigma, x)), mix)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008  (Cond is frozen)
+        """x0: x (B, ...), t () or (B,) -> (B, ...)."""
+        return self.read(x, t, self.output(x, t, cond)).clean
+
+    def bind(self, cond: Cond = Cond()) -> Bound:  # noqa: B008  (Cond is frozen)
+        """Fix the condition."""
+        return Bound(self.schedule, lambda x, t: self.read(x, t, self.output(x, t, cond)))
+
+
+def _host(value: Tensor, x: Tensor) -> Tensor:
+    # A scalar stays where it is (float64 on the host costs nothing and keeps x's dtype); a batch moves to x.
+    return value if value.ndim == 0 else spread(value, x)
+
+
+def change_schedule(inner: Bindable, schedule: Schedule, cond: Cond) -> Bound:
+    """The same denoiser on another path, so that any model runs on any schedule.
+
+    At u with equal sigma / alpha, ``x_u = (alpha_u / alpha_t) x_t`` is distributed as the inner path's; where alpha is 0
+    on either path, the sigmas give the scale instead.
+    """
+    bound = inner.bind(cond)
+
+    def estimate(x: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = schedule(t)
+        u = bound.schedule.time(sigma / alpha)
+        inner_alpha, inner_sigma = bound.schedule(u)
+        scale = torch.hypot(inner_alpha, inner_sigma) / torch.hypot(alpha, sigma)
+        return bound.estimate(_host(scale, x) * x, u)
+
+    return Bound(schedule, estimate)
