@@ -90,11 +90,11 @@ class Denoiser(nn.Module):
             prediction = prediction.inner
         return Estimate(prediction.clean(x, output, _host(alpha, x), _host(sigma, x)), mix)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008  (Cond is frozen)
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
         """x0: x (B, ...), t () or (B,) -> (B, ...)."""
         return self.read(x, t, self.output(x, t, cond)).clean
 
-    def bind(self, cond: Cond = Cond()) -> Bound:  # noqa: B008  (Cond is frozen)
+    def bind(self, cond: Cond = Cond()) -> Bound:
         """Fix the condition."""
         return Bound(self.schedule, lambda x, t: self.read(x, t, self.output(x, t, cond)))
 
@@ -107,8 +107,8 @@ def _host(value: Tensor, x: Tensor) -> Tensor:
 def change_schedule(inner: Bindable, schedule: Schedule, cond: Cond) -> Bound:
     """The same denoiser on another path, so that any model runs on any schedule.
 
-    At u with equal sigma / alpha, ``x_u = (alpha_u / alpha_t) x_t`` is distributed as the inner path's; where alpha is 0
-    on either path, the sigmas give the scale instead.
+    At u with equal sigma / alpha, ``x_t`` times the ratio of the paths' sizes is distributed as the inner path's x_u; the
+    size hypot(alpha, sigma) is never 0, so alpha = 0 and sigma = 0 are exact.
     """
     bound = inner.bind(cond)
 

@@ -1,6 +1,6 @@
 """Predictions: what a network's output means.
 
-The network is fed ``scale * x_t``; ``target`` is what it should say; ``clean`` reads x0 = E[x0 | x_t] from what it said.
+The network is fed ``scale * x_t``; ``target`` is what it should say; ``clean`` reads E[x0 | x_t] from what it said.
 ``gain`` is d clean / d output: a loss weight w defined in x0 space is ``w * gain^2`` in the space of the output.
 alpha and sigma arrive already shaped to broadcast against x.
 """
@@ -37,7 +37,7 @@ def _reject_zero(value: Tensor, message: str) -> None:
 
 
 def _alpha_is_zero(name: str) -> str:
-    return f"{name} does not determine x0 at alpha = 0 (pure noise): use v, x0, flow velocity or EDM, or start the grid later"
+    return f"{name} does not determine x0 at alpha = 0 (pure noise): use v, x0, flow velocity or F, or start the grid later"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Score:
 class F:
     """EDM's F: ``x0 = c_skip x_t + c_out F(c_in x_t)``, unit variance in and out (2206.00364, table 1).
 
-    Written for any path; at alpha = 1 the coefficients are the paper's. ``sigma_data`` is the data's standard deviation.
+    Written for any path; at alpha = 1 the coefficients are the paper's. ``sigma_data`` is the data's deviation.
     """
 
     sigma_data: float = 0.5

@@ -1,9 +1,9 @@
 """Counter-based randomness: sample i is sample i.
 
-Every random number is a function of (seed, stream, sample, step, part) and of nothing else: the Philox generator is keyed
-by (seed, stream) and its counter starts at (part, sample, step). So a sample does not change with the size of its batch,
-the order of the batches or the number of processes, and resuming at step k needs nothing but k. Numbers are drawn on the
-host in float64 and then cast, so that they do not change with device or precision either.
+Every random number is a function of (seed, stream, sample, step, part) and of nothing else: the Philox generator is
+keyed by (seed, stream) and its counter starts at (part, sample, step). So a sample does not change with the size of its
+batch, the order of the batches or the number of processes, and resuming at step k needs nothing but k. Numbers are drawn
+on the host in float64 and then cast, so that they do not change with device or precision either.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _draw(
 
 @dataclass
 class Noise:
-    """The randomness of one batch on its way through a sampler: row i of a batch is sample ``samples[i]`` of ``seed``."""
+    """The randomness of one batch on its way through a sampler: row i is sample ``samples[i]`` of ``seed``."""
 
     seed: int
     samples: Sequence[int]
@@ -108,8 +108,8 @@ class Noise:
     def brownian(self, like: Tensor, start: float, stop: float) -> Tensor:
         """The increment of a Brownian path on [0, 1] between two points, divided by sqrt(|stop - start|): unit noise.
 
-        The path is a function of (seed, sample, place): grids with other steps see the same path. Samplers place a noise
-        level at ``(2 / pi) atan(sigma / alpha)``.
+        The path is a function of (seed, sample, place): every grid sees the same path. Samplers place a noise level at
+        ``(2 / pi) atan(sigma / alpha)``.
         """
         ends = [self._place(point, like.shape[1:]) for point in (start, stop)]
         self._path = {start: ends[0], stop: ends[1]}

@@ -30,7 +30,7 @@ class RandomFourier(nn.Module):
 
     def __init__(self, half: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.randn(half) * scale)
+        self.weight = nn.Buffer(torch.randn(half) * scale)
 
     def forward(self, value: Tensor) -> Tensor:
         angles = value[:, None] * self.weight[None, :] * (2 * math.pi)  # (B, half)
