@@ -107,7 +107,7 @@ def _host(value: Tensor, x: Tensor) -> Tensor:
 def change_schedule(inner: Bindable, schedule: Schedule, cond: Cond) -> Bound:
     """The same denoiser on another path, so that any model runs on any schedule.
 
-    At u with equal sigma / alpha, ``x_t`` times the ratio of the paths' sizes is distributed as the inner path's x_u; the
+    At u with equal sigma / alpha, x_t times the ratio of the paths' sizes is distributed as the inner path's x_u. The
     size hypot(alpha, sigma) is never 0, so alpha = 0 and sigma = 0 are exact.
     """
     bound = inner.bind(cond)

@@ -37,7 +37,7 @@ def _reject_zero(value: Tensor, message: str) -> None:
 
 
 def _alpha_is_zero(name: str) -> str:
-    return f"{name} does not determine x0 at alpha = 0 (pure noise): use v, x0, flow velocity or F, or start the grid later"
+    return f"{name} does not determine x0 at alpha = 0 (pure noise): use v, x0, velocity or F, or start the grid later"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Every random number is a function of (seed, stream, sample, step, part) and of nothing else: the Philox generator is
 keyed by (seed, stream) and its counter starts at (part, sample, step). So a sample does not change with the size of its
-batch, the order of the batches or the number of processes, and resuming at step k needs nothing but k. Numbers are drawn
-on the host in float64 and then cast, so that they do not change with device or precision either.
+batch, the order of the batches or the number of processes, and resuming at step k needs nothing but k. Numbers are
+drawn on the host in float64 and then cast, so that they do not change with device or precision either.
 """
 
 from __future__ import annotations

@@ -93,11 +93,8 @@ class Discrete:
         self.steps = len(betas)
         self.cleanest = 0.0
         self.noisiest = float(self.steps - 1)
-        padded = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar])
-        self._log_snr = (
-            padded.log()
-            - (-torch.cat([torch.zeros(1, dtype=torch.float64), (1 - betas).log().cumsum(0)]).expm1()).log()
-        )
+        log_signal = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - betas).log().cumsum(0)])  # (steps + 1,)
+        self._log_snr = log_signal - (-log_signal.expm1()).log()
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at an index t in [-1, steps - 1]; times outside are held at the ends."""

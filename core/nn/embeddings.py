@@ -14,7 +14,7 @@ def sinusoid(
     """Sinusoidal features of a scalar: (B,) -> (B, width).
 
     Frequencies are ``max_period ** (-i / (half - shift))``. ADM, Stable Diffusion and DiT put the cosines first with
-    ``shift=0``; DDPM puts the sines first with ``shift=1``. Odd widths are padded with a zero. (1706.03762, section 3.5)
+    ``shift=0``; DDPM puts the sines first with ``shift=1``. Odd widths are padded with a zero (1706.03762).
     """
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=value.device) / (half - shift)
