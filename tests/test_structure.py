@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 DOMAINS = {"image", "video", "audio", "three_d", "motion", "biology"}
 PACKAGES = {"core", "app"} | DOMAINS
@@ -155,21 +153,6 @@ def string_switches(function: ast.FunctionDef) -> Iterator[int]:
 def test_every_module_says_what_it_is() -> None:
     silent = [str(p) for p in sources() if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent
-
-
-@pytest.mark.slow
-def test_import_core_costs_little_more_than_torch() -> None:
-    """Best of several alternating runs, so that a busy machine does not decide."""
-
-    def seconds(statement: str) -> float:
-        code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        return float(done.stdout)
-
-    modules = [f"core.{path.stem}" for path in (ROOT / "core").glob("*.py") if path.stem != "__init__"]
-    everything = "import core, " + ", ".join([*modules, "core.sample"])
-    pairs = [(seconds("import torch"), seconds(everything)) for _ in range(5)]
-    assert min(full for _, full in pairs) <= min(bare for bare, _ in pairs) + 0.3
 
 
 def test_import_of_core_leaves_heavy_packages_alone() -> None:
