@@ -1,0 +1,46 @@
+"""Heun and midpoint in the noise ratio: EDM's second-order samplers (2206.00364, algorithm 1).
+
+With r = sigma / alpha the path ``x / alpha`` obeys ``d(x / alpha) / dr = eps``: its slope is the noise. Both methods
+take an Euler step, look at the slope there, and go again with a better one. Written as a change of the Euler step,
+
+    x_t = toward(x_s, x0) + alpha_t (r_t - r_s) (slope - eps_s),
+
+they are exact on any path if eps is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from core.denoiser import Bound
+from core.sample.step import Level, NoiseSource, Step, level_at, toward
+from core.sample.walk import Seen, look, one_step
+
+
+def heun(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
+    """Order 2, two evaluations a step: the mean of the slopes at both ends."""
+    return one_step(denoise, x, times, both_ends)
+
+
+def dpm2(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
+    """Order 2, two evaluations a step: the slope in the middle of log-SNR (k-diffusion's dpm_2, KDPM2)."""
+    return one_step(denoise, x, times, _middle)
+
+
+def turn(euler: Tensor, here: Level, there: Level, change: Tensor) -> Tensor:
+    """The end of an Euler step had its slope been different by ``change``."""
+    return euler + there.alpha * (there.ratio - here.ratio) * change
+
+
+def both_ends(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+    """A step along the mean of the slopes at its start and at the end of an Euler step."""
+    x = toward(seen.x, seen.clean, seen.level, there)
+    return turn(x, seen.level, there, (look(denoise, x, there).noise - seen.noise) / 2)
+
+
+def _middle(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+    middle = level_at(denoise.schedule, (seen.level.half_log_snr + there.half_log_snr) / 2)
+    halfway = look(denoise, toward(seen.x, seen.clean, seen.level, middle), middle)
+    return turn(toward(seen.x, seen.clean, seen.level, there), seen.level, there, halfway.noise - seen.noise)
