@@ -163,8 +163,10 @@ class ClassifierGuided:
             if alpha.device.type == "cpu" and bool((alpha == 0).any()):
                 raise ValueError("a classifier says nothing about pure noise (alpha = 0): start the grid later")
             with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                gradient = torch.autograd.grad(self.log_prob(leaf, t, cond).sum(), leaf)[0]
+                leaf = x if x.requires_grad else x.detach().requires_grad_()
+                log_prob = self.log_prob(leaf, t, cond).sum()
+                # Whoever differentiates the guided denoiser, as a likelihood does, needs the second derivative.
+                gradient = torch.autograd.grad(log_prob, leaf, create_graph=x.requires_grad)[0]
             clean, mix = bound.estimate(x, t)
             return Estimate(clean + self.scale * sigma**2 / alpha * gradient, mix)
 
