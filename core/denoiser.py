@@ -108,13 +108,16 @@ def change_schedule(inner: Bindable, schedule: Schedule, cond: Cond) -> Bound:
     """The same denoiser on another path, so that any model runs on any schedule.
 
     At u with equal sigma / alpha, x_t times the ratio of the paths' sizes is distributed as the inner path's x_u. The
-    size hypot(alpha, sigma) is never 0, so alpha = 0 and sigma = 0 are exact.
+    size hypot(alpha, sigma) is never 0, so alpha = 0 and sigma = 0 are exact. A model is never asked beyond its
+    noisiest level: noisier x_t, such as pure noise for a model that never saw any, is read as if at that level.
     """
     bound = inner.bind(cond)
+    last_alpha, last_sigma = bound.schedule(torch.tensor(bound.schedule.noisiest, dtype=torch.float64))
+    noisiest = float(last_sigma / last_alpha)
 
     def estimate(x: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = schedule(t)
-        u = bound.schedule.time(sigma / alpha)
+        u = bound.schedule.time((sigma / alpha).clamp(max=noisiest))
         inner_alpha, inner_sigma = bound.schedule(u)
         scale = torch.hypot(inner_alpha, inner_sigma) / torch.hypot(alpha, sigma)
         return bound.estimate(_host(scale, x) * x, u)
