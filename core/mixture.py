@@ -139,7 +139,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Exact:
-    """A mixture's exact denoiser on a schedule; ``Cond.vector`` (B, K), where given, says which components x0 may have."""
+    """A mixture's exact denoiser on a schedule; ``Cond.vector`` (B, K), if given, says which components are allowed."""
 
     mixture: Mixture
     schedule: Schedule

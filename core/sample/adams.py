@@ -22,8 +22,11 @@ from core.sample.walk import OneStep, Seen, multistep
 def lms(
     denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource, order: int = 4, start: OneStep | None = third_order
 ) -> Iterator[Step]:
-    """Order ``order``, one evaluation a step; the first ``order - 2`` steps are taken by ``start``."""
-    return multistep(denoise, x, times, _in_ratio, order, start)
+    """Order ``order``, one evaluation a step; the first ``order - 2`` steps are taken by ``start``.
+
+    sigma / alpha is 0 at clean data, and so the polynomial is followed to there as well.
+    """
+    return multistep(denoise, x, times, _in_ratio, order, start, defined=_is_finite)
 
 
 def deis(
@@ -31,6 +34,10 @@ def deis(
 ) -> Iterator[Step]:
     """Order ``order``, one evaluation a step; the first ``order - 2`` steps are taken by ``start``."""
     return multistep(denoise, x, times, _in_log_snr, order, start)
+
+
+def _is_finite(here: Level, there: Level) -> bool:
+    return here.alpha > 0 and there.ratio < here.ratio
 
 
 def _in_ratio(past: Sequence[Seen], there: Level) -> Tensor:

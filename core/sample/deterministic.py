@@ -11,7 +11,7 @@ from core.sample.exponential import exponential, third_order
 from core.sample.heun import dpm2, heun
 from core.sample.info import SamplerInfo
 from core.sample.plms import plms, pndm
-from core.sample.rungekutta import adaptive, rk4
+from core.sample.rungekutta import adaptive, at_tolerance, rk4
 from core.sample.unipc import bh1, unipc
 
 DETERMINISTIC: dict[str, SamplerInfo] = {
@@ -37,5 +37,5 @@ DETERMINISTIC: dict[str, SamplerInfo] = {
     "unipc_3": SamplerInfo(partial(unipc, order=3), order=4, evaluations=1, start=2),
     "unipc_3_bh1": SamplerInfo(partial(unipc, order=3, size=bh1), order=4, evaluations=1, start=2),
     "rk4": SamplerInfo(rk4, order=4, evaluations=4),
-    "adaptive": SamplerInfo(adaptive, order=5, evaluations=6, adaptive=True),
+    "adaptive": SamplerInfo(adaptive, order=5, evaluations=6, at_tolerance=at_tolerance),
 }

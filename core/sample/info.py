@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.sample.step import Sampler
@@ -16,7 +17,12 @@ class SamplerInfo:
     evaluations: int  # of the denoiser, in a step between two levels of finite log-SNR
     start: int = 0  # further evaluations that warm up a multistep method
     stochastic: bool = False
-    adaptive: bool = False  # takes only the two ends from its times and chooses its own steps
+    at_tolerance: Callable[[float], Sampler] | None = None  # of an adaptive sampler: it again, with another tolerance
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it takes only the two ends from its times and chooses its own steps."""
+        return self.at_tolerance is not None
 
     def count(self, steps: int, edges: int = 1) -> int:
         """Evaluations in all; ``edges`` is the number of steps that leave pure noise or reach clean data: one each."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
+from core.sample.step import Level, NoiseSource, Sampler, Step, level_at, levels, toward
 from core.sample.walk import Seen, level_of, look, one_step
 
 
@@ -79,6 +80,11 @@ def adaptive(
         step *= min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
     if index == 0 or end.sigma == 0:
         yield Step(index, end.t, toward(seen.x, seen.clean, seen.level, end), seen.clean)
+
+
+def at_tolerance(tolerance: float) -> Sampler:
+    """``adaptive`` with one tolerance, relative and absolute."""
+    return partial(adaptive, rtol=tolerance, atol=tolerance)
 
 
 def _stages(denoise: Bound, seen: Seen, there: Level, tableau: Tableau) -> tuple[Tensor, list[Tensor]]:

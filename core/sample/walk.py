@@ -69,12 +69,19 @@ def one_step(denoise: Bound, x: Tensor, times: Tensor, method: OneStep) -> Itera
 
 
 def multistep(
-    denoise: Bound, x: Tensor, times: Tensor, method: Multistep, order: int, start: OneStep | None = None
+    denoise: Bound,
+    x: Tensor,
+    times: Tensor,
+    method: Multistep,
+    order: int,
+    start: OneStep | None = None,
+    defined: Callable[[Level, Level], bool] = is_inner,
 ) -> Iterator[Step]:
     """Walk with a method that looks back at up to ``order`` levels.
 
     A first step of order one costs an error of h^2 once, and so no method without ``start`` is better than order two,
     and none with fewer values than ``order - 1`` leaves an error below h^order. ``start`` takes these steps instead.
+    ``defined`` says between which levels the method is; other steps, as to clean data, are ``toward``.
     """
     if not 1 <= order <= 4:
         raise ValueError(f"a multistep sampler has order 1, 2, 3 or 4, not {order}")
@@ -82,9 +89,9 @@ def multistep(
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
         seen = look(denoise, x, here)
         past = remember(past, seen, order)
-        if not is_inner(here, there):
+        if not defined(here, there):
             x = toward(x, seen.clean, here, there)
-        elif start is not None and len(past) < order - 1:
+        elif start is not None and len(past) < order - 1 and is_inner(here, there):
             x = start(denoise, seen, there)
         else:
             x = method(past, there)
