@@ -47,24 +47,24 @@ def signal_and_noise(log_snr: Tensor) -> tuple[Tensor, Tensor]:
 
 def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """DDPM's betas, equally spaced (2006.11239, section 4)."""
-    return torch.linspace(first, last, steps, dtype=torch.float64)
+    return torch.linspace(first, last, steps, dtype=torch.float64, device="cpu")
 
 
 def scaled_linear_betas(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
     """Latent diffusion's betas, whose square roots are equally spaced (2112.10752)."""
-    return torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2
+    return torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64, device="cpu") ** 2
 
 
 def cosine_betas(steps: int = 1000, offset: float = 0.008, limit: float = 0.999) -> Tensor:
     """Improved DDPM's cosine betas, clipped at ``limit`` (2102.09672, equation 17)."""
-    edge = torch.arange(steps + 1, dtype=torch.float64) / steps
+    edge = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
     alpha_bar = ((edge + offset) / (1 + offset) * math.pi / 2).cos() ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=limit)
 
 
 def sigmoid_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """GeoDiff's betas, a sigmoid ramp over [-6, 6] (2203.02923)."""
-    return torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid() * (last - first) + first
+    return torch.linspace(-6, 6, steps, dtype=torch.float64, device="cpu").sigmoid() * (last - first) + first
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ class Discrete:
         self.steps = len(betas)
         self.cleanest = 0.0
         self.noisiest = float(self.steps - 1)
-        log_signal = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - betas).log().cumsum(0)])  # (steps + 1,)
+        clean = torch.zeros(1, dtype=torch.float64, device="cpu")
+        log_signal = torch.cat([clean, (1 - betas).log().cumsum(0)])  # (steps + 1,)
         self._log_snr = log_signal - (-log_signal.expm1()).log()
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
