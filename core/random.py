@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
+
 
 class Stream(IntEnum):
     """What a random number is for; streams never overlap."""
@@ -135,3 +137,33 @@ class Noise:
             else:
                 low, at_low, node = middle, at_middle, 2 * node + 1
         return torch.lerp(at_low, at_high, (point - low) / (high - low))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The randomness of one training batch: row i is the sample at position ``positions[i]`` of the run.
+
+    A position counts the samples of the whole run, over all processes, so that what is drawn for a sample depends
+    neither on how batches are cut nor on who computes them.
+    """
+
+    seed: int
+    positions: Sequence[int]
+
+    def normal(self, like: Tensor, stream: Stream, part: int = 0) -> Tensor:
+        """Unit noise like ``like`` (B, ...)."""
+        return normal(self.seed, self.positions, stream, 0, like.shape[1:], part).to(like)
+
+    def uniform(self, stream: Stream, part: int = 0) -> Tensor:
+        """Independent uniforms (B,) in [0, 1), float64 on the host."""
+        return uniform(self.seed, self.positions, stream, 0, (), part)
+
+    def even(self, stream: Stream, part: int = 0) -> Tensor:
+        """Uniforms (B,) of low discrepancy: any run of consecutive positions covers [0, 1) evenly, whoever draws it.
+
+        Multiples of the golden ratio modulo 1, computed in 64-bit integers so that they stay exact in a long run.
+        """
+        start = int(float(uniform(self.seed, [0], stream, 1, (), part)) * 2**64)
+        return torch.tensor(
+            [((start + position * _GOLDEN) % 2**64 >> 11) / 2**53 for position in self.positions], dtype=torch.float64
+        )

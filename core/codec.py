@@ -1,0 +1,96 @@
+"""Codecs: what is diffused in place of the data itself, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.random import Draw
+
+
+class Codec(nn.Module):
+    """Data that is diffused as it is, and the base of all others."""
+
+    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+        """Data (B, ...) -> what is diffused. A stochastic codec takes its noise from ``draw``, its mode without it."""
+        return data
+
+    def decode(self, code: Tensor) -> Tensor:
+        """What is diffused -> data."""
+        return code
+
+
+class Standardize(Codec):
+    """Zero mean and unit (or another) deviation for each feature.
+
+    mean and deviation broadcast against one sample; ``fit`` measures them.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor, unit: float = 1.0) -> None:
+        """Raises ValueError where a deviation is not positive."""
+        super().__init__()
+        if not deviation.is_meta and not bool((deviation > 0).all()):
+            raise ValueError("a feature with no spread cannot be standardised: leave it out, or give it deviation 1")
+        self.mean = nn.Buffer(mean.clone())
+        self.scale = nn.Buffer(unit / deviation)
+
+    @classmethod
+    def fit(cls, data: Tensor, dims: tuple[int, ...] = (0,), unit: float = 1.0) -> Standardize:
+        """Measure mean and deviation of data (N, ...) over ``dims``; constant features get deviation 1."""
+        deviation, mean = torch.std_mean(data, dim=dims, keepdim=True)
+        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        return cls(mean[0], deviation[0], unit)
+
+    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+        return (data - self.mean) * self.scale
+
+    def decode(self, code: Tensor) -> Tensor:
+        return code / self.scale + self.mean
+
+
+class Scale(Codec):
+    """``factor (data - shift)``: the scaling factor of a latent space, or EDM's data deviation of 0.5."""
+
+    def __init__(self, factor: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        if factor == 0:
+            raise ValueError("a scale of 0 would erase the data: give any other factor")
+        self.factor = factor
+        self.shift = shift
+
+    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+        return (data - self.shift) * self.factor
+
+    def decode(self, code: Tensor) -> Tensor:
+        return code / self.factor + self.shift
+
+
+class Pixels(Codec):
+    """Bytes (uint8, 0 to 255) as numbers in [-1, 1]; what is already a float is left as it is."""
+
+    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+        return data if data.is_floating_point() else data.float() / 127.5 - 1
+
+    def decode(self, code: Tensor) -> Tensor:
+        return code.clamp(-1, 1)
+
+
+class Chain(Codec):
+    """Codecs one after the other: the first sees the data."""
+
+    def __init__(self, *codecs: Codec) -> None:
+        super().__init__()
+        self.codecs = nn.ModuleList(codecs)
+
+    def _parts(self) -> list[Codec]:
+        return [codec for codec in self.codecs if isinstance(codec, Codec)]
+
+    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+        for codec in self._parts():
+            data = codec.encode(data, draw)
+        return data
+
+    def decode(self, code: Tensor) -> Tensor:
+        for codec in reversed(self._parts()):
+            code = codec.decode(code)
+        return code

@@ -1,0 +1,202 @@
+"""Recipe: a system with its data and its defaults. A recipe is a function; its signature is its schema.
+
+    def tiny(width: int = 32) -> Recipe: ...
+
+Its dotted name and its arguments are all that a checkpoint needs to open itself. Only functions that return a
+``Recipe`` in a ``recipes`` module of this repository's packages can be named so: a file cannot run anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.checkpoint import CheckpointError, fill, read, read_metadata
+from core.data import Augment, Dataset
+from core.ema import Constant, Profile
+from core.grid import Grid
+from core.guidance import Guided
+from core.random import Noise
+from core.sample.step import Sampler, run
+from core.system import Diffusion, Guide
+
+PACKAGES = ("image", "video", "audio", "three_d", "motion", "biology")
+
+Show = Callable[[Path, Tensor, dict[str, object]], None]  # writes decoded samples to a file, with their settings
+Ask = Callable[[int, Sequence[int]], Mapping[str, Any]]  # seed, samples -> the conditions to sample them with
+Understand = Callable[[str, int], Mapping[str, Any]]  # what a person typed, count -> that condition for all samples
+Evaluate = Callable[[Tensor, Mapping[str, Any]], Mapping[str, object]]  # samples, their conditions -> figures by name
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled unless asked otherwise."""
+
+    sampler: Sampler
+    grid: Grid
+    steps: int
+    guidance: float = 1.0
+    guide: Guide = Guided
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampling takes at least 1 step, not {self.steps}")
+
+
+def constant(progress: float) -> float:
+    """A learning rate that stays."""
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained. Everything here changes the result; what only changes the logs is in ``train.Run``."""
+
+    batch: int = 64  # samples a step, over all processes
+    steps: int = 100_000
+    lr: float = 1e-4
+    warmup: int = 0  # samples over which the learning rate rises linearly from 0
+    decay: Callable[[float], float] = constant  # the learning rate's factor at a share [0, 1] of the run
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float | None = 1.0  # the largest norm of the gradient
+    parts: int = 1  # accumulate the gradient over so many equal parts of the batch
+    precision: str = "no"  # accelerate's mixed precision: "no", "bf16" or "fp16"
+    seconds: float | None = None  # end when so many seconds of processor time are spent, if that is before ``steps``
+    ema: Mapping[str, Profile] = field(default_factory=lambda: {"ema": Constant(0.9999)})  # the first is sampled
+    augment: Augment | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.steps < 1 or self.parts < 1:
+            raise ValueError("training needs a batch, a number of steps and a number of parts of at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"the learning rate must be positive, not {self.lr}")
+
+
+def _ask_nothing(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole system, its data and its defaults."""
+
+    system: Callable[[], Diffusion]  # lazy, so that it can be built without memory and then loaded
+    shape: tuple[int, ...]  # of one x as it is diffused, without the batch
+    sampling: Sampling
+    training: Training
+    data: Callable[[], tuple[Dataset, Dataset | None]]  # the training data, and held-out data if there are any
+    show: Show | None = None
+    ask: Ask = _ask_nothing
+    understand: Understand | None = None
+    evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+
+def build(name: str, arguments: Mapping[str, object] | None = None, packages: Sequence[str] = PACKAGES) -> Recipe:
+    """The recipe of a dotted name such as ``image.recipes.ddpm.tiny``, called with some of its arguments.
+
+    Raises ValueError if the name is not that of a recipe, or an argument is none of its parameters or not plain data.
+    """
+    function = _find(name, packages)
+    signature = inspect.signature(function)
+    for given in arguments or {}:
+        if given not in signature.parameters:
+            near = difflib.get_close_matches(given, signature.parameters, n=1, cutoff=0.5)
+            offer = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(signature.parameters) or 'none'}."
+            raise ValueError(f"{name} has no option '{given}': {offer}")
+    bound = signature.bind(**(arguments or {}))
+    bound.apply_defaults()
+    try:
+        plain = json.loads(json.dumps(bound.arguments))
+    except TypeError as error:
+        raise ValueError(
+            f"the arguments of {name} must be numbers, words or lists, to fit into a checkpoint"
+        ) from error
+    return dataclasses.replace(function(**bound.arguments), name=name, arguments=plain)
+
+
+def _find(name: str, packages: Sequence[str]) -> Callable[..., Recipe]:
+    match = re.fullmatch(r"(\w+)\.recipes((?:\.[A-Za-z]\w*)+)\.([A-Za-z]\w*)", name)
+    if match is None or match[1] not in packages:
+        raise ValueError(f"'{name}' is not the name of a recipe: it should look like image.recipes.ddpm.tiny")
+    try:
+        module = importlib.import_module(f"{match[1]}.recipes{match[2]}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no recipe module {match[1]}.recipes{match[2]} here") from error
+    function = vars(module).get(match[3])
+    if not inspect.isfunction(function) or function.__annotations__.get("return") not in ("Recipe", Recipe):
+        raise ValueError(f"{match[1]}.recipes{match[2]} has no recipe called '{match[3]}'")
+    return function
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model from a checkpoint, ready to sample."""
+
+    recipe: Recipe
+    system: Diffusion
+    metadata: Mapping[str, Any]  # "step", "recipe", "arguments", "averages" and what the trainer noted
+
+
+def load(path: Path, average: str | None = None, packages: Sequence[str] = PACKAGES) -> Loaded:
+    """Open a checkpoint with the weights of an average: by name, by default its first; "model" is the raw weights.
+
+    Raises CheckpointError, in one sentence, for whatever is not a checkpoint of this repository or does not fit.
+    """
+    metadata = read_metadata(path)
+    names = [*metadata["averages"], "model"]
+    chosen = average or names[0]
+    if chosen not in names:
+        raise CheckpointError(f"{path} has no average called '{chosen}': it has {', '.join(names)}")
+    try:
+        recipe = build(metadata["recipe"], metadata["arguments"], packages)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error}") from error
+    prefix = f"{chosen}/" if chosen in names[-1:] else f"ema/{chosen}/"
+    system = restore(recipe.system, read(path, prefix), path)
+    return Loaded(recipe, system, metadata)
+
+
+def restore(make: Callable[[], Diffusion], state: Mapping[str, Tensor], path: Path) -> Diffusion:
+    """A system with the weights ``state``, built without initialising its own. Raises CheckpointError on a misfit."""
+    with torch.device("meta"):
+        system = make()
+    fill(system, state, path)
+    if any(value.is_meta for value in [*system.parameters(), *system.buffers()]):
+        # Tables that no state holds (positions, frequencies) exist only in a system that was really built.
+        system = make()
+        fill(system, state, path)
+    return system.eval()
+
+
+def draw(
+    recipe: Recipe, system: Diffusion, seed: int, samples: Sequence[int], sampling: Sampling | None = None
+) -> Tensor:
+    """Finished samples (len(samples), ...) of a recipe: sample i is the same in any batch and order."""
+    way = sampling or recipe.sampling
+    steps = system.sample(
+        Noise(seed, samples),
+        recipe.shape,
+        recipe.ask(seed, samples),
+        sampler=way.sampler,
+        grid=way.grid,
+        steps=way.steps,
+        guidance=way.guidance,
+        guide=way.guide,
+    )
+    return system.decode(run(steps))

@@ -1,0 +1,102 @@
+"""Diffusion: the whole of a model. What it costs on a batch, and how it makes a sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.codec import Codec
+from core.cond import Cond
+from core.condition import Conditioner
+from core.denoiser import Bindable, Denoiser
+from core.grid import Grid
+from core.guidance import Guided
+from core.objective import Losses, Objective
+from core.random import Draw, Noise
+from core.sample.step import Sampler, Step
+
+Guide = Callable[[Bindable, Cond, float], Bindable]  # denoiser, null condition, scale -> the guided denoiser
+
+
+class Diffusion(nn.Module):
+    """A denoiser with what it needs around it: what it is told, what is diffused, and what is minimised."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        conditioner: Conditioner | None = None,
+        codec: Codec | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        """By default the model is unconditional, diffuses the data itself, and minimises the squared error of x0."""
+        super().__init__()
+        self.denoiser = denoiser
+        self.conditioner = conditioner or Conditioner()
+        self.codec = codec or Codec()
+        self.objective = objective or Objective()
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the device and precision in which the model works."""
+        return next(iter(self.denoiser.parameters()), torch.zeros(()))
+
+    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+        """The loss of a batch ("x" (B, ...) and its conditions), a function of the weights, the batch and the draw.
+
+        ``places`` (B,) in [0, 1) fixes the noise levels, as held-out losses do.
+        """
+        data = batch["x"].to(self.like.device, non_blocking=True)
+        with torch.no_grad():
+            x = self.codec.encode(data, draw)
+        cond = self.conditioner(batch).to(x.device)
+        if self.objective.drop > 0:
+            keep = self.objective.keep(draw).to(x.device)
+            cond = cond.where(keep, self.conditioner.null(len(x)).to(x.device))
+        return self.objective(self.denoiser, x, cond, draw, places)
+
+    def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+        """``loss``, under the name by which distributed wrappers call it."""
+        return self.loss(batch, draw, places)
+
+    def guided(self, scale: float, guide: Guide = Guided) -> Bindable:
+        """The denoiser under guidance; scale 1 is itself. Raises ValueError if there is nothing to guide away from."""
+        if scale == 1:
+            return self.denoiser
+        null = self.conditioner.null(1)
+        if all(getattr(null, field.name) is None for field in dataclasses.fields(null)):
+            raise ValueError("this model is unconditional, so guidance has nothing to move away from: leave it at 1")
+        return guide(self.denoiser, null, scale)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Noise,
+        shape: Sequence[int],
+        asked: Mapping[str, Any],
+        *,
+        sampler: Sampler,
+        grid: Grid,
+        steps: int,
+        guidance: float = 1.0,
+        guide: Guide = Guided,
+    ) -> Iterator[Step]:
+        """Walk from noise to samples: x of each step (B, *shape) is in the codec's space, ``codec.decode`` reads it.
+
+        asked holds the conditions (``{"label": ...}``), batched like ``noise.samples``; shape is that of one x. Row i
+        is sample ``noise.samples[i]``, in whatever batch it is made.
+        """
+        denoiser = self.guided(guidance, guide)
+        cond = self.conditioner(asked).to(self.like.device)
+        times = grid(denoiser.schedule, steps)
+        sigma = denoiser.schedule(times[:1])[1]
+        x = (noise.start(shape) * sigma).to(self.like)
+        yield from sampler(denoiser.bind(cond), x, times, noise)
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """What is diffused (B, ...) -> data (B, ...)."""
+        return self.codec.decode(x)
