@@ -1,0 +1,61 @@
+"""`langevin evaluate`: draw samples from a checkpoint and measure them against the recipe's own data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.options import option, parse
+from app.sampling import Drawing, conditions, drawn, newest, settings_of
+from core.checkpoint import CheckpointError
+from core.recipe import load
+
+ABOUT = """Draw samples from a checkpoint and measure them: distances to held-out data with their bootstrap
+intervals, precision and recall, nearest training example.
+Example: langevin evaluate runs/edm-tiny --count 1000 --sampler dpmpp_2m --steps 20"""
+
+
+@dataclass(frozen=True)
+class Options(Drawing):
+    """What `langevin evaluate` takes."""
+
+    count: int = option(1000, "how many samples")
+    out: Path | None = option(None, "also write the figures to this JSON file")
+
+
+def main(words: Sequence[str]) -> None:
+    """Draw, measure, print a table."""
+    options, given = parse(
+        Options, "langevin evaluate", ABOUT, words, [("checkpoint", "a .safetensors file, or a run's folder")]
+    )
+    path = newest(Path(given["checkpoint"]))
+    loaded = load(path, options.average)
+    if loaded.recipe.evaluate is None:
+        raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are measured")
+    sampling = options.sampling(loaded.recipe)
+    samples, seconds = drawn(loaded, options, sampling)
+    asked = conditions(loaded.recipe, options.seed, range(options.first, options.first + options.count), options.prompt)
+    figures = dict(loaded.recipe.evaluate()(samples, asked)) | {"seconds": round(seconds, 2)}
+    show(figures)
+    if options.out is not None:
+        text = json.dumps({"figures": figures, "settings": settings_of(path, options, sampling)}, indent=1)
+        try:
+            options.out.write_text(text)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {options.out} ({error.strerror}): choose another folder") from error
+
+
+def show(figures: Mapping[str, object]) -> None:
+    """Print figures by name, one a line."""
+    width = max(len(name) for name in figures)
+    for name, value in figures.items():
+        print(f"{name:{width}}  {text(value)}")
+
+
+def text(value: object) -> str:
+    """A figure as a person reads it; a triple is (value, low, high)."""
+    if isinstance(value, tuple | list) and len(value) == 3:
+        return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

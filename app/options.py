@@ -1,0 +1,116 @@
+"""Options: from a dataclass or a recipe's signature to the flags of a command, and back.
+
+A field is a flag; its ``metadata["help"]`` is its help. Errors are one sentence, with the nearest flag offered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from app.names import nearest
+
+T = TypeVar("T")
+
+
+def option(default: Any, about: str) -> Any:
+    """A dataclass field that is a flag with a help text."""
+    return dataclasses.field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option: ``--name value``, or ``--name`` / ``--no-name`` for yes and no."""
+
+    name: str
+    kind: Any
+    default: Any
+    about: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
+def flags_of(kind: type) -> list[Flag]:
+    """The flags of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return [Flag(f.name, hints[f.name], f.default, f.metadata.get("help", "")) for f in dataclasses.fields(kind)]
+
+
+def flags_of_function(function: Callable[..., object]) -> list[Flag]:
+    """The flags of a function's parameters; a parameter without a default must be given."""
+    hints = typing.get_type_hints(function)
+    found = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        found.append(Flag(name, hints[name], dataclasses.MISSING if required else parameter.default, "of the recipe"))
+    return found
+
+
+def read(
+    program: str, about: str, positional: Sequence[tuple[str, str]], flags: Sequence[Flag], words: Sequence[str]
+) -> dict[str, Any]:
+    """The values of a command line; raises ValueError, in one sentence, for what is unknown, missing or unreadable."""
+    parser = _Parser(prog=program, description=about, allow_abbrev=False, formatter_class=_Help)
+    for name, text in positional:
+        parser.add_argument(name, help=text)
+    for flag in flags:
+        _add(parser, flag)
+    known = [text for action in parser._actions for text in action.option_strings]
+    for word in words:
+        name = word.split("=")[0]
+        if name.startswith("--") and name not in known:
+            near = nearest(name, known)
+            offer = f"did you mean '{near}'?" if near else f"see `{program} --help`."
+            raise ValueError(f"{program} has no option '{name}': {offer}")
+    return vars(parser.parse_args(list(words)))
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
+def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
+    name = f"--{flag.name.replace('_', '-')}"
+    required = flag.default is dataclasses.MISSING
+    shown = "" if required or flag.default is None else f" (default: {flag.default})"
+    about = (flag.about + shown).strip().replace("%", "%%")
+    kind, many = _plain(flag.kind)
+    if kind is bool:
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, default=flag.default, help=about)
+    elif many:
+        parser.add_argument(
+            name, type=kind, nargs="+", default=flag.default, required=required, help=about, metavar="N"
+        )
+    else:
+        metavar = {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(kind, "VALUE")
+        parser.add_argument(name, type=kind, default=flag.default, required=required, help=about, metavar=metavar)
+
+
+def _plain(kind: Any) -> tuple[Any, bool]:
+    """The type of one value, and whether there are several: ``int | None`` is one int, ``tuple[int, ...]`` several."""
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _plain(next(part for part in typing.get_args(kind) if part is not type(None)))
+    if origin in (tuple, list, Sequence):
+        return typing.get_args(kind)[0], True
+    return kind, False
+
+
+def parse(
+    kind: type[T], program: str, about: str, words: Sequence[str], positional: Sequence[tuple[str, str]] = ()
+) -> tuple[T, dict[str, Any]]:
+    """Read a command line into a dataclass; also the values of its positional words."""
+    flags = flags_of(kind)
+    values = read(program, about, positional, flags, words)
+    return kind(**{flag.name: values[flag.name] for flag in flags}), {name: values[name] for name, _ in positional}

@@ -1,0 +1,140 @@
+"""`langevin sample`: draw samples from a checkpoint and write them with the settings that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from app.options import option, parse
+from app.way import Way, describe
+from core.random import Noise
+from core.recipe import Loaded, Recipe, Sampling, load
+from core.system import Diffusion
+
+ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, or from the newest in a run's folder.
+Example: langevin sample runs/edm-tiny --count 64 --sampler heun --grid karras --steps 18 --prompt 3"""
+
+
+@dataclass(frozen=True)
+class Drawing(Way):
+    """Which samples to draw, and how."""
+
+    count: int = option(64, "how many samples")
+    first: int = option(0, "the number of the first sample")
+    prompt: str | None = option(None, "what to ask for: a class, several classes in turn (0,1,2), or a caption")
+    average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
+    batch: int = option(256, "samples drawn at once; changes speed and memory, not the samples")
+
+
+@dataclass(frozen=True)
+class Options(Drawing):
+    """What `langevin sample` takes."""
+
+    out: Path = option(Path("samples.png"), "the file to write")
+
+
+def main(words: Sequence[str]) -> None:
+    """Draw, write, say what it took."""
+    options, given = parse(
+        Options, "langevin sample", ABOUT, words, [("checkpoint", "a .safetensors file, or a run's folder")]
+    )
+    path = newest(Path(given["checkpoint"]))
+    loaded = load(path, options.average)
+    sampling = options.sampling(loaded.recipe)
+    samples, seconds = drawn(loaded, options, sampling)
+    settings = settings_of(path, options, sampling)
+    if loaded.recipe.show is None:
+        raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are written")
+    loaded.recipe.show(options.out, samples, settings)
+    print(f"{options.out}: {options.count} samples in {seconds:.1f} s, {words_of(settings)}")
+
+
+def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor, float]:
+    """The samples and the seconds that they took."""
+    if options.count < 1 or options.batch < 1 or options.first < 0:
+        raise ValueError("--count and --batch must be at least 1, and --first at least 0")
+    started = time.perf_counter()
+    numbers = range(options.first, options.first + options.count)
+    found = []
+    for start in range(0, len(numbers), options.batch):
+        part = numbers[start : start + options.batch]
+        found.append(draw(loaded.recipe, loaded.system, options.seed, part, sampling, options.prompt))
+    return torch.cat(found), time.perf_counter() - started
+
+
+def conditions(recipe: Recipe, seed: int, samples: Sequence[int], prompt: str | None) -> Mapping[str, Any]:
+    """What samples are asked for: what was typed, or what the recipe asks by itself."""
+    if prompt is None:
+        return recipe.ask(seed, samples)
+    if recipe.understand is None:
+        raise ValueError("this model is unconditional: leave --prompt out")
+    return recipe.understand(prompt, len(samples))
+
+
+def draw(
+    recipe: Recipe, system: Diffusion, seed: int, samples: Sequence[int], sampling: Sampling, prompt: str | None = None
+) -> Tensor:
+    """Decoded samples with these numbers (len(samples), ...), on the host. Raises ValueError when they diverged."""
+    x = None
+    for step in system.sample(
+        Noise(seed, samples),
+        recipe.shape,
+        conditions(recipe, seed, samples, prompt),
+        sampler=sampling.sampler,
+        grid=sampling.grid,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        guide=sampling.guide,
+    ):
+        x = step.x
+    if x is None or not bool(x.isfinite().all()):
+        raise ValueError("sampling diverged (NaN or infinity): take more steps, less guidance or another sampler")
+    return system.decode(x).cpu()
+
+
+def newest(path: Path) -> Path:
+    """The path itself, or the newest checkpoint in a run's folder."""
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+    if not found:
+        raise ValueError(f"{path} holds no checkpoint: give a .safetensors file, or the folder of a run")
+    return found[-1]
+
+
+def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, object]:
+    """Everything that makes the same samples again."""
+    return {
+        "checkpoint": str(path),
+        "sha256": digest(path),
+        "average": options.average,
+        "seed": options.seed,
+        "first": options.first,
+        "count": options.count,
+        "batch": options.batch,
+        "prompt": options.prompt,
+        **describe(sampling),
+    }
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def words_of(settings: Mapping[str, Any]) -> str:
+    """The settings a person wants to read."""
+    sampler = settings["sampler"] or "the recipe's sampler"
+    grid = settings["grid"] or "the recipe's grid"
+    guidance = settings["guidance"]
+    guided = "" if math.isclose(guidance, 1) else f", guidance {guidance:g}"
+    return f"{sampler} on {grid}, {settings['steps']} steps{guided}, seed {settings['seed']}"
