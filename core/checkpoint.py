@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 KEY = "langevin"  # the metadata entry that holds everything, as JSON
+DRAFT = ".draft-"  # how the names of unfinished files begin
 
 
 class CheckpointError(ValueError):
@@ -25,18 +26,22 @@ class CheckpointError(ValueError):
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that ``path`` holds either all of it or what was there before.
-
-    The bytes go to a temporary file beside it, reach the disk, and only then take the name. Raises CheckpointError
-    when the folder cannot be written or the disk is full.
-    """
+    """Write a checkpoint so that ``path`` holds either all of it or what was there before; see ``write_whole``."""
     data = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    write_whole(path, save(_unshared(data), {KEY: json.dumps(metadata)}))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a temporary file beside it, to the disk, and only then under its name.
+
+    Raises CheckpointError when the folder cannot be written or the disk is full.
+    """
     draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-", suffix=".safetensors")
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=DRAFT)
         with os.fdopen(handle, "wb") as file:
-            file.write(save(_unshared(data), {KEY: json.dumps(metadata)}))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -48,6 +53,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     finally:
         if draft is not None:
             os.unlink(draft)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what a killed process left half-written."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        draft.unlink()
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,9 @@ import difflib
 import importlib
 import inspect
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,9 +56,42 @@ class Sampling:
             raise ValueError(f"sampling takes at least 1 step, not {self.steps}")
 
 
+Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
+
+
 def constant(progress: float) -> float:
     """A learning rate that stays."""
     return 1.0
+
+
+def linear(progress: float) -> float:
+    """A learning rate that falls in a straight line to 0."""
+    return 1 - progress
+
+
+def cosine(progress: float) -> float:
+    """A learning rate that falls along half a cosine to 0 (1608.03983, equation 5)."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class InverseRoot:
+    """A learning rate that stays until a share ``start`` of the run, then falls with the square root (2312.02696)."""
+
+    start: float = 0.1
+
+    def __call__(self, progress: float) -> float:
+        return max(progress / self.start, 1.0) ** -0.5
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """A learning rate that stays until a share ``start`` of the run, then falls linearly to 0 (2405.18392)."""
+
+    start: float = 0.8
+
+    def __call__(self, progress: float) -> float:
+        return min(1.0, (1 - progress) / (1 - self.start))
 
 
 @dataclass(frozen=True)
@@ -67,14 +102,15 @@ class Training:
     steps: int = 100_000
     lr: float = 1e-4
     warmup: int = 0  # samples over which the learning rate rises linearly from 0
-    decay: Callable[[float], float] = constant  # the learning rate's factor at a share [0, 1] of the run
+    decay: Decay = constant
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip: float | None = 1.0  # the largest norm of the gradient
     parts: int = 1  # accumulate the gradient over so many equal parts of the batch
     precision: str = "no"  # accelerate's mixed precision: "no", "bf16" or "fp16"
-    seconds: float | None = None  # end when so many seconds of processor time are spent, if that is before ``steps``
+    seconds: float | None = None  # end after so many seconds of training, if that is before ``steps``
+    clock: Callable[[], float] = time.process_time  # which seconds: of the processor, or ``time.monotonic``
     ema: Mapping[str, Profile] = field(default_factory=lambda: {"ema": Constant(0.9999)})  # the first is sampled
     augment: Augment | None = None
     seed: int = 0
@@ -84,6 +120,11 @@ class Training:
             raise ValueError("training needs a batch, a number of steps and a number of parts of at least 1")
         if not self.lr > 0:
             raise ValueError(f"the learning rate must be positive, not {self.lr}")
+
+    def rate(self, step: int, progress: float) -> float:
+        """The learning rate of step 0, 1, ... when a share ``progress`` of the run is over."""
+        risen = min(1.0, (step + 1) * self.batch / self.warmup) if self.warmup else 1.0
+        return self.lr * risen * self.decay(progress)
 
 
 def _ask_nothing(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
@@ -100,6 +141,7 @@ class Recipe:
     training: Training
     data: Callable[[], tuple[Dataset, Dataset | None]]  # the training data, and held-out data if there are any
     show: Show | None = None
+    suffix: str = ".png"  # of the files that ``show`` writes
     ask: Ask = _ask_nothing
     understand: Understand | None = None
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained

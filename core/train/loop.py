@@ -1,0 +1,272 @@
+"""Training: one loop for every system.
+
+    for each step: draw the data, the times and the noise of its positions; loss; gradient; AdamW; averages.
+
+Everything drawn is a function of a sample's position in the run, so a run that is killed and resumed, accumulated over
+parts, or spread over other processes, is the same run. ``accelerate`` brings mixed precision, DDP and FSDP2: start a
+training command with ``accelerate launch`` or ``torchrun`` to use them.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from core.data import Dataset, Ordered, Shares, stream
+from core.random import Draw, Stream, network_seed
+from core.recipe import Recipe, Training, draw
+from core.record import Record
+from core.train.state import State, newest, prepare, resume, save
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+BINS = 8  # of time, for the held-out loss
+
+
+class StoppedError(KeyboardInterrupt):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and has kept a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lies and how often it speaks, in steps (0 is never); nothing here changes what is learned."""
+
+    folder: Path
+    workers: int = 0  # processes that read data ahead
+    log: int = 50
+    save: int = 1000
+    hold_out: int = 1000
+    show: int = 1000
+    shown: int = 64  # samples in a sheet
+    keep: int | None = 2  # checkpoints; None keeps all, as post-hoc averages need
+    tensorboard: bool = True
+    cpu: bool = False
+
+
+def train(recipe: Recipe, run: Run) -> Path:
+    """Train a recipe to its end and return the last checkpoint; goes on with the run that ``run.folder`` holds.
+
+    Raises StoppedError when interrupted, and ValueError, in one sentence, for bad input.
+    """
+    # Imported here because it takes seconds, which `import core` must not.
+    from accelerate import Accelerator
+
+    training = recipe.training
+    accelerator = Accelerator(mixed_precision=training.precision, cpu=run.cpu)
+    shares = Shares(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
+    data, held_out = recipe.data()
+    ordered = Ordered(data, training.seed, training.augment)
+    state = prepare(recipe, accelerator)
+    last = newest(run.folder)
+    if last is not None:
+        resume(state, recipe, last)
+    main = accelerator.is_main_process
+    record = Record(run.folder, state.step, training.steps, run.tensorboard) if main else None
+    teller = Teller(recipe, run, held_out, record)
+    with _stop_signals() as stop:
+        for loss in steps(training, state, accelerator, ordered, shares, run.workers):
+            done = _progress(training, state, accelerator) >= 1
+            teller.tell(state, loss, done)
+            stopped = not done and _agreed(stop.is_set(), state.step, accelerator)
+            if done or stopped or _due(run.save, state.step):
+                last = save(state, recipe, run.folder / "checkpoints", run.keep, main)
+                accelerator.wait_for_everyone()
+            if stopped:
+                raise StoppedError(f"stopped at step {state.step}; the same command goes on from {last}")
+    if record is not None:
+        record.close()
+    if last is None:
+        raise ValueError("nothing was trained: the run has no steps")
+    return last
+
+
+def steps(
+    training: Training, state: State, accelerator: Accelerator, data: Ordered, shares: Shares, workers: int = 0
+) -> Iterator[Tensor]:
+    """The loop: makes steps until the run is over, and yields the loss () of each, on the device."""
+    batches = stream(data, shares, state.step, workers, pin=accelerator.device.type == "cuda")
+    while (progress := _progress(training, state, accelerator)) < 1:
+        began = training.clock()
+        for group in state.adam.param_groups:
+            group["lr"] = training.rate(state.step, progress)
+        total = torch.zeros((), device=accelerator.device)
+        for part, (positions, batch) in enumerate(zip(shares.positions(state.step), next(batches))):
+            _seed(accelerator.device, network_seed(training.seed, state.step * shares.parts + part + 1, shares.rank))
+            last = part == shares.parts - 1
+            # Gradients are reduced over processes once a step, with the last part.
+            with nullcontext() if last else accelerator.no_sync(state.wrapped), accelerator.autocast():
+                loss = state.wrapped(_on(batch, accelerator.device), Draw(training.seed, positions)).mean / shares.parts
+            accelerator.backward(loss)
+            total += loss.detach()
+        update(state, accelerator, training.clip)
+        state.step += 1
+        state.seconds += training.clock() - began
+        yield total
+
+
+def update(state: State, accelerator: Accelerator, clip: float | None) -> None:
+    """Clip, step and average. A gradient that is not finite is skipped and counted, without waiting for the device."""
+    norm: Any = accelerator.clip_grad_norm_(state.parameters, clip or math.inf)
+    sharded = hasattr(norm, "full_tensor")
+    bad = (~(norm.full_tensor() if sharded else norm).isfinite()).float()
+    state.skipped += bad
+    if sharded and bool(bad):
+        # The fused kernel takes no flag for tensors spread over processes.
+        state.optimizer.zero_grad()
+        return
+    if accelerator.scaler is None and not sharded:
+        # Where the flag is set, the fused kernel leaves weights, moments and its step count alone.
+        state.adam.grad_scale, state.adam.found_inf = None, bad
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.ema.update()
+
+
+class Teller:
+    """What a run says of itself: the loss, the held-out loss by noise level, and sheets of samples."""
+
+    def __init__(self, recipe: Recipe, run: Run, held_out: Dataset | None, record: Record | None) -> None:
+        """record: None in all processes but the main one."""
+        self.recipe = recipe
+        self.run = run
+        self.held_out = held_out
+        self.record = record
+        self.losses: list[Tensor] = []
+        self.since = time.monotonic()
+
+    def tell(self, state: State, loss: Tensor, done: bool) -> None:
+        """Each in its own rhythm, and all of them at the end."""
+        self.losses.append(loss)
+        if done or _due(self.run.log, state.step):
+            self._log(state)
+        if self.held_out is not None and self.run.hold_out and (done or _due(self.run.hold_out, state.step)):
+            bins = held_out_loss(state, self.held_out, self.recipe.training)
+            if self.record is not None:
+                by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
+                self.record.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
+        if self.recipe.show is not None and self.run.show and (done or _due(self.run.show, state.step)):
+            self._show(state)
+
+    def _log(self, state: State) -> None:
+        if self.record is not None:
+            mean = float(torch.stack(self.losses).nanmean())
+            training = self.recipe.training
+            rate = len(self.losses) * training.batch / max(time.monotonic() - self.since, 1e-9)
+            event = {
+                "loss": mean,
+                "lr": state.adam.param_groups[0]["lr"],
+                "samples": state.step * training.batch,
+                "samples_per_second": rate,
+                "skipped": int(state.skipped),
+            }
+            self.record.write(state.step, event)
+            self.record.progress(state.step, mean, rate)
+        self.losses.clear()
+        self.since = time.monotonic()
+
+    def _show(self, state: State) -> None:
+        system, recipe, seed = state.system.eval(), self.recipe, self.recipe.training.seed
+        with state.ema.swapped():
+            samples = draw(recipe, system, seed, range(self.run.shown))
+        system.train()
+        if self.record is not None and recipe.show is not None:
+            path = self.run.folder / "samples" / f"step-{state.step:08d}{recipe.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            recipe.show(path, samples, {"recipe": recipe.name, "step": state.step, "seed": seed})
+
+
+@torch.no_grad()
+def held_out_loss(state: State, data: Dataset, training: Training, limit: int = 512) -> list[float]:
+    """The averaged model's weighted error on held-out data in BINS equal shares of the training density, clean first.
+
+    Times and noise are fixed: the same at every step of every run, so that figures can be compared.
+    """
+    total, count = torch.zeros(BINS, dtype=torch.float64), torch.zeros(BINS, dtype=torch.float64)
+    state.system.eval()
+    with state.ema.swapped():
+        for first in range(0, min(limit, len(data)), training.batch):
+            rows = range(first, min(first + training.batch, limit, len(data)))
+            fixed = Draw(_HELD_OUT, rows)
+            places = fixed.even(Stream.TIME)
+            each = state.system(_on(data.get(rows), state.skipped.device), fixed, places).each.double().cpu()
+            place = (places * BINS).long()
+            total.index_add_(0, place, each)
+            count.index_add_(0, place, torch.ones_like(each))
+    state.system.train()
+    means: list[float] = (total / count.clamp(min=1)).tolist()
+    return means
+
+
+_HELD_OUT = 2**63  # a seed that no run has
+
+
+def _progress(training: Training, state: State, accelerator: Accelerator) -> float:
+    """The share of the run that is over: of its steps or, if that is more, of its seconds."""
+    progress = state.step / training.steps
+    if training.seconds is None:
+        return progress
+    spent = max(progress, state.seconds / training.seconds)
+    if accelerator.num_processes == 1:
+        return spent
+    from accelerate.utils import broadcast
+
+    # Every process must stop at the same step, with the same learning rate.
+    return float(broadcast(torch.tensor(spent, dtype=torch.float64, device=accelerator.device)))
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed what dropout draws from. ``torch.manual_seed`` would do, at ten times the cost where there is no GPU."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _agreed(stop: bool, step: int, accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop; several processes only talk about it every tenth step."""
+    if accelerator.num_processes == 1:
+        return stop
+    if step % 10:
+        return False
+    flag = torch.tensor(float(stop), device=accelerator.device)
+    return float(accelerator.reduce(flag, "sum")) > 0
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set inside the with block; a second Ctrl-C interrupts at once."""
+    event = threading.Event()
+    previous: dict[int, Any] = {}
+
+    def ask(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(number, previous[number])
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,154 @@
+"""The state of a run: weights, averages, optimizer moments and counters. All of it fits in one checkpoint.
+
+Nothing else is needed to go on: data order, times and noise are functions of the position, which is step x batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from core.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
+from core.ema import EMA
+from core.random import network_seed
+from core.recipe import Recipe
+from core.system import Diffusion
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class State:
+    """What changes while training."""
+
+    wrapped: Any  # the system as ``accelerate`` prepared it, to be called
+    system: Diffusion  # the same inside its distributed wrapper
+    optimizer: Any  # ``accelerate``'s wrapper of the optimizer
+    adam: Any  # the AdamW inside
+    ema: EMA
+    parameters: list[torch.nn.Parameter]  # those that are trained
+    step: int = 0  # steps done
+    seconds: float = 0.0  # of training spent, on the clock of the recipe's training
+    skipped: Tensor = field(default_factory=lambda: torch.zeros(()))  # steps whose gradient was not finite
+
+
+def prepare(recipe: Recipe, accelerator: Accelerator) -> State:
+    """Build system, optimizer and averages on the accelerator's device, distributed as it says."""
+    from accelerate.utils import extract_model_from_parallel
+
+    training = recipe.training
+    torch.manual_seed(network_seed(training.seed, 0))
+    system = recipe.system().to(accelerator.device).train()
+    adam = torch.optim.AdamW(
+        [parameter for parameter in system.parameters() if parameter.requires_grad],
+        lr=training.lr,
+        betas=training.betas,
+        eps=training.epsilon,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    wrapped, optimizer = accelerator.prepare(system, adam)
+    system = extract_model_from_parallel(wrapped)
+    parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        adam.state[parameter] = {
+            # What AdamW makes at its first step, made now, so that a state always has the same names.
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format).detach(),
+            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format).detach(),
+        }
+    skipped = torch.zeros((), device=accelerator.device)
+    return State(wrapped, system, optimizer, adam, EMA(system, training.ema), parameters, skipped=skipped)
+
+
+def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: bool) -> Path:
+    """Write the state atomically as the newest checkpoint of ``folder`` and delete all but the last ``keep``.
+
+    Every process calls it, because sharded tensors are gathered; the main one writes.
+    """
+    path = folder / f"step-{state.step:08d}.safetensors"
+    tensors = {name: _whole(value) for name, value in _tensors(state)}
+    metadata = {
+        "recipe": recipe.name,
+        "arguments": dict(recipe.arguments),
+        "averages": {name: repr(profile) for name, profile in recipe.training.ema.items()},
+        "step": state.step,
+        "samples": state.step * recipe.training.batch,
+        "batch": recipe.training.batch,
+        "seed": recipe.training.seed,
+        "seconds": state.seconds,
+    }
+    if main:
+        write(path, tensors, metadata)
+        for old in sorted(folder.glob("step-*.safetensors"))[: -keep if keep else 0]:
+            old.unlink()
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint of a run's folder, or None."""
+    found = sorted((folder / "checkpoints").glob("step-*.safetensors"))
+    return found[-1] if found else None
+
+
+def resume(state: State, recipe: Recipe, path: Path) -> None:
+    """Go on from a checkpoint. Raises CheckpointError when it is of another run or another model."""
+    metadata = read_metadata(path)
+    ours = {
+        "recipe": recipe.name,
+        "arguments": dict(recipe.arguments),
+        "batch": recipe.training.batch,
+        "seed": recipe.training.seed,
+    }
+    for name, value in ours.items():
+        if metadata.get(name) != value:
+            raise CheckpointError(
+                f"{path} is of a run with {name} {metadata.get(name)!r}, not {value!r}: "
+                "repeat its settings to go on with it, or choose another folder"
+            )
+    stored, own = read(path), dict(_tensors(state))
+    if own.keys() != stored.keys():
+        name = min(own.keys() ^ stored.keys())
+        raise CheckpointError(
+            f"{path} does not fit the model: {len(own.keys() ^ stored.keys())} names differ, as {name}"
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            if value.shape != stored[name].shape:
+                raise CheckpointError(f"{path} does not fit the model: {name} has another shape")
+            value.copy_(_alike(value, stored[name]))
+    state.ema.step = int(stored["ema/step"])
+    state.step = int(metadata["step"])
+    state.seconds = float(metadata["seconds"])
+    remove_drafts(path.parent)
+
+
+def _tensors(state: State) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the state with its name in a checkpoint."""
+    yield from ((f"model/{name}", value) for name, value in state.system.state_dict(keep_vars=True).items())
+    yield from ((f"ema/{name}", value) for name, value in state.ema.state_dict().items())
+    yield "skipped", state.skipped
+    for name, parameter in state.system.named_parameters():
+        if parameter.requires_grad:
+            yield from ((f"optimizer/{name}/{kind}", value) for kind, value in state.adam.state[parameter].items())
+
+
+def _whole(value: Any) -> Tensor:
+    """A tensor on the host, gathered if it is spread over processes."""
+    full: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return full.detach().cpu()
+
+
+def _alike(value: Any, full: Tensor) -> Tensor:
+    """A whole tensor on the device of ``value``, spread over processes as that is."""
+    if not hasattr(value, "full_tensor"):
+        return full.to(value.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(full.to(value.device), value.device_mesh, value.placements)

@@ -1,0 +1,78 @@
+"""A modality of points in the plane with a tiny network, for tests of everything around networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.cond import Cond
+from core.condition import ClassLabel
+from core.denoiser import Denoiser
+from core.grid import trailing
+from core.objective import Objective, Uncertainty, flow
+from core.prediction import FlowVelocity
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.ddim import ddim
+from core.schedule import Flow
+from core.system import Diffusion
+
+
+class Net(nn.Module):
+    """An MLP that embeds time by itself; dropout and a counting buffer make its state harder to resume."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3 + 4, width), nn.SiLU(), nn.Dropout(dropout), nn.BatchNorm1d(width), nn.Linear(width, 2)
+        )
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
+        assert cond.vector is not None
+        out: Tensor = self.layers(torch.cat([x, time[:, None].to(x), cond.vector], dim=1))
+        return out
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points on a circle, their class the half they lie in; ``broken`` makes one of them NaN."""
+
+    count: int = 50
+    broken: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def get(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        rows = torch.as_tensor(indices)
+        angle = rows * (2 * torch.pi / self.count)
+        x = torch.stack([angle.cos(), angle.sin()], dim=1)
+        if self.broken:
+            x = torch.where(rows[:, None] == 7, torch.nan, x)
+        return {"x": x, "label": (x[:, 1] > 0).long()}
+
+
+def ask(seed: int, samples: Sequence[int]) -> dict[str, Tensor]:
+    return {"label": torch.tensor([sample % 2 for sample in samples])}
+
+
+def circle(width: int = 16, dropout: float = 0.1, steps: int = 40, parts: int = 1) -> Recipe:
+    """A flow on the circle's points."""
+
+    def system() -> Diffusion:
+        return Diffusion(
+            Denoiser(Net(width, dropout), Flow(), FlowVelocity()),
+            ClassLabel(2, 4),
+            objective=Objective(weight=flow, drop=0.2, uncertainty=Uncertainty(8)),
+        )
+
+    return Recipe(
+        system,
+        shape=(2,),
+        sampling=Sampling(ddim, trailing, steps=4, guidance=1.5),
+        training=Training(batch=8, steps=steps, lr=3e-3, warmup=40, decay=linear, parts=parts),
+        data=lambda: (Points(), Points(24)),
+        ask=ask,
+    )
