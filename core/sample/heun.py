@@ -16,17 +16,32 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.step import Level, NoiseSource, Step, level_at, toward
-from core.sample.walk import Seen, look, one_step
+from core.sample.walk import OneStep, Seen, look, one_step
 
 
 def heun(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
     """Order 2, two evaluations a step: the mean of the slopes at both ends."""
-    return one_step(denoise, x, times, both_ends)
+    return one_step(denoise, x, times, unless_far(both_ends))
 
 
 def dpm2(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
     """Order 2, two evaluations a step: the slope in the middle of log-SNR (k-diffusion's dpm_2, KDPM2)."""
-    return one_step(denoise, x, times, _middle)
+    return one_step(denoise, x, times, unless_far(_middle))
+
+
+def unless_far(method: OneStep) -> OneStep:
+    """A method that follows the noise, and Euler where a step leaps out of high noise.
+
+    There r = sigma / alpha falls from far above 1 by more than tenfold. An error of x0 changes the slope at the end by
+    error / r, and the step follows it over more than 10 r; so far out x0 is the better thing to hold on to.
+    """
+
+    def step(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+        if seen.level.ratio > 10 * max(1.0, there.ratio):
+            return toward(seen.x, seen.clean, seen.level, there)
+        return method(denoise, seen, there)
+
+    return step
 
 
 def turn(euler: Tensor, here: Level, there: Level, change: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.heun import both_ends, turn
+from core.sample.heun import both_ends, turn, unless_far
 from core.sample.step import Level, NoiseSource, Step, levels, toward
 from core.sample.walk import OneStep, Seen, is_inner, level_of, look
 
@@ -28,12 +28,12 @@ ADAMS_BASHFORTH = (
 
 def plms(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
     """Order 2, one evaluation a step and one more in the first."""
-    return _adams_bashforth(denoise, x, times, both_ends, start_steps=1)
+    return _adams_bashforth(denoise, x, times, unless_far(both_ends), start_steps=1)
 
 
 def pndm(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
     """Order 2, one evaluation a step and three more in each of the first three."""
-    return _adams_bashforth(denoise, x, times, _runge_kutta, start_steps=3)
+    return _adams_bashforth(denoise, x, times, unless_far(_runge_kutta), start_steps=3)
 
 
 def _adams_bashforth(denoise: Bound, x: Tensor, times: Tensor, start: OneStep, start_steps: int) -> Iterator[Step]:
