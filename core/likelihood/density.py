@@ -134,7 +134,7 @@ def log_prob(
     for step in integrate(rates, torch.cat([y, volume], 1), first, last, tolerance):
         y, volume = step.state.tensor_split([size], dim=1)
         score = -y - step.slope[:, :size] / math.tan(step.place)
-        error = error + ((score * step.error[:, :size]).sum(1) + step.error[:, size:].mean(1)).abs()
+        error = error + (score * step.error[:, :size]).sum(1).abs() + step.error[:, size:].mean(1).abs()
     scale = end_size(denoise)
     end = torch.tensor(denoise.schedule.noisiest, dtype=torch.float64)
     x_t = (y * scale).view(x.shape).to(x.dtype)
