@@ -109,8 +109,9 @@ def _opened(path: Path) -> Any:
         raise CheckpointError(f"{path} does not exist: give the path of a .safetensors file")
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            start = file.read(9)
+        # A safetensors file starts with the length of its header, which may be any two bytes, and then opens a brace.
+        if start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise CheckpointError(f"{path} is a pickle, which could run code when opened: convert it to safetensors")
         return safe_open(path, framework="pt")
     except SafetensorError as error:

@@ -74,7 +74,8 @@ class Patches(nn.Module):
         sizes = tuple(patches.shape[2:])
         # Another grid than the trained one is read at its own coordinates.
         positions = self.positions if sizes == self.tokens else sincos_positions(sizes, self.width).to(patches)
-        return patches.flatten(2).transpose(1, 2) + positions.to(patches.dtype)
+        # Contiguous here, or every block would drag the layout of the convolution along.
+        return patches.flatten(2).transpose(1, 2).contiguous() + positions.to(patches.dtype)
 
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
         axes, patch = x.ndim - 2, self.patch
@@ -186,6 +187,7 @@ class DiT(nn.Module):
         if embedders not in (1, depth):
             raise ValueError(f"{embedders} time embedders cannot serve {depth} blocks: use 1 or {depth}")
         self.front = front
+        self.heads, self.mlp_epsilon, self.frequency_shift = heads, mlp_epsilon, frequency_shift
         self.times = nn.ModuleList(TimeEmbedding(width, frequency_shift) for _ in range(embedders))
         self.blocks = nn.ModuleList(Block(width, heads, qkv_bias, mlp_epsilon) for _ in range(depth))
         self.modulators = nn.ModuleList(linear(width, 6 * width, gain=0.0) for _ in range(depth))

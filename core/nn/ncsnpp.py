@@ -165,6 +165,7 @@ class NCSNpp(nn.Module):
         self.features = features
         self.resampling = resampling
         self.centre = centre
+        self.widths, self.depth, self.attention, self.dropout = widths, depth, attention, dropout
         embedded = 4 * widths[0]
         self.embed1, self.embed2 = nn.Linear(features.width, embedded), nn.Linear(embedded, embedded)
         initialise(self.embed1)
