@@ -109,9 +109,9 @@ def per_log_snr(density: Density, schedule: Schedule, u: Tensor) -> Tensor:
     with torch.enable_grad():
         places = u.detach().requires_grad_()
         value = log_snr(schedule, density(schedule, places))
-        if not value.requires_grad:
-            raise ValueError("a density over whole indices has no density over log-SNR: use the uniform density")
         (slope,) = torch.autograd.grad(value.sum(), places)
+    if bool((slope == 0).any()):
+        raise ValueError("a density over whole indices has no density over log-SNR: use the uniform density")
     return 1 / slope.abs()
 
 

@@ -15,22 +15,27 @@ from core.grid import trailing
 from core.objective import Objective, Uncertainty, flow
 from core.prediction import FlowVelocity
 from core.recipe import Recipe, Sampling, Training, linear
-from core.sample.ddim import ddim
+from core.sample.heun import heun
 from core.schedule import Flow
 from core.system import Diffusion
 
 
 class Net(nn.Module):
-    """An MLP that embeds time by itself; dropout and a counting buffer make its state harder to resume."""
+    """An MLP; dropout and buffers that change as it trains make its state harder to resume."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(3 + 4, width), nn.SiLU(), nn.Dropout(dropout), nn.BatchNorm1d(width), nn.Linear(width, 2)
+            nn.Linear(3 + 4, width), nn.SiLU(), nn.Dropout(dropout), nn.LayerNorm(width), nn.Linear(width, 2)
         )
+        self.calls = nn.Buffer(torch.tensor(0))
+        self.fading = nn.Buffer(torch.tensor(1.0))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         assert cond.vector is not None
+        if self.training:
+            self.calls += 1
+            self.fading *= 0.99
         out: Tensor = self.layers(torch.cat([x, time[:, None].to(x), cond.vector], dim=1))
         return out
 
@@ -71,7 +76,7 @@ def circle(width: int = 16, dropout: float = 0.1, steps: int = 40, parts: int = 
     return Recipe(
         system,
         shape=(2,),
-        sampling=Sampling(ddim, trailing, steps=4, guidance=1.5),
+        sampling=Sampling(heun, trailing, steps=4, guidance=1.5),
         training=Training(batch=8, steps=steps, lr=3e-3, warmup=40, decay=linear, parts=parts),
         data=lambda: (Points(), Points(24)),
         ask=ask,
