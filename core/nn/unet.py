@@ -203,7 +203,7 @@ class UNet(nn.Module):
 
     width:        of the time features; level i is ``width * multipliers[i]`` channels wide
     attention:    the levels that have it, 0 the finest; ``middle_attention`` for the middle
-    heads_width:  channels of a head, None for a single head
+    head_width:   channels of a head, None for a single head
     biggan:       resample by residual blocks (ADM), or by convolutions (DDPM)
     asymmetric:   how those convolutions are padded (see ``StridedDown``)
     cos_first, shift: of the time features (see ``sinusoid``)
@@ -236,10 +236,13 @@ class UNet(nn.Module):
         self.width, self.cos_first, self.shift = width, cos_first, shift
         self.embedded = 4 * width
         self.levels = len(multipliers)
+        self.blocks, self.attention, self.middle_attention = blocks, tuple(attention), middle_attention
+        self.biggan, self.asymmetric = biggan, asymmetric
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.style = style = Style(
             dims, self.embedded, groups, epsilon, dropout, scale_shift, head_width, checkpointing
         )
-        widths = [round(width * multiplier) for multiplier in multipliers]
+        self.widths = widths = [round(width * multiplier) for multiplier in multipliers]
         self.time = nn.Sequential(nn.Linear(width, self.embedded), nn.SiLU(), nn.Linear(self.embedded, self.embedded))
         self.conv_in = style.conv(in_channels, widths[0])
 
@@ -317,19 +320,24 @@ def ddpm_256() -> UNet:
 
 
 def adm(
-    size: int, width: int, multipliers: Sequence[float], blocks: int, head_width: int = 64, dropout: float = 0.0
+    size: int,
+    width: int,
+    multipliers: Sequence[float],
+    blocks: int,
+    dropout: float = 0.0,
+    channels: int = 3,
+    learned_variance: bool = True,
 ) -> UNet:
-    """ADM's network for images of a size: attention at 32, 16 and 8, variance learned (2105.05233, section 3)."""
-    attention = [level for level in range(len(multipliers)) if size >> level in (32, 16, 8)]
+    """ADM's network for images of a size: attention at 32, 16 and 8 in heads of 64 (2105.05233, section 3)."""
     return UNet(
-        3,
-        6,
+        channels,
+        2 * channels if learned_variance else channels,
         width,
         multipliers,
         blocks,
-        attention,
+        [level for level in range(len(multipliers)) if size >> level in (32, 16, 8)],
         dropout=dropout,
-        head_width=head_width,
+        head_width=64,
         scale_shift=True,
         biggan=True,
     )
