@@ -19,7 +19,8 @@ from core.cond import Cond
 from core.nn.attention import attend, merge_heads, split_heads
 from core.nn.embeddings import sinusoid
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -36,11 +37,12 @@ class Style:
     head_width: int | None = None  # of attention; None for a single head
     checkpointing: bool = False  # recompute blocks in the backward pass instead of keeping their activations
 
-    def conv(self, channels: int, out: int, size: int = 3, stride: int = 1, pad: int | None = None) -> nn.Module:
+    def conv(self, channels: int, out: int, size: int = 3, stride: int = 1, pad: int | None = None) -> Convolution:
         """A convolution that keeps the grid's size unless it strides."""
         layer = CONVOLUTIONS[self.dims](channels, out, size, stride, size // 2 if pad is None else pad)
         nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
         return layer
 
     def norm(self, channels: int) -> nn.GroupNorm:
@@ -176,13 +178,38 @@ class RepeatedUp(nn.Module):
         return h
 
 
-class Level(nn.Module):
-    """The blocks of one grid size, and the way to the next; None on the last level."""
+class DownLevel(nn.Module):
+    """The blocks of one grid size on the way down, and the step to the next; None on the coarsest."""
 
     def __init__(self, blocks: Sequence[Block], resample: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
+
+    def forward(self, h: Tensor, embedding: Tensor) -> list[Tensor]:
+        """Every feature map that is handed over; the last goes on."""
+        states = []
+        for block in self.blocks:
+            h = block(h, embedding)
+            states.append(h)
+        if self.resample is not None:
+            states.append(self.resample(h, embedding))
+        return states
+
+
+class UpLevel(nn.Module):
+    """The blocks of one grid size on the way up, and the step to the next; None on the finest."""
+
+    def __init__(self, blocks: Sequence[Block], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.resample = resample
+
+    def forward(self, h: Tensor, states: list[Tensor], embedding: Tensor) -> Tensor:
+        """Consumes ``states`` from their end."""
+        for block in self.blocks:
+            h = block(torch.cat([h, states.pop()], dim=1), embedding)
+        return h if self.resample is None else self.resample(h, embedding)
 
 
 class Middle(nn.Module):
@@ -258,7 +285,7 @@ class UNet(nn.Module):
             if not last:
                 skips.append(channels)
             down = Residual(style, out, out, Halve(dims)) if biggan else StridedDown(style, out, asymmetric)
-            self.down.append(Level(made, None if last else down))
+            self.down.append(DownLevel(made, None if last else down))
 
         self.middle = Middle(style, channels, middle_attention)
 
@@ -269,7 +296,7 @@ class UNet(nn.Module):
                 made.append(Block(style, channels + skips.pop(), out, level in attention))
                 channels = out
             up = Residual(style, out, out, Double()) if biggan else RepeatedUp(style, out)
-            self.up.append(Level(made, up if level else None))
+            self.up.append(UpLevel(made, up if level else None))
 
         self.norm_out = style.norm(channels)
         self.conv_out = zero(style.conv(channels, out_channels))
@@ -282,28 +309,19 @@ class UNet(nn.Module):
                 f"a grid of {tuple(x.shape[2:])} does not halve {self.levels - 1} times: pad it to {step}s"
             )
         embedding = F.silu(self.embed(time, cond).to(x.dtype))
-        h = self.conv_in(x if cond.concat is None else torch.cat([x, cond.concat], dim=1))
-        skips = [h]
+        states = [self.conv_in(x if cond.concat is None else torch.cat([x, cond.concat], dim=1))]
         for level in self.down:
-            for block in level.blocks:
-                h = block(h, embedding)
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h, embedding)
-                skips.append(h)
-        h = self.middle(h, embedding)
+            states += level(states[-1], embedding)
+        h = self.middle(states[-1], embedding)
         for level in self.up:
-            for block in level.blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), embedding)
-            if level.resample is not None:
-                h = level.resample(h, embedding)
+            h = level(h, states, embedding)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
 
     def embed(self, time: Tensor, cond: Cond) -> Tensor:
         """The embedding (B, 4 width) of time, and of the condition's vector."""
         features = sinusoid(time, self.width, cos_first=self.cos_first, shift=self.shift)
-        embedding: Tensor = self.time(features.to(self.time[0].weight.dtype))
+        embedding: Tensor = self.time(features.to(self.conv_in.weight.dtype))
         return embedding if cond.vector is None else embedding + cond.vector
 
 

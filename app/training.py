@@ -1,0 +1,104 @@
+"""`langevin train`: train a recipe; the same command goes on with a run that was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.catalogue import find
+from app.options import flags_of, flags_of_function, option, read
+from core.recipe import Recipe, build
+from core.train import Run, train
+
+ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
+same settings, a run that was stopped or killed goes on as if nothing had happened.
+Example: langevin train edm --preset tiny --out runs/edm-tiny
+For several processes: torchrun --nproc-per-node 4 -m app.main train ..."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `langevin train` takes besides the recipe's own options."""
+
+    preset: str = option("tiny", "which preset of the recipe: paper, small, tiny, ...")
+    out: Path | None = option(None, "the run's folder (default: runs/RECIPE-PRESET)")
+    seed: int = option(0, "seed of data order, noise and initial weights")
+    seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
+    precision: str = option("no", "mixed precision: no, bf16 or fp16")
+    workers: int = option(0, "processes that read data ahead")
+    log: int = option(50, "steps between two lines of the log; 0 is never, as below")
+    save: int = option(1000, "steps between two checkpoints")
+    hold_out: int = option(1000, "steps between two measurements of the held-out loss")
+    show: int = option(1000, "steps between two sheets of samples")
+    keep: int = option(2, "how many checkpoints to keep; 0 keeps all")
+    tensorboard: bool = option(False, "also write TensorBoard's files")
+    cpu: bool = option(False, "stay on the CPU even if there is an accelerator")
+
+
+def main(words: Sequence[str], system: str | None = None) -> None:
+    """Read the options, train, say where the checkpoint lies."""
+    if system is None:
+        if not words or words[0].startswith("-"):
+            _explain(words)
+            return
+        system, words = words[0], words[1:]
+    preset = _preset_in(words)
+    name, function = find(system, preset)
+    program = f"langevin train {system}"
+    about = f"{ABOUT}\n\nThis preset: {(function.__doc__ or '').strip().splitlines()[0]}"
+    own = [flag for flag in flags_of_function(function) if flag.name not in {f.name for f in flags_of(Options)}]
+    values = read(program, about, [], [*flags_of(Options), *own], words)
+    options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
+    recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
+    folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
+    path = train(recipe, run_of(folder, options))
+    print(f"{path}\nNext: langevin sample {folder} --out {folder}/samples.png")
+
+
+def with_settings(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe with what the command line says of its training."""
+    if options.seconds is not None and not options.seconds > 0:
+        raise ValueError(f"--seconds must be above zero, not {options.seconds:g}")
+    if options.precision not in ("no", "bf16", "fp16"):
+        raise ValueError(f"--precision is no, bf16 or fp16, not '{options.precision}'")
+    training = dataclasses.replace(
+        recipe.training, seed=options.seed, seconds=options.seconds, precision=options.precision
+    )
+    return dataclasses.replace(recipe, training=training)
+
+
+def run_of(folder: Path, options: Options) -> Run:
+    """The run that the options describe."""
+    for name in ("workers", "log", "save", "hold_out", "show", "keep"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must not be negative")
+    return Run(
+        folder,
+        workers=options.workers,
+        log=options.log,
+        save=options.save,
+        hold_out=options.hold_out,
+        show=options.show,
+        keep=options.keep or None,
+        tensorboard=options.tensorboard,
+        cpu=options.cpu,
+    )
+
+
+def _preset_in(words: Sequence[str]) -> str:
+    for index, word in enumerate(words):
+        if word.startswith("--preset="):
+            return word.removeprefix("--preset=")
+        if word == "--preset" and index + 1 < len(words):
+            return words[index + 1]
+    return "tiny"
+
+
+def _explain(words: Sequence[str]) -> None:
+    if "--help" in words or "-h" in words:
+        print(f"usage: langevin train RECIPE [options]\n\n{ABOUT}\n\n`langevin list` shows the recipes;")
+        print("`langevin train RECIPE --preset PRESET --help` shows every option of one.")
+        return
+    raise ValueError("say which recipe to train; `langevin list` shows them")

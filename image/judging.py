@@ -1,0 +1,61 @@
+"""Judging samples against the recipe's own data, in the features of a classifier trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.metrics import features, frechet, kernel, nearest_median, neighbours
+from core.recipe import Evaluate
+from image.data import ImageArray, ImageFiles, Subset
+from image.metrics import accuracy, train_judge
+
+Images = ImageArray | ImageFiles | Subset
+LIMIT = 10_000  # real images that are looked at
+
+
+def judged(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evaluate]:
+    """An evaluation that reads the data and trains its judge when it is wanted."""
+
+    def prepare() -> Evaluate:
+        train, held_out = (part.get(range(min(len(part), LIMIT))) for part in parts())
+        return judge_of(train, held_out)
+
+    return prepare
+
+
+def judge_of(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]) -> Evaluate:
+    """Distances of samples to held-out images, with bootstrap intervals; how close they come to training images.
+
+    Without labels the features are the pixels themselves. The figures of the training images are the floor to compare
+    with: what perfect samples would get.
+    """
+    judge = train_judge(train["x"], train["label"]) if "label" in train else None
+    look: Callable[[Tensor], Tensor] = torch.nn.Flatten() if judge is None else judge.features
+    seen_train, seen_held_out = features(look, train["x"]), features(look, held_out["x"])
+    pixels = train["x"].flatten(1)
+
+    def evaluate(samples: Tensor, asked: Mapping[str, Any]) -> Mapping[str, object]:
+        shown = samples.clamp(-1, 1)
+        seen = features(look, shown)
+        shape = neighbours(seen_held_out, seen, n_boot=100)
+        figures: dict[str, object] = {
+            "samples": len(samples),
+            "Frechet distance to held-out": frechet(seen, seen_held_out, n_boot=100),
+            "Frechet distance, real training images": frechet(seen_train, seen_held_out),
+            "kernel distance to held-out": kernel(seen, seen_held_out, n_boot=100),
+            "precision": shape.precision,
+            "recall": shape.recall,
+            "density": shape.density,
+            "coverage": shape.coverage,
+            "nearest training image (median L2)": nearest_median(shown.flatten(1), pixels, n_boot=100),
+            "nearest training image of held-out": nearest_median(held_out["x"].flatten(1), pixels),
+        }
+        if judge is not None and "label" in asked:
+            figures["read as the asked class"] = accuracy(judge, shown, asked["label"])
+        return figures
+
+    return evaluate

@@ -1,0 +1,63 @@
+"""Rectified flow: the velocity of a straight path from data to noise (Liu et al. 2022, 2209.03003; 2403.03206)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from core.condition import ClassLabel, Conditioner
+from core.denoiser import Denoiser
+from core.ema import Constant, Power
+from core.grid import trailing
+from core.nn.ncsnpp import ddpmpp_cifar10
+from core.nn.unet import UNet, adm
+from core.objective import LogitNormal, Objective, flow
+from core.prediction import FlowVelocity
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.heun import heun
+from core.sample.rungekutta import adaptive
+from core.schedule import Flow
+from core.system import Diffusion
+from image.defaults import files, flip, pictures, real_digits
+
+
+def thousandths(t: Tensor) -> Tensor:
+    """``1000 t``, the range that sinusoids are made for."""
+    return 1000 * t
+
+
+def paper(data: str) -> Recipe:
+    """CIFAR-10 with the DDPM++ network, times uniform, an adaptive solver (2209.03003, section 5.2)."""
+
+    def system() -> Diffusion:
+        denoiser = Denoiser(ddpmpp_cifar10(), Flow(), FlowVelocity(), thousandths)
+        return Diffusion(denoiser, objective=Objective(weight=flow))
+
+    training = Training(128, 800_000, 2e-4, warmup=640_000, ema={"ema": Constant(0.999999)}, augment=flip)
+    return pictures(system, (3, 32, 32), files(data, 32), Sampling(adaptive, trailing, steps=1), training)
+
+
+def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width: int = 128) -> Recipe:
+    """An ADM network on your own images, logit-normal times: hours on one GPU."""
+
+    def system() -> Diffusion:
+        net = adm(size, width, (1, 2, 2, 2), 2, dropout=0.1, channels=channels, learned_variance=False)
+        conditioner = ClassLabel(classes, net.embedded) if classes else Conditioner()
+        objective = Objective(LogitNormal(), flow, drop=0.1 if classes else 0.0)
+        return Diffusion(Denoiser(net, Flow(), FlowVelocity(), thousandths), conditioner, objective=objective)
+
+    training = Training(256, 200_000, 5e-4, warmup=2_560_000)
+    sampling = Sampling(heun, trailing, steps=25)
+    return pictures(system, (channels, size, size), files(data, size, channels), sampling, training, classes)
+
+
+def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
+    """Scikit-learn's real handwritten digits, by class: minutes on two CPU cores."""
+
+    def system() -> Diffusion:
+        net = UNet(1, 1, width, (1, 2, 2), 1, (1, 2), dropout=dropout, groups=8, head_width=width, scale_shift=True)
+        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
+        objective = Objective(LogitNormal(), flow, drop=0.1)
+        return Diffusion(denoiser, ClassLabel(10, net.embedded, deviation=1.0), objective=objective)
+
+    training = Training(batch, steps, lr, steps * batch // 50, linear, betas=(0.9, 0.99), ema={"ema": Power(0.055)})
+    return pictures(system, (1, 8, 8), real_digits, Sampling(heun, trailing, steps=18), training, classes=10)
