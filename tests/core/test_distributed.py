@@ -1,0 +1,41 @@
+"""One process with a batch of 4 is two processes with 2 each, and either goes on with the other's run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from toy.ranks import recipe, run
+
+from core.checkpoint import read
+from core.train import train
+
+HERE = Path(__file__).parent
+
+
+def close(one: Path, other: Path) -> bool:
+    mine, theirs = read(one), read(other)
+    assert mine.keys() == theirs.keys()
+    return all(torch.allclose(value, theirs[name], rtol=0, atol=1e-6) for name, value in mine.items())
+
+
+def test_one_process_is_two(tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "toy.ranks"]
+    done = subprocess.run([*words, str(tmp_path / "two")], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+    alone = train(recipe(), run(tmp_path / "one"))
+    two = tmp_path / "two" / "checkpoints"
+    assert close(alone, two / "step-00000020.safetensors")
+    assert not close(alone, two / "step-00000010.safetensors")
+
+    middle = tmp_path / "resumed" / "checkpoints" / "step-00000010.safetensors"
+    middle.parent.mkdir(parents=True)
+    shutil.copy(two / middle.name, middle)
+    assert close(train(recipe(), run(tmp_path / "resumed")), alone)
