@@ -19,10 +19,10 @@ demo: setup
 	$(BIN)/langevin demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: setup
-	$(BIN)/python -m pytest -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ''
 
 lint: setup
 	$(BIN)/ruff check .

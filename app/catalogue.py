@@ -12,18 +12,14 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from app.names import look_up
-
-DOMAINS = ("image", "video", "audio", "three_d", "motion", "biology")
+from core.recipe import domains
 
 
 def systems() -> dict[str, str]:
     """System name -> module. A name that two domains share is given with its domain, as ``image.ddpm``."""
     found: dict[str, str] = {}
-    for domain in DOMAINS:
-        try:
-            package = importlib.import_module(f"{domain}.recipes")
-        except ModuleNotFoundError:
-            continue
+    for domain in domains():
+        package = importlib.import_module(f"{domain}.recipes")
         for module in pkgutil.iter_modules(package.__path__):
             found[f"{domain}.{module.name}"] = f"{domain}.recipes.{module.name}"
     names = [dotted.split(".")[1] for dotted in found]

@@ -33,8 +33,6 @@ from core.random import Noise
 from core.sample.step import Sampler, run
 from core.system import Diffusion, Guide
 
-PACKAGES = ("image", "video", "audio", "three_d", "motion", "biology")
-
 Show = Callable[[Path, Tensor, dict[str, object]], None]  # writes decoded samples to a file, with their settings
 Ask = Callable[[int, Sequence[int]], Mapping[str, Any]]  # seed, samples -> the conditions to sample them with
 Understand = Callable[[str, int], Mapping[str, Any]]  # what a person typed, count -> that condition for all samples
@@ -57,6 +55,11 @@ class Sampling:
 
 
 Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
+
+
+def domains() -> list[str]:
+    """The packages beside core that have recipes, by name."""
+    return sorted(path.parents[1].name for path in Path(__file__).parents[1].glob("*/recipes/__init__.py"))
 
 
 def constant(progress: float) -> float:
@@ -149,12 +152,12 @@ class Recipe:
     arguments: Mapping[str, object] = field(default_factory=dict)
 
 
-def build(name: str, arguments: Mapping[str, object] | None = None, packages: Sequence[str] = PACKAGES) -> Recipe:
+def build(name: str, arguments: Mapping[str, object] | None = None, packages: Sequence[str] | None = None) -> Recipe:
     """The recipe of a dotted name such as ``image.recipes.ddpm.tiny``, called with some of its arguments.
 
     Raises ValueError if the name is not that of a recipe, or an argument is none of its parameters or not plain data.
     """
-    function = _find(name, packages)
+    function = _find(name, domains() if packages is None else packages)
     signature = inspect.signature(function)
     for given in arguments or {}:
         if given not in signature.parameters:
@@ -195,7 +198,7 @@ class Loaded:
     metadata: Mapping[str, Any]  # "step", "recipe", "arguments", "averages" and what the trainer noted
 
 
-def load(path: Path, average: str | None = None, packages: Sequence[str] = PACKAGES) -> Loaded:
+def load(path: Path, average: str | None = None, packages: Sequence[str] | None = None) -> Loaded:
     """Open a checkpoint with the weights of an average: by name, by default its first; "model" is the raw weights.
 
     Raises CheckpointError, in one sentence, for whatever is not a checkpoint of this repository or does not fit.
