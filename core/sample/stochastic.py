@@ -1,0 +1,40 @@
+"""The stochastic samplers and what is claimed of each; ``core.certificate_stochastic`` measures it.
+
+The order is weak: at which power of the number of steps the mean and covariance of the samples approach the data's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
+from core.sample.consistency import consistency
+from core.sample.ddim import ddim
+from core.sample.ddpm import ddpm, large
+from core.sample.edm import edm
+from core.sample.er_sde import er_sde
+from core.sample.info import SamplerInfo
+from core.sample.predictor_corrector import euler_maruyama, predictor_corrector, reverse_diffusion
+from core.sample.restart import restart
+from core.sample.sa_solver import sa_solver
+from core.sample.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
+
+STOCHASTIC: dict[str, SamplerInfo] = {
+    "ddpm": SamplerInfo(ddpm, order=1, evaluations=1, stochastic=True),
+    "ddpm_large": SamplerInfo(partial(ddpm, deviation=large), order=1, evaluations=1, stochastic=True),
+    "ddim": SamplerInfo(partial(ddim, eta=0.5), order=1, evaluations=1, stochastic=True),
+    "euler_ancestral": SamplerInfo(euler_ancestral, order=1, evaluations=1, stochastic=True),
+    "dpm2_ancestral": SamplerInfo(dpm2_ancestral, order=1, evaluations=2, stochastic=True),
+    "dpmpp_2s_ancestral": SamplerInfo(dpmpp_2s_ancestral, order=1, evaluations=2, stochastic=True),
+    "edm": SamplerInfo(edm, order=1, evaluations=2, stochastic=True),
+    "dpmpp_sde": SamplerInfo(dpmpp_sde, order=1, evaluations=2, stochastic=True),
+    "dpmpp_2m_sde": SamplerInfo(dpmpp_2m_sde, order=1, evaluations=1, stochastic=True),
+    "dpmpp_3m_sde": SamplerInfo(dpmpp_3m_sde, order=1, evaluations=1, stochastic=True),
+    "sa_solver": SamplerInfo(sa_solver, order=1, evaluations=1, stochastic=True),
+    "er_sde": SamplerInfo(er_sde, order=1, evaluations=1, stochastic=True),
+    "restart": SamplerInfo(restart, order=1, evaluations=2, stochastic=True),
+    "predictor_corrector": SamplerInfo(predictor_corrector, order=1, evaluations=2, stochastic=True),
+    "reverse_diffusion": SamplerInfo(reverse_diffusion, order=1, evaluations=1, stochastic=True),
+    "euler_maruyama": SamplerInfo(euler_maruyama, order=1, evaluations=1, stochastic=True),
+    "consistency": SamplerInfo(consistency, order=0, evaluations=1, stochastic=True),
+}
