@@ -50,18 +50,18 @@ def loop(made: Recipe) -> tuple[State, Callable[[int], None]]:
 
 
 def test_it_learns_the_circle() -> None:
-    training = replace(recipe().training, batch=64, steps=500, lr=2e-2, ema={"ema": Constant(0.99)})
+    training = replace(recipe().training, batch=64, steps=400, lr=1e-2, ema={"ema": Constant(0.99)})
     made = replace(build("toy.recipes.points.circle", {"width": 48, "dropout": 0.0}, TOY), training=training)
     state, go = loop(made)
     before = sum(held_out_loss(state, Points(24), training)) / BINS
-    go(500)
+    go(400)
     after = sum(held_out_loss(state, Points(24), training)) / BINS
     assert after < 0.5 * before
     with state.ema.swapped():
         sampling = replace(made.sampling, steps=16, guidance=1.0)
         samples = draw(replace(made, sampling=sampling), state.system.eval(), 0, range(400))
     radius = samples.norm(dim=1)
-    assert 0.85 < radius.mean() < 1.15 and radius.std() < 0.35
+    assert 0.85 < radius.mean() < 1.15 and radius.std() < 0.45  # unit noise: 1.25 and 0.66
     upper = (samples[:, 1] > 0) == (torch.arange(400) % 2 == 1)
     assert upper.double().mean() > 0.9
 
