@@ -87,7 +87,7 @@ def pairs(net: UNet) -> Iterator[Pair]:
     yield from block("middle.second", "mid_block", 1)
     for way, levels, sampler in (("down", net.down, "downsamplers"), ("up", net.up, "upsamplers")):
         for i, level in enumerate(levels):
-            for j in range(len(level.blocks)):
+            for j in range(net.blocks + (way == "up")):
                 yield from block(f"{way}.{i}.blocks.{j}", f"{way}_blocks.{i}", j)
             if level.resample is None:
                 continue
