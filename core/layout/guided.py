@@ -70,9 +70,6 @@ def pairs(net: UNet, by_head: bool) -> Iterator[Pair]:
     def resample(ours: str, theirs: str, conv: str) -> Iterator[Pair]:
         yield from residual(ours, theirs) if net.biggan else both(f"{ours}.conv", f"{theirs}.{conv}")
 
-    def heads_of(channels: int) -> int:
-        return channels // (net.style.head_width or channels)
-
     yield from both("time.0", "time_embed.0")
     yield from both("time.2", "time_embed.2")
     yield from both("conv_in", "input_blocks.0.0")
@@ -82,7 +79,7 @@ def pairs(net: UNet, by_head: bool) -> Iterator[Pair]:
             yield from residual(f"down.{i}.blocks.{j}.residual", f"input_blocks.{place}.0")
             if i in net.attention:
                 yield from attention(
-                    f"down.{i}.blocks.{j}.attention", f"input_blocks.{place}.1", heads_of(net.widths[i])
+                    f"down.{i}.blocks.{j}.attention", f"input_blocks.{place}.1", net.style.heads_of(net.widths[i])
                 )
             place += 1
         if level.resample is not None:
@@ -90,7 +87,7 @@ def pairs(net: UNet, by_head: bool) -> Iterator[Pair]:
             place += 1
     yield from residual("middle.first.residual", "middle_block.0")
     if net.middle_attention:
-        yield from attention("middle.first.attention", "middle_block.1", heads_of(net.widths[-1]))
+        yield from attention("middle.first.attention", "middle_block.1", net.style.heads_of(net.widths[-1]))
     yield from residual("middle.second.residual", f"middle_block.{2 if net.middle_attention else 1}")
     place = 0
     for i, level in enumerate(net.up):
@@ -99,7 +96,7 @@ def pairs(net: UNet, by_head: bool) -> Iterator[Pair]:
             yield from residual(f"up.{i}.blocks.{j}.residual", f"output_blocks.{place}.0")
             if source in net.attention:
                 ours = f"up.{i}.blocks.{j}.attention"
-                yield from attention(ours, f"output_blocks.{place}.1", heads_of(net.widths[source]))
+                yield from attention(ours, f"output_blocks.{place}.1", net.style.heads_of(net.widths[source]))
             if j == net.blocks and level.resample is not None:
                 last = 2 if source in net.attention else 1
                 yield from resample(f"up.{i}.resample", f"output_blocks.{place}.{last}", "conv")

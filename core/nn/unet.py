@@ -8,174 +8,14 @@ differ in how (added, or as scale and shift), in how grids are resampled, and in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from core.cond import Cond
-from core.nn.attention import attend, merge_heads, split_heads
+from core.nn.blocks import Block, Double, Halve, RepeatedUp, Residual, StridedDown, Style, zero
 from core.nn.embeddings import sinusoid
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-
-
-@dataclass(frozen=True)
-class Style:
-    """What the blocks of a U-Net have in common."""
-
-    dims: int = 2
-    embedded: int = 512  # width of the embedding of time and condition
-    groups: int = 32
-    epsilon: float = 1e-5
-    dropout: float = 0.0
-    scale_shift: bool = False  # the embedding scales and shifts after the second norm (ADM), or is added before (DDPM)
-    head_width: int | None = None  # of attention; None for a single head
-    checkpointing: bool = False  # recompute blocks in the backward pass instead of keeping their activations
-
-    def conv(self, channels: int, out: int, size: int = 3, stride: int = 1, pad: int | None = None) -> Convolution:
-        """A convolution that keeps the grid's size unless it strides."""
-        layer = CONVOLUTIONS[self.dims](channels, out, size, stride, size // 2 if pad is None else pad)
-        nn.init.xavier_uniform_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-        return layer
-
-    def norm(self, channels: int) -> nn.GroupNorm:
-        """Group normalisation. Raises ValueError where the channels do not divide into groups."""
-        if channels % self.groups:
-            raise ValueError(f"{channels} channels do not divide into {self.groups} groups: change widths or groups")
-        return nn.GroupNorm(self.groups, channels, eps=self.epsilon)
-
-    def spread(self, value: Tensor) -> Tensor:
-        """(B, C) -> (B, C, 1, ...), to broadcast over the grid."""
-        return value.view(*value.shape, *[1] * self.dims)
-
-
-def zero(layer: nn.Module) -> nn.Module:
-    """The same layer, starting at zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-class Halve(nn.Module):
-    """Averages of 2 x 2 values."""
-
-    def __init__(self, dims: int) -> None:
-        super().__init__()
-        self.dims = dims
-
-    def forward(self, x: Tensor) -> Tensor:
-        halved: Tensor = POOLS[self.dims](x, 2)
-        return halved
-
-
-class Double(nn.Module):
-    """Every value repeated."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-class Residual(nn.Module):
-    """``x + conv(silu(norm(conv(silu(norm(x))) + time)))``; ``resample`` acts inside and on the way past (BigGAN)."""
-
-    def __init__(self, style: Style, channels: int, out: int, resample: nn.Module | None = None) -> None:
-        super().__init__()
-        self.style = style
-        self.norm1 = style.norm(channels)
-        self.resample = resample
-        self.conv1 = style.conv(channels, out)
-        self.time = nn.Linear(style.embedded, 2 * out if style.scale_shift else out)
-        self.norm2 = style.norm(out)
-        self.conv2 = zero(style.conv(out, out))
-        self.skip = style.conv(channels, out, size=1) if channels != out else None
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, channels, *grid), embedding (B, embedded) already activated -> (B, out, *grid)."""
-        h = F.silu(self.norm1(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h)
-        time = self.style.spread(self.time(embedding))
-        if self.style.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + time)
-        h = self.conv2(F.dropout(F.silu(h), self.style.dropout, self.training))
-        return h + (x if self.skip is None else self.skip(x))
-
-
-class Attention(nn.Module):
-    """Self-attention between all places of a grid."""
-
-    def __init__(self, style: Style, channels: int) -> None:
-        super().__init__()
-        width = style.head_width or channels
-        if channels % width:
-            raise ValueError(f"{channels} channels do not divide into heads of {width}: change widths or heads")
-        self.heads = channels // width
-        self.norm = style.norm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)  # rows [q; k; v]
-        self.project = zero(nn.Linear(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *grid) -> (B, C, *grid)."""
-        places = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(places).chunk(3, dim=-1))
-        h = self.project(merge_heads(attend(query, key, value)))
-        return x + h.transpose(1, 2).reshape(x.shape)
-
-
-class Block(nn.Module):
-    """A residual block, and attention after it where its level has some."""
-
-    def __init__(self, style: Style, channels: int, out: int, attention: bool) -> None:
-        super().__init__()
-        self.residual = Residual(style, channels, out)
-        self.attention = Attention(style, out) if attention else None
-        self.checkpointing = style.checkpointing
-
-    def run(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h: Tensor = self.residual(x, embedding)
-        return h if self.attention is None else self.attention(h)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        if self.checkpointing and self.training:
-            found: Tensor = checkpoint(self.run, x, embedding, use_reentrant=False)
-            return found
-        return self.run(x, embedding)
-
-
-class StridedDown(nn.Module):
-    """A convolution of stride 2; ``asymmetric`` pads one value at the far ends only, as DDPM's code does."""
-
-    def __init__(self, style: Style, channels: int, asymmetric: bool) -> None:
-        super().__init__()
-        self.conv = style.conv(channels, channels, stride=2, pad=0 if asymmetric else 1)
-        self.pad = (0, 1) * style.dims if asymmetric else None
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h: Tensor = self.conv(x if self.pad is None else F.pad(x, self.pad))
-        return h
-
-
-class RepeatedUp(nn.Module):
-    """Every value repeated, then a convolution."""
-
-    def __init__(self, style: Style, channels: int) -> None:
-        super().__init__()
-        self.conv = style.conv(channels, channels)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return h
 
 
 class DownLevel(nn.Module):
@@ -230,7 +70,7 @@ class UNet(nn.Module):
 
     width:        of the time features; level i is ``width * multipliers[i]`` channels wide
     attention:    the levels that have it, 0 the finest; ``middle_attention`` for the middle
-    head_width:   channels of a head, None for a single head
+    head_width:   channels of a head of attention, or None for ``heads`` heads at every width
     biggan:       resample by residual blocks (ADM), or by convolutions (DDPM)
     asymmetric:   how those convolutions are padded (see ``StridedDown``)
     cos_first, shift: of the time features (see ``sinusoid``)
@@ -251,6 +91,7 @@ class UNet(nn.Module):
         groups: int = 32,
         epsilon: float = 1e-5,
         head_width: int | None = None,
+        heads: int = 1,
         scale_shift: bool = False,
         biggan: bool = False,
         asymmetric: bool = False,
@@ -267,7 +108,7 @@ class UNet(nn.Module):
         self.biggan, self.asymmetric = biggan, asymmetric
         self.in_channels, self.out_channels = in_channels, out_channels
         self.style = style = Style(
-            dims, self.embedded, groups, epsilon, dropout, scale_shift, head_width, checkpointing
+            dims, self.embedded, groups, epsilon, dropout, scale_shift, head_width, heads, checkpointing
         )
         self.widths = widths = [round(width * multiplier) for multiplier in multipliers]
         self.time = nn.Sequential(nn.Linear(width, self.embedded), nn.SiLU(), nn.Linear(self.embedded, self.embedded))
@@ -302,12 +143,8 @@ class UNet(nn.Module):
         self.conv_out = zero(style.conv(channels, out_channels))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
-        """time: (B,). Raises ValueError where the grid does not halve evenly at every level."""
-        if any(length % 2 ** (self.levels - 1) for length in x.shape[2:]):
-            step = 2 ** (self.levels - 1)
-            raise ValueError(
-                f"a grid of {tuple(x.shape[2:])} does not halve {self.levels - 1} times: pad it to {step}s"
-            )
+        """time: (B,). Raises ValueError where x or the condition does not fit the network (see ``check``)."""
+        self.check(x, cond)
         embedding = F.silu(self.embed(time, cond).to(x.dtype))
         states = [self.conv_in(x if cond.concat is None else torch.cat([x, cond.concat], dim=1))]
         for level in self.down:
@@ -317,6 +154,25 @@ class UNet(nn.Module):
             h = level(h, states, embedding)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
+
+    def check(self, x: Tensor, cond: Cond) -> None:
+        """Raises ValueError for other channels or dimensions, and for a grid that does not halve at every level."""
+        joined = 0 if cond.concat is None else cond.concat.shape[1]
+        if x.ndim != self.style.dims + 2 or x.shape[1] + joined != self.in_channels:
+            raise ValueError(
+                f"x {tuple(x.shape)} with {joined} channels joined to it: this network takes {self.in_channels} "
+                f"channels over a grid of {self.style.dims} dimensions"
+            )
+        if cond.vector is not None and cond.vector.shape[-1] != self.embedded:
+            raise ValueError(
+                f"a condition of width {cond.vector.shape[-1]} for an embedding of width {self.embedded}: "
+                "give the conditioner the network's ``embedded``"
+            )
+        step = 2 ** (self.levels - 1)
+        if any(length % step for length in x.shape[2:]):
+            raise ValueError(
+                f"a grid of {tuple(x.shape[2:])} does not halve {self.levels - 1} times: pad it to a multiple of {step}"
+            )
 
     def embed(self, time: Tensor, cond: Cond) -> Tensor:
         """The embedding (B, 4 width) of time, and of the condition's vector."""
@@ -345,8 +201,10 @@ def adm(
     dropout: float = 0.0,
     channels: int = 3,
     learned_variance: bool = True,
+    head_width: int | None = 64,
+    heads: int = 1,
 ) -> UNet:
-    """ADM's network for images of a size: attention at 32, 16 and 8 in heads of 64 (2105.05233, section 3)."""
+    """ADM's network for images of a size: attention at 32, 16 and 8, in heads of 64 (2105.05233, section 3)."""
     return UNet(
         channels,
         2 * channels if learned_variance else channels,
@@ -355,7 +213,8 @@ def adm(
         blocks,
         [level for level in range(len(multipliers)) if size >> level in (32, 16, 8)],
         dropout=dropout,
-        head_width=64,
+        head_width=head_width,
+        heads=heads,
         scale_shift=True,
         biggan=True,
     )
@@ -364,6 +223,11 @@ def adm(
 def adm_64() -> UNet:
     """ADM for ImageNet 64 x 64 without its class table: 295.9M parameters with it (2105.05233, appendix I)."""
     return adm(64, 192, (1, 2, 3, 4), 3, dropout=0.1)
+
+
+def adm_128() -> UNet:
+    """ADM for ImageNet 128 x 128, four heads everywhere, without its class table: 422M parameters with it (ibid.)."""
+    return adm(128, 256, (1, 1, 2, 3, 4), 2, head_width=None, heads=4)
 
 
 def adm_256() -> UNet:
