@@ -120,7 +120,7 @@ def dpmpp_3m_sde(
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
         seen = look(denoise, x, here)
         past = remember(past, seen, 3)
-        deterministic = follow(x, here, past, there, eta)
+        deterministic = follow(x, here, past or [seen], there, eta)
         if len(past) == 3 and is_inner(here, there) and curvature != 1:
             deterministic = deterministic - (1 - curvature) * _bend(past, there, eta)
         x = stir(deterministic, noise, here, there, s_noise * split(there, exponential(here, there, eta))[1])
