@@ -28,6 +28,25 @@ REQUIRED: dict[str, Any] = {
     "mid_block_type": "UNetMidBlock2D",
     "time_embedding_dim": None,
 }
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "dropout": 0.0,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "attention_head_dim": 8,
+    "resnet_time_scale_shift": "default",
+    "downsample_type": "conv",
+    "downsample_padding": 1,
+    "add_attention": True,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+}
 
 
 def load_diffusers(folder: Path) -> tuple[UNet, Tensor | None]:
@@ -37,9 +56,12 @@ def load_diffusers(folder: Path) -> tuple[UNet, Tensor | None]:
         if config.get(key, wanted) != wanted:
             raise CheckpointError(f"{folder} has {key} = {config[key]!r}: a U-Net of this layout has {wanted!r}")
     with torch.device("meta"):
-        net = _network(config, str(folder))
+        net = _network(DEFAULTS | config, str(folder))
     tensors = {_modern(key): value for key, value in tensors.items()}
-    table = tensors.pop(TABLE, None)
+    table, classes = tensors.pop(TABLE, None), config.get("num_class_embeds")
+    found, wanted = None if table is None else tuple(table.shape), None if classes is None else (classes, net.embedded)
+    if found != wanted:
+        raise CheckpointError(f"{folder} holds a table of classes {found}, but its configuration says {wanted}")
     fill(net, to_ours(pairs(net), tensors, str(folder)), folder)
     return net.eval(), None if table is None else torch.cat([table, torch.zeros_like(table[:1])])
 
@@ -53,6 +75,8 @@ def save_diffusers(folder: Path, net: UNet, table: Tensor | None = None, size: i
         raise CheckpointError("UNet2DModel is 2-d, with time features as wide as its first level: keep our own format")
     tensors = to_theirs(pairs(net), net.state_dict())
     if table is not None:
+        if table.shape[1] != net.embedded:
+            raise CheckpointError(f"a table of width {table.shape[1]} for a network that adds {net.embedded}")
         if bool(table[-1].any()):
             raise CheckpointError("UNet2DModel has no row for 'no class', but this table's is not zero")
         tensors[TABLE] = table[:-1].detach().clone()
@@ -100,7 +124,7 @@ def _network(config: Mapping[str, Any], what: str) -> UNet:
     widths, down = config["block_out_channels"], config["down_block_types"]
     known = {
         "DownBlock2D": (False, False),
-        "AttnDownBlock2D": (True, config.get("downsample_type", "conv") == "resnet"),
+        "AttnDownBlock2D": (True, config["downsample_type"] == "resnet"),
         "ResnetDownsampleBlock2D": (False, True),
     }
     if any(name not in known for name in down):
@@ -109,10 +133,10 @@ def _network(config: Mapping[str, Any], what: str) -> UNet:
     mirrored = [name.replace("Up", "Down") for name in config["up_block_types"]]
     if len(halving) > 1 or mirrored[::-1] != list(down):
         raise CheckpointError(f"{what} mixes kinds of blocks on its way down and up: this layout reads uniform ones")
-    groups = config.get("norm_num_groups", 32)
-    scale_shift = config.get("resnet_time_scale_shift", "default") == "scale_shift"
-    middle = config.get("add_attention", True)
-    middle_groups = config.get("attn_norm_num_groups") or (None if scale_shift else groups)
+    groups = config["norm_num_groups"]
+    scale_shift = config["resnet_time_scale_shift"] == "scale_shift"
+    middle = config["add_attention"]
+    middle_groups = config["attn_norm_num_groups"] or (None if scale_shift else groups)
     if middle and middle_groups != groups:
         raise CheckpointError(f"{what} normalises its middle attention in another way than its blocks")
     return UNet(
@@ -120,18 +144,18 @@ def _network(config: Mapping[str, Any], what: str) -> UNet:
         config["out_channels"],
         widths[0],
         [width / widths[0] for width in widths],
-        config.get("layers_per_block", 2),
+        config["layers_per_block"],
         [level for level, name in enumerate(down) if known[name][0]],
-        dropout=config.get("dropout", 0.0),
+        dropout=config["dropout"],
         groups=groups,
-        epsilon=config.get("norm_eps", 1e-5),
-        head_width=config.get("attention_head_dim", 8),
+        epsilon=config["norm_eps"],
+        head_width=config["attention_head_dim"],
         scale_shift=scale_shift,
         biggan=halving == {True},
-        asymmetric=config.get("downsample_padding", 1) == 0,
+        asymmetric=config["downsample_padding"] == 0,
         middle_attention=middle,
-        cos_first=config.get("flip_sin_to_cos", True),
-        shift=config.get("freq_shift", 0),
+        cos_first=config["flip_sin_to_cos"],
+        shift=config["freq_shift"],
     )
 
 
@@ -154,7 +178,7 @@ def _config(net: UNet, table: Tensor | None, size: int | None) -> dict[str, Any]
         "norm_num_groups": style.groups,
         "attn_norm_num_groups": style.groups if style.scale_shift else None,
         "norm_eps": style.epsilon,
-        "attention_head_dim": style.head_width,
+        "attention_head_dim": _head_width(net),
         "resnet_time_scale_shift": "scale_shift" if style.scale_shift else "default",
         "downsample_type": sampling,
         "upsample_type": sampling,
@@ -164,6 +188,17 @@ def _config(net: UNet, table: Tensor | None, size: int | None) -> dict[str, Any]
         "freq_shift": net.shift,
         "num_class_embeds": None if table is None else len(table) - 1,
     }
+
+
+def _head_width(net: UNet) -> int | None:
+    """The one width that all heads have; None where all attention has a single head."""
+    if net.style.head_width is not None or net.style.heads == 1:
+        return net.style.head_width
+    levels = {*net.attention, net.levels - 1} if net.middle_attention else set(net.attention)
+    found = {net.widths[level] // net.style.heads for level in levels}
+    if len(found) > 1:
+        raise CheckpointError("UNet2DModel has heads of one width, this network's differ by level: keep our own format")
+    return found.pop() if found else None
 
 
 def _modern(key: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.checkpoint import CheckpointError
 from core.cond import Cond
 from core.layout.unet import load_diffusers, save_diffusers
-from core.nn.unet import UNet, adm_512, ddpm_cifar10
+from core.nn.unet import UNet, adm_512
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 ADM: dict[str, Any] = {
@@ -162,11 +162,10 @@ def test_every_tensor_counts(tmp_path: Path) -> None:
     whole = load_file(tmp_path / WEIGHTS)
     x = torch.randn(2, 3, 16, 16)
     expected = ours(*load_diffusers(tmp_path), x)
-    for key in list(whole)[::23]:
+    for key in ["class_embedding.weight", *list(whole)[::23]]:
         save_file({name: value for name, value in whole.items() if name != key}, tmp_path / WEIGHTS)
-        if key != "class_embedding.weight":
-            with pytest.raises(CheckpointError, match="missing"):
-                load_diffusers(tmp_path)
+        with pytest.raises(CheckpointError, match="table of classes" if key.startswith("class") else "missing"):
+            load_diffusers(tmp_path)
     save_file({**whole, "extra.weight": torch.zeros(1)}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match="unknown"):
         load_diffusers(tmp_path)
@@ -180,13 +179,30 @@ def test_every_tensor_counts(tmp_path: Path) -> None:
         assert (ours(*load_diffusers(tmp_path), x) - expected).abs().max() > 1e-4, (first, second)
 
 
+@pytest.mark.parametrize("widths", [(1, 2), (1, 1)])
+def test_a_head_count_is_a_width_where_all_attention_is_equally_wide(tmp_path: Path, widths: tuple[int, int]) -> None:
+    net = UNet(3, 3, 32, widths, 1, (0, 1), heads=4)
+    randomise(net)
+    if len(set(widths)) > 1:
+        with pytest.raises(CheckpointError, match="one width"):
+            save_diffusers(tmp_path, net)
+        return
+    save_diffusers(tmp_path, net)
+    x = torch.randn(2, 3, 8, 8)
+    expected = theirs(UNet2DModel.from_pretrained(tmp_path), x)
+    torch.testing.assert_close(ours(net, None, x), expected, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_expressed_is_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
         wide = adm_512()
     with pytest.raises(CheckpointError, match="as wide as its first level"):
         save_diffusers(tmp_path, wide)
     with pytest.raises(CheckpointError, match="no row"):
-        save_diffusers(tmp_path, ddpm_cifar10(), torch.ones(11, 512))
+        save_diffusers(tmp_path, UNet(3, 3, 32, (1, 2), 1), torch.ones(11, 128))
+    with pytest.raises(CheckpointError, match="width 64"):
+        save_diffusers(tmp_path, UNet(3, 3, 32, (1, 2), 1), torch.zeros(11, 64))
+    assert not list(tmp_path.iterdir())
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel", "center_input_sample": true}')
     save_file({"x": torch.zeros(1)}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match="center_input_sample"):

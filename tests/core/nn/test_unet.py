@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from core.cond import Cond
-from core.nn.unet import UNet, adm_64, adm_256, adm_512, ddpm_256, ddpm_cifar10
+from core.nn.unet import UNet, adm_64, adm_128, adm_256, adm_512, ddpm_256, ddpm_cifar10
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,7 @@ def tiny(dims: int = 2, **options: bool) -> UNet:
         (ddpm_cifar10, 0, 35_746_307),
         (ddpm_256, 0, 113_673_219),
         (adm_64, 1000 * 4 * 192, 295_904_454),
+        (adm_128, 1000 * 4 * 256, 421_529_606),
         (adm_256, 1000 * 4 * 256, 553_838_086),
         (adm_512, 1000 * 4 * 256, 558_997_638),
     ],
@@ -44,25 +45,27 @@ def test_published_sizes(make: Callable[[], UNet], table: int, published: int) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("biggan", [True, False])
-def test_dimensions_agree_where_a_grid_repeats_itself(biggan: bool) -> None:
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("option", ["biggan", "asymmetric", "scale_shift"])
+def test_dimensions_agree_where_a_grid_repeats_itself(dims: int, option: str) -> None:
     """On data constant along an axis, a net whose kernels see only their middle there is a net of fewer dimensions."""
-    flat, deep = tiny(1, biggan=biggan), tiny(2, biggan=biggan)
+    flat, deep = tiny(dims, **{option: True}), tiny(dims + 1, **{option: True})
     state = {}
-    for name, value in flat.state_dict().items():
-        wanted = deep.state_dict()[name]
-        if wanted.ndim == value.ndim:
-            state[name] = value
-        else:
+    for name, wanted in deep.state_dict().items():
+        value = flat.state_dict()[name]
+        if wanted.ndim > value.ndim:
             # The middle tap only: a constant axis sees itself. A strided kernel pads one value, so its middle is right.
             widened = torch.zeros_like(wanted)
             widened[..., wanted.shape[-1] // 2] = value
-            state[name] = widened
+            value = widened
+        state[name] = value
     deep.load_state_dict(state)
-    x, t = torch.randn(2, 2, 8), torch.tensor([1.0, 300.0])
-    said = deep(x[..., None].expand(-1, -1, -1, 4).contiguous(), t)
+    x, t = torch.randn(2, 2, *[8, 4][:dims]), torch.tensor([1.0, 300.0])
+    expected = flat(x, t)
+    said = deep(x[..., None].expand(*x.shape, 4).contiguous(), t)
     # Attention over repeated places is attention over the places: all weights are shared alike.
-    torch.testing.assert_close(said, flat(x, t)[..., None].expand_as(said), rtol=0, atol=1e-5)
+    torch.testing.assert_close(said, expected[..., None].expand_as(said), rtol=0, atol=1e-5)
+    assert expected.std() > 0.1
 
 
 @torch.no_grad()
@@ -100,10 +103,32 @@ def test_starts_at_zero() -> None:
     assert not UNet(1, 1, 16, (1, 2), 1, groups=8)(torch.randn(1, 1, 8, 8), torch.ones(1)).any()
 
 
+@torch.no_grad()
+def test_a_head_count_is_a_head_width() -> None:
+    """Heads of 8 are four heads of 32 channels, and not one."""
+    x, t = torch.randn(2, 2, 4, 4), torch.tensor([1.0, 300.0])
+    by_width = tiny()
+    said = {}
+    for heads in (1, 4):
+        net = UNet(2, 2, 16, (1, 2), 1, (1,), groups=8, heads=heads).eval()
+        net.load_state_dict(by_width.state_dict())
+        said[heads] = net(x, t)
+    assert torch.equal(said[4], by_width(x, t))
+    assert (said[1] - said[4]).abs().max() > 1e-3
+
+
 def test_bad_shapes_are_refused() -> None:
+    net, time = tiny(), torch.ones(1)
     with pytest.raises(ValueError, match="does not halve"):
-        tiny()(torch.zeros(1, 2, 7, 8), torch.ones(1))
+        net(torch.zeros(1, 2, 7, 8), time)
+    with pytest.raises(ValueError, match="takes 2 channels"):
+        net(torch.zeros(1, 2, 8, 8), time, Cond(concat=torch.zeros(1, 1, 8, 8)))
+    with pytest.raises(ValueError, match="2 dimensions"):
+        net(torch.zeros(1, 2, 8), time)
+    with pytest.raises(ValueError, match="width 10"):
+        net(torch.zeros(1, 2, 8, 8), time, Cond(vector=torch.zeros(1, 10)))
     with pytest.raises(ValueError, match="groups"):
         UNet(1, 1, 20, groups=8)
-    with pytest.raises(ValueError, match="heads"):
-        UNet(1, 1, 32, (1, 2), 1, (1,), head_width=24)
+    for options in ({"head_width": 24}, {"heads": 3}):
+        with pytest.raises(ValueError, match="heads"):
+            UNet(1, 1, 32, (1, 2), 1, (1,), **options)
