@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,12 @@ def posterior_mean(x: Tensor, alpha: Tensor, sigma: Tensor, deviation: Tensor) -
 def model(schedule: Schedule, predictions: Sequence[Prediction]) -> Bound:
     """The closed form for a batch that holds a point and a Gaussian for each prediction."""
 
+    @cache  # samplers visit the same times
+    def level(t: float) -> tuple[Tensor, Tensor]:
+        return schedule(torch.tensor(t, dtype=torch.float64))
+
     def estimate(x: Tensor, t: Tensor) -> Estimate:
-        alpha, sigma = schedule(t)
+        alpha, sigma = level(float(t))
         clean = posterior_mean(x, alpha, sigma, deviations(x))
         noise = (x - alpha * clean) / sigma
         heard = []
@@ -116,7 +121,8 @@ def model(schedule: Schedule, predictions: Sequence[Prediction]) -> Bound:
 
 def deviations(x: Tensor) -> Tensor:
     """(B, 1, ...): 0 for the points at even places, DEVIATION for the Gaussians between them."""
-    return x.new_tensor([0.0, DEVIATION]).repeat(len(x) // 2).view(-1, *[1] * (x.ndim - 1))
+    pair = torch.tensor([0.0, DEVIATION], dtype=x.dtype)
+    return pair.expand(len(x) // 2, 2).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class SharedNoise:
