@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class EMA:
         """Floating-point tensors to average, beside the live ones, and pairs of others to copy."""
         floats = [key for key, value in self._live.items() if value.is_floating_point()]
         rest = [(average[key], value) for key, value in self._live.items() if not value.is_floating_point()]
-        return [average[key] for key in floats], [self._live[key] for key in floats], rest
+        return [_mine(average[key]) for key in floats], [_mine(self._live[key]) for key in floats], rest
 
     @torch.no_grad()
     def update(self) -> None:
@@ -115,6 +115,12 @@ class EMA:
         for name, average in self.averages.items():
             for key, value in average.items():
                 value.copy_(state[f"{name}/{key}"])
+
+
+def _mine(value: Any) -> Tensor:
+    """This process's part of a tensor that is spread over processes; averaging needs no other."""
+    part: Tensor = value.detach().to_local() if hasattr(value, "to_local") else value
+    return part
 
 
 def correlation(gamma_a: float, step_a: float, gamma_b: float, step_b: float) -> float:

@@ -26,7 +26,7 @@ from core.data import Dataset, Ordered, Shares, stream
 from core.random import Draw, Stream, network_seed
 from core.recipe import Recipe, Training, draw
 from core.record import Record
-from core.train.state import State, newest, prepare, resume, save
+from core.train.state import State, gathered, newest, prepare, resume, save
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -176,10 +176,11 @@ class Teller:
         self.since = time.monotonic()
 
     def _show(self, state: State) -> None:
-        system, recipe, seed = state.system.eval(), self.recipe, self.recipe.training.seed
-        with state.ema.swapped():
+        recipe, seed = self.recipe, self.recipe.training.seed
+        state.system.eval()
+        with state.ema.swapped(), gathered(state.system) as system:
             samples = draw(recipe, system, seed, range(self.run.shown))
-        system.train()
+        state.system.train()
         if self.record is not None and recipe.show is not None:
             path = self.run.folder / "samples" / f"step-{state.step:08d}{recipe.suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)

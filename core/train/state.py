@@ -6,6 +6,7 @@ Nothing else is needed to go on: data order, times and noise are functions of th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,20 @@ def _tensors(state: State) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in state.system.named_parameters():
         if parameter.requires_grad:
             yield from ((f"optimizer/{name}/{kind}", value) for kind, value in state.adam.state[parameter].items())
+
+
+@contextmanager
+def gathered(system: Diffusion) -> Iterator[Diffusion]:
+    """The system with whole weights inside the with block, for calls that are not its forward, such as sampling."""
+    # Sharded modules gather their weights in their own forward only.
+    sharded: list[Any] = [module for module in system.modules() if hasattr(module, "unshard")]
+    for module in sharded:
+        module.unshard()
+    try:
+        yield system
+    finally:
+        for module in sharded:
+            module.reshard()
 
 
 def _whole(value: Any) -> Tensor:

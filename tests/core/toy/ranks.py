@@ -1,19 +1,30 @@
-"""One process of a run that is spread over several: ``torchrun --nproc-per-node 2 -m toy.ranks FOLDER``."""
+"""One process of a run that is spread over several: ``torchrun --nproc-per-node 2 -m toy.ranks FOLDER [sharded]``.
+
+``accelerate`` shards weights (FSDP2) on GPUs only; ``sharded`` has torch do the same thing on CPUs in its place.
+"""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.fsdp import fully_shard
 
 from core.recipe import Recipe, build
-from core.train import Run, train
+from core.system import Diffusion
+from core.train import Run, loop, train
+from core.train.loop import update
+from core.train.state import State
 
 
 def recipe() -> Recipe:
     """Batches of 4, without dropout, whose seeds are each process's own."""
     found = build("toy.recipes.points.circle", {"dropout": 0.0, "steps": 20}, ("toy",))
-    return replace(found, training=replace(found.training, batch=4))
+    return replace(found, training=replace(found.training, batch=4), show=lambda path, samples, settings: None)
 
 
 def run(folder: Path) -> Run:
@@ -21,5 +32,37 @@ def run(folder: Path) -> Run:
     return Run(folder, save=10, hold_out=20, show=0, keep=None, tensorboard=False, cpu=True)
 
 
+def shard(accelerator: Accelerator, system: Diffusion, adam: torch.optim.AdamW) -> tuple[Any, Any]:
+    """What ``accelerator.prepare`` does under FSDP2."""
+    fully_shard(system.denoiser.net)
+    fully_shard(system)
+    adam.param_groups[0]["params"] = [value for value in system.parameters() if value.requires_grad]
+    return system, accelerator.prepare_optimizer(adam)
+
+
+def spoil(state: State, accelerator: Accelerator, clip: float | None) -> None:
+    """An update whose gradient is not finite at the second step."""
+    if state.step == 1:
+        gradient: Any = state.parameters[0].grad
+        gradient.mul_(float("nan"))
+    before = [_local(value).clone() for value in state.parameters]
+    update(state, accelerator, clip)
+    unchanged = all(torch.equal(_local(value), old) for value, old in zip(state.parameters, before))
+    if unchanged != (state.step == 1):
+        raise RuntimeError("a bad step was made, or a good one skipped")
+
+
+def _local(value: Any) -> torch.Tensor:
+    found: torch.Tensor = value.detach().to_local()
+    return found
+
+
 if __name__ == "__main__":
-    train(recipe(), run(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    if "sharded" in sys.argv:
+        Accelerator.prepare = shard
+        train(recipe(), run(folder))
+        loop.update = spoil
+        train(recipe(), replace(run(folder.with_name("spoiled")), show=10))
+    else:
+        train(recipe(), run(folder))
