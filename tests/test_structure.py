@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "likelihood": PATH | {"sample", "mixture"},
     "edit": PATH | {"sample", "grid", "likelihood"},
     "certificate": PATH | {"sample", "grid", "mixture", "certificate"},
+    "weak": PATH | {"sample", "mixture", "certificate"},
     "objective": PATH | {"objective"},
     "distill": PATH | {"sample", "grid", "guidance", "objective"},
     "condition": {"cond", "nn", "condition"},

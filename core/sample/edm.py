@@ -1,7 +1,7 @@
-"""EDM's stochastic sampler (2206.00364, algorithm 2): add a little noise, then take a Heun step from the noisier level.
+"""EDM's stochastic sampler (2206.00364, algorithm 2): add a little noise, then take a Heun step from there.
 
-Everything is said in the ratio r = sigma / alpha, EDM's own sigma, so that it runs on every path: x is diffused from r to
-``(1 + gamma) r`` with ``gamma = min(churn / steps, sqrt(2) - 1)``. Without churn it is ``heun``.
+Everything is said in the ratio r = sigma / alpha, EDM's own sigma, so that it runs on every path: x is diffused from r
+to ``(1 + gamma) r`` with ``gamma = min(churn / steps, sqrt(2) - 1)``. Without churn it is ``heun``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def edm(
 ) -> Iterator[Step]:
     """Heun with churn where the ratio is in [s_tmin, s_tmax]; the defaults are the paper's for ImageNet-64 (table 5).
 
-    Two evaluations a step, one where an end is pure noise or clean data. A schedule that ends at its noisiest time gives
-    less churn there.
+    Two evaluations a step, one where an end is pure noise or clean data. A schedule that ends at its noisiest time
+    gives less churn there.
     """
     path = levels(denoise.schedule, times)
     gamma = min(churn / (len(path) - 1), math.sqrt(2) - 1)

@@ -6,8 +6,8 @@ ODE and r^2 (psi = r) the diffusion SDE. With D the estimate of x0 as a function
     y_t = (phi_t / phi_s) y_s + (1 - phi_t / phi_s) D_s + c_1 D_s' + c_2 D_s'' + sqrt(r_t^2 - (phi_t / phi_s)^2 r_s^2) z
     c_k = (r_t - r_s)^k / k! + phi_t int_(r_t)^(r_s) (u - r_s)^(k - 1) / ((k - 1)! phi(u)) du.
 
-The first two terms and the noise are the renoising update with ``kept = psi_t / psi_s``; the derivatives are differences
-of earlier estimates. An estimate at pure noise, r = inf, has no say in them.
+The first two terms and the noise are the renoising update with ``kept = psi_t / psi_s``; the derivatives are
+differences of earlier estimates. An estimate at pure noise, r = inf, has no say in them.
 """
 
 from __future__ import annotations

@@ -44,9 +44,10 @@ def sa_solver(
 ) -> Iterator[Step]:
     """Predict, evaluate, correct: one evaluation a step, for the end of a step is the start of the next.
 
-    predictor and corrector: how many estimates each polynomial goes through, the corrector's new one included; corrector
-    0 is none. They are fewer where the history is short, and the last step is not corrected. ``reevaluate`` looks again
-    after a correction, the second evaluation of a step. Raises ValueError for a predictor < 1 or a corrector < 0.
+    predictor and corrector: how many estimates each polynomial goes through, the corrector's new one included;
+    corrector 0 is none. They are fewer where the history is short, and the last step is not corrected. ``reevaluate``
+    looks again after a correction, the second evaluation of a step. Raises ValueError for a predictor below 1 or a
+    corrector below 0.
     """
     if predictor < 1 or corrector < 0:
         raise ValueError("sa_solver needs a predictor of order 1 or more and a corrector of order 0 (none) or more")
