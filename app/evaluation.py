@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from app.options import option, parse
 from app.sampling import Drawing, conditions, drawn, newest, settings_of
-from core.checkpoint import CheckpointError
+from core.checkpoint import write_whole
+from core.metrics import Interval
 from core.recipe import load
 
 ABOUT = """Draw samples from a checkpoint and measure them: distances to held-out data with their bootstrap
@@ -40,11 +42,9 @@ def main(words: Sequence[str]) -> None:
     figures = dict(loaded.recipe.evaluate()(samples, asked)) | {"seconds": round(seconds, 2)}
     show(figures)
     if options.out is not None:
-        text = json.dumps({"figures": figures, "settings": settings_of(path, options, sampling)}, indent=1)
-        try:
-            options.out.write_text(text)
-        except OSError as error:
-            raise CheckpointError(f"cannot write {options.out} ({error.strerror}): choose another folder") from error
+        plain = {name: asdict(value) if isinstance(value, Interval) else value for name, value in figures.items()}
+        page = json.dumps({"figures": plain, "settings": settings_of(path, options, sampling)}, indent=1)
+        write_whole(options.out, page.encode())
 
 
 def show(figures: Mapping[str, object]) -> None:
@@ -55,7 +55,7 @@ def show(figures: Mapping[str, object]) -> None:
 
 
 def text(value: object) -> str:
-    """A figure as a person reads it; a triple is (value, low, high)."""
-    if isinstance(value, tuple | list) and len(value) == 3:
-        return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
+    """A figure as a person reads it."""
+    if isinstance(value, Interval) and math.isnan(value.low):
+        return f"{value.value:.4g}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module, _ = look_up("command", words[0], COMMANDS, "langevin --help")
         importlib.import_module(module).main(words[1:])
-    except KeyboardInterrupt:
-        print("langevin: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"langevin: {stop or 'interrupted'}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"langevin: {sentence(error)}", file=sys.stderr)

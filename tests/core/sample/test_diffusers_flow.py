@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
-from diffusers_reference import Net, ours, theirs, two_calls, unit_noise, worst
 
 from core.denoiser import Bound, Denoiser
 from core.grid import Grid, linspace, shifted, stretched, trailing
@@ -19,6 +18,7 @@ from core.sample.euler import euler
 from core.sample.heun import heun
 from core.sample.step import Sampler
 from core.schedule import Flow, shift_from_mu
+from tests.core.sample.diffusers_reference import Net, ours, theirs, two_calls, unit_noise, worst
 
 TOLERANCE = 1e-5
 STEPS = 10

@@ -24,21 +24,6 @@ from diffusers import (
     LMSDiscreteScheduler,
     ScoreSdeVeScheduler,
 )
-from diffusers_reference import (
-    PREDICTIONS,
-    Net,
-    Tape,
-    exploding,
-    listed,
-    ours,
-    ratios,
-    table_of,
-    theirs,
-    two_calls,
-    unit_noise,
-    walk,
-    worst,
-)
 from torch import Tensor, nn
 
 from core.cond import Cond
@@ -54,6 +39,21 @@ from core.sample.predictor_corrector import batch_mean, predictor_corrector
 from core.sample.sde import dpmpp_sde
 from core.sample.step import Sampler
 from core.schedule import EDM, VE
+from tests.core.sample.diffusers_reference import (
+    PREDICTIONS,
+    Net,
+    Tape,
+    exploding,
+    listed,
+    ours,
+    ratios,
+    table_of,
+    theirs,
+    two_calls,
+    unit_noise,
+    walk,
+    worst,
+)
 
 TOLERANCE = 1e-5
 STEPS = 10

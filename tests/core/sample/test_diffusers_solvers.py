@@ -15,18 +15,6 @@ from diffusers import (
     SASolverScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers_reference import (
-    PREDICTIONS,
-    Net,
-    listed,
-    ours,
-    table_of,
-    theirs,
-    unit_noise,
-    variance_preserving,
-    walk,
-    worst,
-)
 from torch import Tensor
 
 from core.denoiser import Denoiser
@@ -40,6 +28,18 @@ from core.sample.sde import dpmpp_2m_sde, dpmpp_3m_sde, exact_slope
 from core.sample.step import Sampler, levels
 from core.sample.unipc import bh1, unipc
 from core.schedule import EDM, Flow
+from tests.core.sample.diffusers_reference import (
+    PREDICTIONS,
+    Net,
+    listed,
+    ours,
+    table_of,
+    theirs,
+    unit_noise,
+    variance_preserving,
+    walk,
+    worst,
+)
 
 INTEGER_TIMED: dict[type, Sampler] = {
     DPMSolverMultistepScheduler: dpmpp_2m,

@@ -8,18 +8,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, PNDMScheduler
-from diffusers_reference import (
-    PREDICTIONS,
-    SHAPE,
-    Net,
-    ours,
-    table_of,
-    theirs,
-    unit_noise,
-    variance_preserving,
-    walk,
-    worst,
-)
 from torch import Tensor, nn
 
 from core.cond import Cond
@@ -31,6 +19,18 @@ from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large, learned, small
 from core.sample.plms import plms, pndm
 from core.sample.step import Sampler
+from tests.core.sample.diffusers_reference import (
+    PREDICTIONS,
+    SHAPE,
+    Net,
+    ours,
+    table_of,
+    theirs,
+    unit_noise,
+    variance_preserving,
+    walk,
+    worst,
+)
 
 TOLERANCE = 1e-5
 STEPS = 10

@@ -1,0 +1,96 @@
+"""The command from end to end: train, resume, sample, replay, evaluate, and help that teaches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image.sheet import read_settings
+from tests.app.conftest import Command
+
+
+def test_bare_command_teaches(command: Command) -> None:
+    status, out, _ = command()
+    assert status == 0
+    for word in ("list", "train", "sample", "replay", "evaluate", "solvers", "demo"):
+        assert f"  {word}" in out
+
+
+def test_list_and_info(command: Command, run_folder: Path) -> None:
+    _, out, _ = command("list")
+    assert all(name in out for name in ("ddpm", "score_sde", "edm", "dit", "flow"))
+    _, out, _ = command("info", "ddpm")
+    assert "--preset tiny" in out and "2006.11239" in out
+    _, out, _ = command("info", run_folder)
+    assert "image.recipes.edm.tiny" in out and "width=16" in out and "parameters" in out
+
+
+@pytest.mark.parametrize("word", ["train", "sample", "replay", "evaluate", "solvers", "demo", "list"])
+def test_help_of_every_command_has_an_example(command: Command, word: str) -> None:
+    status, out, _ = command(word, "--help")
+    assert status == 0
+    assert "langevin " + word in out
+    if word == "train":
+        status, out, _ = command("train", "edm", "--help")
+        assert "--width" in out and "--preset" in out and "--seed" in out
+
+
+def test_sample_is_the_same_in_every_batch_and_replays(command: Command, run_folder: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    common = ["sample", run_folder, "--count", 6, "--steps", 4, "--sampler", "edm", "--prompt", "3,5", "--seed", 9]
+    assert command(*common, "--out", one)[0] == 0
+    assert command(*common, "--batch", 2, "--out", two)[0] == 0
+    assert np.abs(np.asarray(Image.open(one), int) - np.asarray(Image.open(two), int)).max() <= 1
+    settings = read_settings(one)
+    assert (settings["sampler"], settings["steps"], settings["prompt"], settings["seed"]) == ("edm", 4, "3,5", 9)
+
+    status, out, _ = command("replay", one)
+    assert status == 0 and "the same picture" in out
+    assert (tmp_path / "one-replay.png").read_bytes() == one.read_bytes()
+
+
+def test_replay_says_when_the_checkpoint_is_another(command: Command, run_folder: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert command("sample", run_folder, "--count", 2, "--steps", 2, "--out", sheet)[0] == 0
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(next(run_folder.glob("*/*.safetensors")).read_bytes() + b" ")
+    status, _, err = command("replay", sheet, "--checkpoint", other)
+    assert status == 2 and "content differs" in err
+    status, _, err = command("replay", sheet, "--checkpoint", tmp_path / "gone.safetensors")
+    assert status == 2 and "--checkpoint" in err
+
+
+def test_foreign_sampler_names_are_understood(command: Command, run_folder: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    for name, ours in (("DPMSolverMultistepScheduler", "dpmpp_2m"), ("euler_a", "euler_ancestral")):
+        assert command("sample", run_folder, "--count", 2, "--steps", 2, "--sampler", name, "--out", sheet)[0] == 0
+        assert read_settings(sheet)["sampler"] == ours
+
+
+def test_evaluate_measures(command: Command, run_folder: Path, tmp_path: Path) -> None:
+    status, out, _ = command("evaluate", run_folder, "--count", 60, "--steps", 2, "--out", tmp_path / "figures.json")
+    assert status == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert figures["samples"] == 60
+    untrained, real = (
+        figures[name]["value"] for name in ("Frechet distance to held-out", "Frechet distance, real training images")
+    )
+    assert untrained > 3 * real > 0
+    assert "read as the asked class" in out
+
+
+def test_a_finished_run_is_not_trained_again(command: Command, run_folder: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in run_folder.rglob("*.safetensors")}
+    options = ["--width", 16, "--steps", 3, "--batch", 8, "--hold-out", 0, "--show", 0]
+    assert command("train", "edm", "--out", run_folder, *options)[0] == 0
+    assert {path.name: path.stat().st_mtime_ns for path in run_folder.rglob("*.safetensors")} == before
+
+
+def test_one_sampler_is_certified(command: Command) -> None:
+    status, out, _ = command("solvers", "--only", "heun")
+    assert status == 0
+    assert "| heun | 2 | 2 |" in out
