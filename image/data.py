@@ -7,7 +7,7 @@ is there only if the data has classes. Everything is checked when the data set i
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,16 +192,31 @@ def _open_npz(path: Path, size: int | None) -> ImageArray:
         raise DataError(
             f"{path} is not a readable .npz file of plain arrays: save it again with numpy.savez"
         ) from error
+    if "latents" in arrays:
+        return ImageArray(_latents(path, arrays["latents"]), _labels(path, arrays, len(arrays["latents"])))
     names = [name for name in ("images", "x", "arr_0", "x_train") if name in arrays]
     if not names:
         raise DataError(f"{path} has no array named 'images': it holds {', '.join(sorted(arrays)) or 'nothing'}")
     images = _channels_first(path, arrays[names[0]])
-    labels = next((arrays[name] for name in ("labels", "label", "y", "arr_1", "y_train") if name in arrays), None)
-    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
-        raise DataError(f"the labels in {path} must be one whole number for each of the {len(images)} images")
     if size is not None and images.shape[-2:] != (size, size):
         images = torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    return ImageArray(images, None if labels is None else torch.from_numpy(labels.astype(np.int64)))
+    return ImageArray(images, _labels(path, arrays, len(images)))
+
+
+def _labels(path: Path, arrays: Mapping[str, np.ndarray], count: int) -> Tensor | None:
+    labels = next((arrays[name] for name in ("labels", "label", "y", "arr_1", "y_train") if name in arrays), None)
+    if labels is None:
+        return None
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise DataError(f"the labels in {path} must be one whole number for each of the {count} images")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _latents(path: Path, array: np.ndarray) -> Tensor:
+    """(N, C, H, W) numbers of any range and any channels, as an autoencoder made them."""
+    if array.ndim != 4 or len(array) == 0 or array.dtype.kind != "f" or not bool(np.isfinite(array).all()):
+        raise DataError(f"the latents in {path} must be finite floats of shape (N, C, H, W), not {array.shape}")
+    return torch.from_numpy(np.ascontiguousarray(array)).float()
 
 
 def _channels_first(path: Path, array: np.ndarray) -> Tensor:

@@ -20,7 +20,7 @@ from image.defaults import files, flip, pictures, real_digits
 
 
 def paper(data: str, classes: int = 1000, size: int = 32) -> Recipe:
-    """DiT-XL/2 on latents of 4 channels stored as images, learned variance, guidance 4 (2212.09748, section 4)."""
+    """DiT-XL/2 on an .npz file of 4-channel latents, learned variance, guidance 4 (2212.09748, section 4)."""
 
     def system() -> Diffusion:
         net = dit_xl(2, size)

@@ -52,6 +52,16 @@ def test_npz_in_both_channel_orders_and_ranges(tmp_path: Path) -> None:
     assert last.get([4])["label"].item() == 4
 
 
+def test_latents_keep_their_range_and_channels(tmp_path: Path) -> None:
+    latents = np.random.default_rng(0).normal(0, 3, (5, 4, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", latents=latents, labels=np.arange(5))
+    data = open_images(tmp_path / "x.npz", 6, 4)
+    assert np.array_equal(data.get([2])["x"].numpy(), latents[2:3]) and data.get([2])["label"].tolist() == [2]
+    np.savez(tmp_path / "x.npz", latents=latents * np.inf)
+    with pytest.raises(DataError, match="finite"):
+        open_images(tmp_path / "x.npz")
+
+
 def test_split_is_a_partition() -> None:
     train, held_out = split(digits()[0], 0.2)
     assert len(held_out) == 259

@@ -1,0 +1,63 @@
+"""Every recipe, found as the command finds it: tiny presets learn a step and sample, the others build."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.catalogue import presets, systems
+from core.recipe import build, draw, load
+from core.train import Run, train
+from image.sheet import read_settings
+
+FOUND = [
+    (f"{module}.{preset}", function)
+    for module in systems().values()
+    if module.startswith("image.")
+    for preset, function in presets(importlib.import_module(module)).items()
+]
+TINY = [name for name, _ in FOUND if name.rpartition(".")[2].startswith("tiny")]
+LARGE = [(name, function) for name, function in FOUND if name not in TINY]
+
+
+def test_every_system_has_its_three_presets() -> None:
+    for name, module in systems().items():
+        kinds = {preset.split("_")[0] for preset in presets(importlib.import_module(module))}
+        if module.startswith("image."):
+            assert kinds >= {"paper", "small", "tiny"}, name
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_presets_learn_a_step_and_sample(name: str, tmp_path: Path) -> None:
+    recipe = build(name, {"steps": 2, "batch": 4})
+    path = train(recipe, Run(tmp_path, log=1, save=0, hold_out=2, show=0, tensorboard=False, cpu=True))
+    loaded = load(path)
+    assert loaded.recipe.arguments["batch"] == 4
+    start = recipe.system().state_dict()
+    assert any(not torch.equal(value, start[key]) for key, value in load(path, "model").system.state_dict().items())
+    way = dataclasses.replace(loaded.recipe.sampling, steps=2)
+    samples = draw(loaded.recipe, loaded.system, 0, range(3), way)
+    assert samples.shape == (3, *recipe.shape) and bool(samples.isfinite().all())
+    assert torch.allclose(draw(loaded.recipe, loaded.system, 0, [2], way), samples[2:], atol=1e-4)
+    assert loaded.recipe.show is not None
+    loaded.recipe.show(tmp_path / "sheet.png", samples, {"seed": 0})
+    assert read_settings(tmp_path / "sheet.png") == {"seed": 0}
+
+
+@pytest.mark.parametrize(("name", "function"), LARGE, ids=[name for name, _ in LARGE])
+def test_published_and_small_presets_build(name: str, function: object) -> None:
+    assert callable(function)
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
+    recipe = build(name, {parameter.name: "nowhere" for parameter in required})
+    with torch.device("meta"):
+        system = recipe.system()
+    assert sum(value.numel() for value in system.parameters()) > 1_000_000
+    assert recipe.training.rate(10**6, 0.5) > 0
+    assert float(recipe.sampling.grid(system.denoiser.schedule, recipe.sampling.steps)[0]) > 0
+    with pytest.raises(ValueError, match="nowhere does not exist"):
+        recipe.data()
