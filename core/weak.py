@@ -160,5 +160,6 @@ PREFACE = f"""\
 Weak order on the interior interval, half log-SNR from -2 to 2, {STEPS[0]} to {STEPS[-1]} steps: the mean and covariance
 of the samples are propagated exactly through each sampler on Gaussian data, so no sampling error hides the slope. The
 last two columns are the largest errors, over schedules, of the mean and covariance of samples drawn from a mixture in
-300 steps, in standard errors. Two samplers claim no order: the Langevin corrector keeps the bias of its step size, and
-consistency sampling forgets everything but its last estimate."""
+300 steps, in standard errors. Two samplers claim no order: the Langevin corrector, whose
+step is normalised by the norms of the sample's own noise and score, has a bias in few dimensions, and consistency
+sampling forgets everything but its last estimate."""

@@ -28,7 +28,7 @@ def tile(images: Tensor, columns: int | None = None, gap: int = 1) -> Tensor:
 
 
 def picture(image: Tensor, scale: int = 1) -> Image.Image:
-    """(C, H, W) in [-1, 1] -> a PIL image, each pixel repeated ``scale`` times; of latents, the first three channels."""
+    """(C, H, W) in [-1, 1] -> a PIL image, pixels repeated ``scale`` times; of latents, the first three channels."""
     image = image if len(image) in (1, 3) else image[:3]
     pixels = ((image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()

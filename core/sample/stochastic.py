@@ -1,7 +1,7 @@
 """The stochastic samplers and what is claimed of each; ``core.weak`` measures it.
 
 The order is weak: at which power of the number of steps the mean and covariance of the samples approach the data's.
-Order 0 is claimed of the two that do not approach them: the Langevin corrector keeps the bias of its step size, and
+Order 0 is claimed of the two that do not approach them: the Langevin corrector has the bias of its normalised step, and
 consistency sampling forgets everything but the last estimate. EDM's published noise inflation of 1.003 would be a bias
 too; here it is 1.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from core.denoiser import Bound
 from core.random import Noise
 from core.sample import STOCHASTIC, NoiseSource, Step
 from core.sample.info import SamplerInfo
+from core.sample.predictor_corrector import predictor_corrector
 from core.schedule import EDM, VP, Flow
 from core.weak import WeakRow, drawn_moments, gaussian, moments, times_of, weak_error, weak_markdown
 
@@ -34,6 +36,14 @@ def test_moments_of_a_mixture_within_four_standard_errors(name: str) -> None:
     mean, covariance = drawn_moments(STOCHASTIC[name], VP(), steps=150, count=4000)
     assert mean < 4
     assert covariance < 4
+
+
+def test_without_its_corrector_the_published_sampler_is_right() -> None:
+    """The bias is the corrector's: its predictor alone has order 1 and the mixture's moments."""
+    alone = SamplerInfo(partial(predictor_corrector, corrections=0), order=1, evaluations=1, stochastic=True)
+    errors = [weak_error(alone, VP(), steps) for steps in (128, 256)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.2)
+    assert max(drawn_moments(alone, VP(), steps=300, count=8000)) < 4
 
 
 def test_what_claims_no_order_has_none() -> None:
