@@ -37,7 +37,7 @@ class Options:
     """What `langevin demo` takes."""
 
     out: Path = option(Path("runs/demo"), "the folder of the run and the sheet")
-    steps: int = option(2000, "training steps")
+    steps: int = option(1600, "training steps")
     count: int = option(500, "samples that each sampler is measured on")
     seed: int = option(0, "seed of everything")
 

@@ -44,8 +44,8 @@ def predictor_corrector(
 ) -> Iterator[Step]:
     """Correct at a level, then predict the next. ``corrections + 1`` evaluations a step.
 
-    ``snr`` is the corrector's signal-to-noise ratio; its step is normalised by the sample's own norms, whose bias, large in
-    few dimensions, does not vanish with the number of steps.
+    ``snr`` is the corrector's signal-to-noise ratio; its step is normalised by the sample's own
+    norms, whose bias, large in few dimensions, does not vanish with the number of steps.
     """
     path = levels(denoise.schedule, times)
     for index, (here, there) in enumerate(zip(path, path[1:])):
