@@ -9,7 +9,7 @@ moments of drawn samples are held to the truth in standard errors.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,10 +39,31 @@ class WeakRow:
 
 
 @dataclass
+class Path:
+    """A Brownian path made of independent draws, built forward as a sampler visits it.
+
+    A new point lies beyond those before it, so that one more draw tells it; stages of a step that overlap see one path.
+    """
+
+    draw: Callable[[Tensor], Tensor]
+    places: dict[float, Tensor] = field(default_factory=dict)
+
+    def increment(self, like: Tensor, start: float, stop: float) -> Tensor:
+        """The increment from start down to stop, divided by its deviation."""
+        reached = {place: value for place, value in self.places.items() if place <= start}
+        self.places = reached or {start: torch.zeros_like(like)}
+        if stop not in self.places:
+            last = min(self.places)
+            self.places[stop] = self.places[last] + math.sqrt(last - stop) * self.draw(like)
+        return (self.places[stop] - self.places[start]) / math.sqrt(start - stop)
+
+
 class Probe:
     """A noise source that is zero, but for row k + 2 of the k-th draw, which is one."""
 
-    drawn: int = 0
+    def __init__(self) -> None:
+        self.drawn = 0
+        self.path = Path(lambda like: self.normal(like, 0))
 
     def normal(self, like: Tensor, step: int, part: int = 0) -> Tensor:
         """The next draw."""
@@ -53,23 +74,24 @@ class Probe:
         return unit
 
     def brownian(self, like: Tensor, start: float, stop: float) -> Tensor:
-        """The next draw: increments over intervals that do not overlap are independent."""
-        return self.normal(like, 0)
+        """The increment of a path of such draws."""
+        return self.path.increment(like, start, stop)
 
 
-@dataclass
 class Fresh:
     """Independent draws from one generator: faster than a noise that remembers which sample it is for."""
 
-    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.path = Path(lambda like: self.normal(like, 0))
 
     def normal(self, like: Tensor, step: int, part: int = 0) -> Tensor:
         """The next draw."""
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
 
     def brownian(self, like: Tensor, start: float, stop: float) -> Tensor:
-        """The next draw."""
-        return self.normal(like, 0)
+        """The increment of a path of such draws."""
+        return self.path.increment(like, start, stop)
 
 
 def gaussian() -> Mixture:
@@ -113,7 +135,7 @@ def drawn_moments(info: SamplerInfo, schedule: Schedule, steps: int, count: int,
     times = times_of(schedule, steps)
     (alpha, sigma), (last_alpha, last_sigma) = (schedule(times[i]) for i in (0, -1))
     start = data.sample(count, seed=seed, alpha=float(alpha), sigma=float(sigma))
-    noise = Fresh(torch.Generator().manual_seed(seed))
+    noise = Fresh(seed)
     x = run(info.sampler(data.denoiser(schedule), start, times, noise))
     off = x - last_alpha * data.mean()
     truth = last_alpha**2 * data.covariance() + last_sigma**2 * torch.eye(2, dtype=torch.float64)

@@ -12,6 +12,8 @@ ALIASES: dict[str, tuple[str, str | None]] = {
     # diffusers' classes
     "DDPMScheduler": ("ddpm", "leading"),
     "DDIMScheduler": ("euler", "leading"),
+    "DDPMParallelScheduler": ("ddpm", "leading"),
+    "DDIMParallelScheduler": ("euler", "leading"),
     "PNDMScheduler": ("plms", "leading"),
     "LMSDiscreteScheduler": ("lms", "linspace"),
     "EulerDiscreteScheduler": ("euler", "linspace"),
@@ -29,10 +31,13 @@ ALIASES: dict[str, tuple[str, str | None]] = {
     "EDMDPMSolverMultistepScheduler": ("dpmpp_2m", "karras"),
     "FlowMatchEulerDiscreteScheduler": ("euler", "shifted"),
     "FlowMatchHeunDiscreteScheduler": ("heun", "shifted"),
+    "CosineDPMSolverMultistepScheduler": ("dpmpp_2m_sde", "exponential"),
+    "FlowMatchLCMScheduler": ("consistency", "shifted"),
     "LCMScheduler": ("consistency", "trailing"),
     "CMStochasticIterativeScheduler": ("consistency", "karras"),
     "ScoreSdeVeScheduler": ("predictor_corrector", "linspace"),
     # ComfyUI's and k-diffusion's
+    "ddim": ("euler", None),  # with eta = 0, its default everywhere
     "dpm_2": ("dpm2", None),
     "dpm_2_ancestral": ("dpm2_ancestral", None),
     "dpmpp_2m_sde_gpu": ("dpmpp_2m_sde", None),
@@ -49,6 +54,27 @@ ALIASES: dict[str, tuple[str, str | None]] = {
     "k_euler": ("euler", None),
     "k_euler_a": ("euler_ancestral", None),
     "euler_a": ("euler_ancestral", None),
+    # the names that web interfaces show
+    "Euler": ("euler", None),
+    "Euler a": ("euler_ancestral", None),
+    "Heun": ("heun", None),
+    "LMS": ("lms", None),
+    "DDIM": ("euler", None),
+    "PLMS": ("plms", None),
+    "UniPC": ("unipc_bh1", None),
+    "Restart": ("restart", "karras"),
+    "LCM": ("consistency", None),
+    "DPM2": ("dpm2", None),
+    "DPM2 a": ("dpm2_ancestral", None),
+    "DPM++ 2S a": ("dpmpp_2s_ancestral", None),
+    "DPM++ 2M": ("dpmpp_2m", None),
+    "DPM++ 2M Karras": ("dpmpp_2m", "karras"),
+    "DPM++ SDE": ("dpmpp_sde", None),
+    "DPM++ SDE Karras": ("dpmpp_sde", "karras"),
+    "DPM++ 2M SDE": ("dpmpp_2m_sde", None),
+    "DPM++ 2M SDE Karras": ("dpmpp_2m_sde", "karras"),
+    "DPM++ 3M SDE": ("dpmpp_3m_sde", None),
+    "DPM++ 3M SDE Exponential": ("dpmpp_3m_sde", "exponential"),
 }
 
 __all__ = [

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from core.denoiser import Bound
+from core.sample.heun import is_far
 from core.sample.renoise import KeepRule, posterior, split
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
 
@@ -96,6 +97,8 @@ def _two_stage(
 
 
 def _midpoint(x: Tensor, clean: Tensor, inner: Tensor, here: Level, middle: Level, down: Level) -> Tensor:
+    if is_far(here, down):
+        return toward(x, clean, here, down)
     # The noise seen at the middle is eps + (clean - inner) / r_middle; it is followed over all of r_down - r_here.
     correction = down.alpha * (here.ratio - down.ratio) / middle.ratio
     return toward(x, clean, here, down) + correction * (inner - clean)

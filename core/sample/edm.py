@@ -13,7 +13,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.heun import both_ends
+from core.sample.heun import both_ends, unless_far
 from core.sample.renoise import diffuse
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
 from core.sample.walk import is_inner, look
@@ -36,12 +36,13 @@ def edm(
     gives less churn there.
     """
     path = levels(denoise.schedule, times)
+    method = unless_far(both_ends)
     gamma = min(churn / (len(path) - 1), math.sqrt(2) - 1)
     for index, (here, there) in enumerate(pairwise(path)):
         if gamma > 0 and s_tmin <= here.ratio <= s_tmax:
             x, here = lift(denoise, x, here, here.half_log_snr - math.log1p(gamma), s_noise * noise.normal(x, index))
         seen = look(denoise, x, here)
-        x = both_ends(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
+        x = method(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
         yield Step(index, there.t, x, seen.clean)
 
 

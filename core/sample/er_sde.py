@@ -57,7 +57,8 @@ def er_sde(
     history: list[tuple[float, Tensor, Tensor | None]] = []  # ratio, estimate, its slope; the latest last
     for index, (here, there) in enumerate(zip(path, path[1:])):
         clean = denoise(x, here.t)
-        kept = scale(there.ratio) / scale(here.ratio) if here.alpha > 0 and there.sigma > 0 else 0.0
+        leaves = there.alpha > 0 and there.sigma > 0  # otherwise x stays pure noise, or ends in x0
+        kept = scale(there.ratio) / scale(here.ratio) if leaves else 1.0
         down, fresh = split(there, min(kept, 1.0))
         x = toward(x, clean, here, down)
         slope = _difference(here.ratio, clean, history, order)

@@ -29,6 +29,11 @@ def dpm2(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterat
     return one_step(denoise, x, times, unless_far(_middle))
 
 
+def is_far(here: Level, there: Level) -> bool:
+    """Whether a step leaps out of high noise: sigma / alpha falls from far above 1 by more than tenfold."""
+    return here.ratio > 10 * max(1.0, there.ratio)
+
+
 def unless_far(method: OneStep) -> OneStep:
     """A method that follows the noise, and Euler where a step leaps out of high noise.
 
@@ -37,7 +42,7 @@ def unless_far(method: OneStep) -> OneStep:
     """
 
     def step(denoise: Bound, seen: Seen, there: Level) -> Tensor:
-        if seen.level.ratio > 10 * max(1.0, there.ratio):
+        if is_far(seen.level, there):
             return toward(seen.x, seen.clean, seen.level, there)
         return method(denoise, seen, there)
 

@@ -52,7 +52,8 @@ def predictor_corrector(
         for part in range(1, corrections + 1):
             score = _score(denoise(x, here.t), x, here)
             unit = noise.normal(x, index, part)
-            x = _langevin(x, score, unit, 2 * (here.alpha / there.alpha * snr) ** 2, norm)
+            carry = here.alpha / there.alpha if here.alpha > 0 else 0.0
+            x = _langevin(x, score, unit, 2 * (carry * snr) ** 2, norm)
         clean = denoise(x, here.t)
         x = _reverse_diffusion(x, clean, here, there, noise, index)
         yield Step(index, there.t, x, clean)

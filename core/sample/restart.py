@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.edm import lift
-from core.sample.heun import both_ends
+from core.sample.heun import both_ends, unless_far
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
 from core.sample.walk import is_inner, look
 
@@ -51,19 +51,22 @@ def restart(
     path = levels(denoise.schedule, times)
     for index, (here, there) in enumerate(pairwise(path)):
         x, clean = _descend(denoise, x, [here, there])
+        parts = count()  # every draw of a step has its own part, also where intervals share a bottom
         for interval in intervals:
             way = _way_down(denoise, interval, path, there) if _is_bottom(there, interval, path) else []
-            for part in range(interval.repeats if len(way) > 1 else 0):
-                x, top = lift(denoise, x, there, way[0].half_log_snr, s_noise * noise.normal(x, index, part))
+            for _ in range(interval.repeats if len(way) > 1 else 0):
+                unit = noise.normal(x, index, next(parts))
+                x, top = lift(denoise, x, there, way[0].half_log_snr, s_noise * unit)
                 x, clean = _descend(denoise, x, [top, *way[1:]])
         yield Step(index, there.t, x, clean)
 
 
 def _descend(denoise: Bound, x: Tensor, path: Sequence[Level]) -> tuple[Tensor, Tensor]:
     """Heun's method down a path of levels: x at its end and the last estimate at a step's start."""
+    method = unless_far(both_ends)
     for here, there in pairwise(path):
         seen = look(denoise, x, here)
-        x = both_ends(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
+        x = method(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
     return x, seen.clean
 
 
