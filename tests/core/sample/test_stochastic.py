@@ -17,7 +17,7 @@ from core.sample import STOCHASTIC, run
 from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large, learned, small
-from core.sample.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
+from core.sample.dpm import dpmpp_2m, dpmpp_2s
 from core.sample.edm import edm
 from core.sample.er_sde import er_sde, ode
 from core.sample.euler import euler
@@ -59,7 +59,6 @@ def walk(sampler: Sampler, schedule: Schedule, steps: int = 8, count: int = 5) -
         (partial(dpmpp_2m_sde, eta=0.0), dpmpp_2m),
         (partial(dpmpp_2m_sde, eta=0.0, slope=exact_slope), partial(exponential, order=2)),
         (partial(dpmpp_3m_sde, eta=0.0), partial(exponential, order=3, start=None)),
-        (partial(dpmpp_3m_sde, eta=0.0, curvature=0.5), dpmpp_3m),
         (partial(sa_solver, tau=constant(0.0), predictor=1, corrector=0), euler),
         (partial(sa_solver, tau=constant(0.0), predictor=3, corrector=0), partial(exponential, order=3, start=None)),
         (partial(er_sde, order=1, scale=ode), euler),

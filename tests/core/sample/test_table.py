@@ -36,3 +36,9 @@ def test_evaluations_are_the_claimed_ones(name: str) -> None:
     assert len(states) == 6
     assert len(calls) in (inner, inner + SAMPLERS[name].evaluations - 1)
     assert torch.isfinite(run(iter(SAMPLERS[name].sampler(denoise, x, times, noise)))).all()
+
+
+def test_names_of_classes_are_those_of_diffusers() -> None:
+    import diffusers
+
+    assert all(hasattr(diffusers, alias) for alias in ALIASES if alias.endswith("Scheduler"))
