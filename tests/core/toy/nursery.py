@@ -63,7 +63,7 @@ def kill(pid: int, folder: Path, chance: random.Random) -> int:
     """Kill a run: one in four at any moment of its start, the others a random moment after they wrote something."""
     known = reached(folder)
     if chance.random() < 0.25:
-        time.sleep(chance.uniform(0, 1))
+        time.sleep(chance.uniform(0, 0.4))
     else:
         while reached(folder) == known and os.waitpid(pid, os.WNOHANG)[0] == 0:
             time.sleep(0.002)
@@ -78,7 +78,7 @@ def main(folder: Path, kills: int, workers: int, parts: int) -> dict[str, object
     """Train once without a break and once with many."""
     # Forked children must find no threads of the parent's arithmetic.
     torch.set_num_threads(1)
-    recipe: Recipe = build("toy.recipes.points.circle", {"steps": 15 * (kills + 1), "parts": parts}, ("toy",))
+    recipe: Recipe = build("toy.recipes.points.circle", {"steps": 120 * (kills + 1), "parts": parts}, ("toy",))
 
     def run(name: str) -> Run:
         return Run(folder / name, workers, log=5, save=3, hold_out=20, show=0, tensorboard=False, cpu=True)
