@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,14 @@ class Bindable(Protocol):
         """Fix the condition, computing once what does not depend on x."""
 
 
+@runtime_checkable
+class Preparable(Protocol):
+    """A network that can do beforehand what does not depend on x: the keys and values of text, modulations, positions."""
+
+    def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network with its condition inside: x (B, ...), time () or (B,) -> its output."""
+
+
 def spread(value: Tensor, x: Tensor) -> Tensor:
     """Shape a scalar () or a value per sample (B,) to broadcast against x (B, ...), on x's device and in x's dtype."""
     value = value.to(device=x.device, dtype=x.dtype)
@@ -74,11 +82,15 @@ class Denoiser(nn.Module):
 
     def output(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The raw output of the network about x (B, ...) at t () or (B,)."""
+        scaled, time = self._inputs(x, t)
+        output: Tensor = self.net(scaled, time.expand(x.shape[0]), cond)
+        return output
+
+    def _inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees: x scaled, and the time it embeds, shaped like t."""
         alpha, sigma = self.schedule(t)
         scale = spread(self.prediction.scale(alpha, sigma), x)
-        time = self.clock(t).to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-        output: Tensor = self.net(scale * x, time.expand(x.shape[0]), cond)
-        return output
+        return scale * x, self.clock(t).to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def read(self, x: Tensor, t: Tensor, output: Tensor) -> Estimate:
         """x0, and the variance mix if one is learned, from the network's output."""
@@ -95,8 +107,11 @@ class Denoiser(nn.Module):
         return self.read(x, t, self.output(x, t, cond)).clean
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        """Fix the condition."""
-        return Bound(self.schedule, lambda x, t: self.read(x, t, self.output(x, t, cond)))
+        """Fix the condition; a ``Preparable`` network does its share of the work here, once."""
+        if not isinstance(self.net, Preparable):
+            return Bound(self.schedule, lambda x, t: self.read(x, t, self.output(x, t, cond)))
+        answer = self.net.prepare(cond)
+        return Bound(self.schedule, lambda x, t: self.read(x, t, answer(*self._inputs(x, t))))
 
 
 def _host(value: Tensor, x: Tensor) -> Tensor:
