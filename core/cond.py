@@ -24,6 +24,7 @@ class Cond:
     mask: Tensor | None = None  # (B, L)           which tokens are real
     concat: Tensor | None = None  # (B, C, *grid)  depth map, masked image, first frame, low resolution
     valid: Tensor | None = None  # (B, N)          which positions of x exist
+    guidance: Tensor | None = None  # (B,)         the guidance that a distilled network imitates
 
     @classmethod
     def cat(cls, conds: Sequence[Self]) -> Self:
