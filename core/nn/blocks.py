@@ -101,11 +101,15 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, channels, *grid), embedding (B, embedded) already activated -> (B, out, *grid)."""
+        return self.told(x, self.time(embedding))
+
+    def told(self, x: Tensor, time: Tensor) -> Tensor:
+        """The block when its projection of the embedding, (B or 1, out) or twice as wide, is known already."""
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        time = self.style.spread(self.time(embedding))
+        time = self.style.spread(time)
         if self.style.scale_shift:
             scale, shift = time.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
