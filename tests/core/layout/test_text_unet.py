@@ -143,7 +143,7 @@ def test_shards_and_a_variant_in_half_precision(tmp_path: Path) -> None:
 
 def test_every_tensor_counts(tmp_path: Path) -> None:
     """Any tensor missing or too many is refused; any two swapped and the network says something else."""
-    config = {**SD1, "layers_per_block": 1}
+    config = {**CONFIGS["wide groups"], "layers_per_block": 1}
     model, inputs = reference(config), Inputs(config, (4, 4))
     model.save_pretrained(tmp_path)
     net, _ = load_diffusers(tmp_path)

@@ -73,6 +73,8 @@ UPSCALER: dict[str, Any] = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "sd1": SD1,
     "sd1 inpaint": {**SD1, "in_channels": 9},
+    # A group of one channel forgets every bias and every time before it; wider groups keep them.
+    "wide groups": {**SD1, "norm_num_groups": 8},
     "sd2": SD2,
     "depth": {**SD2, "in_channels": 5},
     "lcm": {**SD1, "time_cond_proj_dim": 32},
