@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,36 @@ class Dataset(Protocol):
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The examples at some indices: "x" (B, ...) and whatever conditioners look for, batched."""
+
+
+@runtime_checkable
+class Arranged(Protocol):
+    """A data set with an order of its own, such as one that fills each batch from one bucket of shapes."""
+
+    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+        """Which examples the positions of the run stand for: a function of the seed and the positions only."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
+
+    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+        """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""
+
+
+def arrange(data: Dataset, seed: int, positions: Sequence[int]) -> list[int]:
+    """Which examples the positions stand for: the data's own order, or else a new permutation for each epoch."""
+    if isinstance(data, Arranged):
+        return data.arrange(seed, positions)
+    places = np.asarray(positions, dtype=np.int64)
+    epochs = places // len(data)
+    found = np.empty_like(places)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        found[here] = _order(seed, epoch, len(data))[places[here] % len(data)]
+    listed: list[int] = found.tolist()
+    return listed
 
 
 @dataclass(frozen=True)
@@ -72,19 +102,13 @@ class Ordered:
 
     def indices(self, positions: Sequence[int]) -> list[int]:
         """Which examples the positions stand for."""
-        places = np.asarray(positions, dtype=np.int64)
-        epochs = places // len(self.data)
-        found = np.empty_like(places)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            found[here] = _order(self.seed, epoch, len(self.data))[places[here] % len(self.data)]
-        listed: list[int] = found.tolist()
-        return listed
+        return arrange(self.data, self.seed, positions)
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         rows = self.indices(positions)
-        batch = check(self.data.get(rows), rows)
-        return batch if self.augment is None else self.augment(batch, Draw(self.seed, positions))
+        draw = Draw(self.seed, positions)
+        batch = check(self.data.get_drawn(rows, draw) if isinstance(self.data, Drawn) else self.data.get(rows), rows)
+        return batch if self.augment is None else self.augment(batch, draw)
 
 
 # Two epochs, because a batch can straddle them.
