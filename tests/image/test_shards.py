@@ -1,0 +1,154 @@
+"""Tar shards: any example by its number, the same as from the files themselves, and every kind of damage named."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.data import Ordered, Shares, stream
+from image.data import DataError
+from image.folder import open_captioned
+from image.shards import braces, open_shards
+
+COUNT = 11
+
+
+def png(number: int, kind: str = "png") -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (10 + number, 14, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def tar(path: Path, members: Mapping[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=kind) as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same eleven pictures as files in "plain" and as three shards in "shards"."""
+    home = tmp_path_factory.mktemp("data")
+    (home / "plain").mkdir()
+    (home / "shards").mkdir()
+    members: dict[str, bytes] = {}
+    for number in range(COUNT):
+        name, words = f"{number:03d}", f"picture {number}, ä"
+        (home / "plain" / f"{name}.png").write_bytes(png(number))
+        (home / "plain" / f"{name}.txt").write_text(words, encoding="utf-8")
+        caption = {f"{name}.json": json.dumps({"caption": words}).encode()} if number % 2 else {}
+        members |= {f"./{name}.png": png(number), **(caption or {f"./{name}.txt": words.encode()})}
+        members |= {f"./{name}.seg.cls": b"7"}
+        members = {key.removeprefix("./") if number > 7 else key: value for key, value in members.items()}
+        if number in (3, 7, COUNT - 1):
+            # Long names take a header more in this format.
+            tar(home / "shards" / f"a-{number:03d}.tar", members, tarfile.PAX_FORMAT)
+            members = {}
+    return home
+
+
+def test_shards_are_the_folder_in_any_order(folder: Path) -> None:
+    plain, packed = open_captioned(folder / "plain", 8), open_captioned(folder / "shards", 8)
+    assert len(packed) == COUNT
+    rows = [10, 0, 7, 3, 4, 8, 1, 9, 2, 5, 6]
+    first, second = plain.get(rows), packed.get(rows)
+    assert first["caption"] == second["caption"]
+    for name in ("x", "size", "crop", "target"):
+        assert torch.equal(first[name], second[name])
+
+
+def test_a_run_over_shards_starts_anywhere(folder: Path) -> None:
+    data = Ordered(open_captioned(folder / "shards", 8, random_crop=True), seed=1)
+    whole = list(islice(stream(data, Shares(4), 0), 6))
+    for step, (mine,) in enumerate(islice(stream(data, Shares(4), 3, workers=2), 3), start=3):
+        assert torch.equal(mine["x"], whole[step][0]["x"]) and mine["caption"] == whole[step][0]["caption"]
+
+
+def test_patterns_name_shards(folder: Path) -> None:
+    shards = folder / "shards"
+    for pattern, count in (("a-{003,010}.tar", 7), ("a-*.tar", COUNT), ("a-{003..003}.tar", 4), ("{a,a}-007.tar", 8)):
+        assert len(open_shards(shards / pattern)) == count
+    assert list(braces("x{08..11}/{a,b}")) == [f"x{n}/{c}" for n in ("08", "09", "10", "11") for c in "ab"]
+    with pytest.raises(DataError, match=r"a-004.tar does not exist"):
+        open_shards(shards / "a-{003..004}.tar")
+    with pytest.raises(DataError, match="no file matches"):
+        open_captioned(shards / "b-*.tar", 8)
+
+
+def test_only_headers_are_read_when_shards_are_opened(tmp_path: Path) -> None:
+    content = bytearray(tar(tmp_path / "a.tar", {"a.png": png(0), "a.txt": b"hello"}).read_bytes())
+    at = content.index(b"hello")
+    content[at : at + 5] = b"later"
+    content[512:600] = bytes(88)
+    (tmp_path / "a.tar").write_bytes(content)
+    data = open_captioned(tmp_path / "a.tar", 8)
+    assert data.source.caption(0) == "later"
+    with pytest.raises(DataError, match=r"a.png in .*a.tar cannot be read as an image"):
+        data.get([0])
+
+
+def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    """Also where tarfile itself sees nothing wrong: between two members, and within a header."""
+    whole = tar(tmp_path / "whole.tar", {"a.png": b"x" * 700, "a.txt": b"a", "b.png": b"x" * 30, "b.txt": b"b"})
+    content = whole.read_bytes()
+    end = 512 * (1 + 2 + 2 + 2 + 2)
+    assert len(open_shards(whole)) == 2
+    for length in range(0, end + 1, 128):
+        (tmp_path / "cut.tar").write_bytes(content[:length])
+        with pytest.raises(DataError, match="cut short"):
+            open_shards(tmp_path / "cut.tar")
+    damaged = bytearray(content)
+    damaged[512 * 5 + 3] ^= 0xFF  # in the third header
+    (tmp_path / "cut.tar").write_bytes(damaged)
+    with pytest.raises(DataError, match="cut short or damaged"):
+        open_shards(tmp_path / "cut.tar")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "holds no captioned pictures"),
+        ({"a.png": b"", "b.png": b"", "b.txt": b"b"}, "a.png in .* has no caption: put a.txt"),
+        ({"a.txt": b"a", "b.png": b""}, "holds 0 pictures for 'a'"),
+        ({"a.png": b"", "a.jpg": b"", "a.txt": b"a"}, "holds 2 pictures for 'a'"),
+        ({"a.png": b"", "a.PNG": b"", "a.txt": b"a"}, "holds a.png twice"),
+    ],
+)
+def test_bad_shards_are_refused(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_shards(tar(tmp_path / "a.tar", members))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b" \n", "a.txt in .* says nothing"),
+        ("a.txt", b"\xff\xff", "a.txt in .* is not UTF-8"),
+        ("a.json", b"{", "a.json in .* is not a JSON object"),
+        ("a.json", b"[1]", "is not a JSON object"),
+        ("a.json", b'{"caption": 3}', "says nothing"),
+        ("a.json", b'{"title": "a"}', "says nothing"),
+    ],
+)
+def test_bad_captions_are_named_when_they_are_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    data = open_captioned(tar(tmp_path / "a.tar", {"a.png": png(0), name: content}), 8)
+    with pytest.raises(DataError, match=message):
+        data.get([0])
+
+
+def test_compressed_shards_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz"), pytest.raises(DataError, match="uncompressed"):
+        open_captioned(tmp_path / "a.tar.gz", 8)
