@@ -98,7 +98,7 @@ def sd2_depth() -> Plan:
 
 def upscaler() -> Plan:
     """Stable Diffusion's x4 upscaler without its table of noise levels: 472,374,020 parameters, 473,398,020 with it."""
-    return Plan(7, 4, (256, 512, 512, 1024), (0, 1, 1, 1), text_width=1024, cross_only=(0, 1, 2), linear=True)
+    return Plan(7, 4, (256, 512, 512, 1024), (0, 1, 1, 1), text_width=1024, cross_only=(1, 2), linear=True)
 
 
 def sdxl() -> Plan:
