@@ -1,0 +1,314 @@
+"""Flux: text and image tokens in one attention, first as two streams, then as one (Black Forest Labs, 2024).
+
+    image = Linear(patches of [x, concat]);  text = Linear(tokens)
+    c = embed(time) + embed(guidance) + embed(vector)
+    double blocks: each stream its own modulations by c, QKV and perceptron; one attention over [text, image]
+    single blocks: h = h + gate * Linear([attention(q, k, v), gelu(m)]),  q, k, v, m = Linear(modulated norm of h)
+    out = patches folded back from Linear(modulated norm of the image tokens)
+
+Queries and keys are RMS-normalised and then turned by the coordinates (0, row, column) of their patch; text lies at the
+origin. A patch is p x p places, its channels in the order (channel, row, column).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.cond import Cond
+from core.nn.attention import attend, merge_heads
+from core.nn.dit import TimeEmbedding, linear, modulate
+from core.nn.rope import grid_coordinates, rotate, rotations
+
+EPSILON = 1e-6  # of every norm
+GUIDANCE_UNITS = 1000.0  # what the network embeds is 1000 g, as its time is 1000 t
+
+M = TypeVar("M", bound=nn.Module)
+Modulation = tuple[Tensor, ...]  # of a norm and what follows it: shift, 1 + scale, gate (B, 1, D)
+
+
+class Modulations(NamedTuple):
+    """What time, guidance and vector tell every layer; a function of them and of nothing else, so it may be kept."""
+
+    doubles: list[tuple[Modulation, Modulation]]  # text and image: shift, 1 + scale, gate of attention, then of MLP
+    singles: list[Modulation]
+    last: Modulation  # shift, 1 + scale
+
+
+class Told(NamedTuple):
+    """What of a condition depends neither on x nor on time."""
+
+    text: Tensor  # (B, L, D)
+    embedded: Tensor  # (B, D), of guidance and vector
+    concat: Tensor | None  # (B, C', H, W)
+    mask: Tensor | None  # (B, L)
+
+
+def listed(modules: Iterable[M]) -> list[M]:
+    """An ``nn.ModuleList`` that a type checker sees as the list of its modules."""
+    return cast(list[M], nn.ModuleList(modules))
+
+
+def pack(x: Tensor, patch: int) -> Tensor:
+    """A grid (B, C, *sizes) -> its patches (B, N, C * patch^axes), channels in the order (channel, place)."""
+    axes = x.ndim - 2
+    if any(size % patch for size in x.shape[2:]):
+        raise ValueError(f"grid {tuple(x.shape[2:])} does not divide into patches of {patch}: pad or crop it")
+    cells = x.reshape(*x.shape[:2], *[part for size in x.shape[2:] for part in (size // patch, patch)])
+    order = (0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))  # (B, *tokens, C, *patch)
+    return cells.permute(order).flatten(1 + axes).flatten(1, axes)
+
+
+def unpack(tokens: Tensor, patch: int, sizes: Sequence[int]) -> Tensor:
+    """The way back: (B, N, C * patch^axes) -> (B, C, *sizes)."""
+    axes = len(sizes)
+    cells = tokens.unflatten(1, [size // patch for size in sizes]).unflatten(-1, (-1, *[patch] * axes))
+    order = (0, 1 + axes, *[axis for pair in zip(range(1, 1 + axes), range(2 + axes, 2 + 2 * axes)) for axis in pair])
+    return cells.permute(order).reshape(len(tokens), -1, *sizes)
+
+
+class Perceptron(nn.Module):
+    """Two layers about a SiLU, for the pooled text: (B, vector) -> (B, width)."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(features, width), nn.Linear(width, width)
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        embedding: Tensor = self.second(F.silu(self.first(vector)))
+        return embedding
+
+
+class Projection(nn.Module):
+    """Queries and keys, normalised and scaled, and values of tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = linear(width, 3 * width)  # rows [q; k; v]
+        self.scale = nn.Parameter(torch.ones(2, width // heads))  # of the queries and of the keys
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, N, D) -> queries and keys (B, N, 2, heads, d), values (B, N, heads, d)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
+        normed = F.rms_norm(qkv[:, :, :2], qkv.shape[-1:], eps=EPSILON)
+        return normed * self.scale[:, None], qkv[:, :, 2]
+
+
+def look(pair: Tensor, value: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of queries and keys (B, N, 2, heads, d) at their places and values (B, N, heads, d): (B, N, D)."""
+    query, key = rotate(pair, turns).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+    return merge_heads(attend(query, key, value.transpose(1, 2), mask))
+
+
+class Stream(nn.Module):
+    """What text or image has for itself in a double block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.modulator = linear(width, 6 * width, gain=0.0)
+        self.attention = Projection(width, heads)
+        self.project = linear(width, width)
+        self.expand = linear(width, 4 * width)
+        self.contract = linear(4 * width, width)
+
+    def bring(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
+        """What x (B, N, D) brings to the attention: queries and keys, values."""
+        shift, scale, *_ = modulation
+        pair: tuple[Tensor, Tensor] = self.attention(modulate(x, shift, scale, EPSILON))
+        return pair
+
+    def take(self, x: Tensor, seen: Tensor, modulation: Modulation) -> Tensor:
+        """What becomes of x (B, N, D) with what it has seen (B, N, D)."""
+        _, _, gate, shift, scale, last_gate = modulation
+        x = torch.addcmul(x, gate, self.project(seen))
+        hidden = F.gelu(self.expand(modulate(x, shift, scale, EPSILON)), approximate="tanh")
+        return torch.addcmul(x, last_gate, self.contract(hidden))
+
+
+class DoubleBlock(nn.Module):
+    """Two streams that meet in one attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.text, self.image = Stream(width, heads), Stream(width, heads)
+
+    def forward(
+        self, text: Tensor, image: Tensor, modulation: tuple[Modulation, Modulation], turns: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """text (B, L, D), image (B, N, D), turns of [text, image], mask (B, L + N) -> the two streams."""
+        of_text, of_image = self.text.bring(text, modulation[0]), self.image.bring(image, modulation[1])
+        pair, value = (torch.cat(parts, dim=1) for parts in zip(of_text, of_image))
+        by_text, by_image = look(pair, value, turns, mask).split([text.shape[1], image.shape[1]], dim=1)
+        return self.text.take(text, by_text, modulation[0]), self.image.take(image, by_image, modulation[1])
+
+
+class SingleBlock(nn.Module):
+    """Attention and perceptron side by side, over text and image as one sequence."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.modulator = linear(width, 3 * width, gain=0.0)
+        self.attention = Projection(width, heads)
+        self.expand = linear(width, 4 * width)
+        self.leave = linear(5 * width, width)  # columns [attention, perceptron]
+
+    def forward(self, x: Tensor, modulation: Modulation, turns: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, L + N, D) -> the same."""
+        shift, scale, gate = modulation
+        normed = modulate(x, shift, scale, EPSILON)
+        pair, value = self.attention(normed)
+        seen = look(pair, value, turns, mask)
+        hidden = F.gelu(self.expand(normed), approximate="tanh")
+        return torch.addcmul(x, gate, self.leave(torch.cat([seen, hidden], dim=-1)))
+
+
+class Flux(nn.Module):
+    """The Flux transformer over image-shaped latents."""
+
+    def __init__(
+        self,
+        channels: int = 16,
+        heads: int = 24,
+        doubles: int = 19,
+        singles: int = 38,
+        text_width: int = 4096,
+        vector_width: int = 768,
+        axes: tuple[int, ...] = (16, 56, 56),
+        patch: int = 2,
+        guided: bool = True,
+        told_channels: int = 0,
+    ) -> None:
+        """axes: channels of a head for the index (0) and each axis of the grid; they add up to the width of a head.
+
+        guided: the network is told the guidance that it imitates (dev); vector_width 0 is a network without pooled
+        text; told_channels: those of ``cond.concat``, which join x's (Fill, Canny, Depth).
+        """
+        super().__init__()
+        self.width = width = heads * sum(axes)
+        self.channels, self.patch, self.axes, self.heads = channels, patch, axes, heads
+        cell = patch ** (len(axes) - 1)
+        self.enter = linear((channels + told_channels) * cell, width)
+        self.text = linear(text_width, width)
+        self.time = TimeEmbedding(width, 0.0)
+        self.vector = Perceptron(vector_width, width) if vector_width else None
+        self.guidance = TimeEmbedding(width, 0.0) if guided else None
+        if self.guidance is not None:
+            # A new student of guidance begins as its teacher.
+            nn.init.zeros_(self.guidance.second.weight)
+        self.doubles = listed(DoubleBlock(width, heads) for _ in range(doubles))
+        self.singles = listed(SingleBlock(width, heads) for _ in range(singles))
+        self.last_modulator = linear(width, 2 * width, gain=0.0)
+        self.readout = linear(width, channels * cell, gain=0.0)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
+        """x (B, C, *sizes), time (B,) = 1000 t, cond.tokens (B, L, text_width), and vector, guidance, concat, mask.
+
+        Raises ValueError where the condition lacks what the network was built to hear, or x does not cut into patches.
+        """
+        told = self.hear(cond)
+        return self.denoise(x, self.modulations(time, told.embedded), told, self.places(x, told))
+
+    def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network with its condition inside; positions of a grid and modulations of a single time are kept."""
+        told = self.hear(cond)
+        places: dict[torch.Size, Tensor] = {}
+        kept: dict[float, Modulations] = {}
+
+        def answer(x: Tensor, time: Tensor) -> Tensor:
+            if x.shape[2:] not in places:
+                places[x.shape[2:]] = self.places(x, told)
+            if time.ndim:
+                modulations = self.modulations(time, told.embedded)
+            else:
+                moment = float(time)
+                if moment not in kept:
+                    kept[moment] = self.modulations(time.view(1), told.embedded)
+                modulations = kept[moment]
+            return self.denoise(x, modulations, told, places[x.shape[2:]])
+
+        return answer
+
+    def hear(self, cond: Cond) -> Told:
+        """What the condition means to the network, computed once for all times and all x."""
+        if cond.tokens is None:
+            raise ValueError("this network reads text: give it tokens (cond.tokens)")
+        embedded = cond.tokens.new_zeros(len(cond.tokens), self.width)
+        if self.vector is not None:
+            if cond.vector is None:
+                raise ValueError("this network hears a pooled text: give it a vector (cond.vector)")
+            embedded = embedded + self.vector(cond.vector)
+        if self.guidance is not None:
+            if cond.guidance is None:
+                raise ValueError("this network imitates guidance: tell it which (cond.guidance, 3.5 for Flux dev)")
+            embedded = embedded + self.guidance(GUIDANCE_UNITS * cond.guidance.float())
+        return Told(self.text(cond.tokens), embedded, cond.concat, cond.mask)
+
+    def cut(self, x: Tensor, concat: Tensor | None) -> Tensor:
+        """The patches of x and of what stands beside it: (B, N, features)."""
+        patches = pack(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
+        if patches.shape[-1] != self.enter.in_features:
+            cell = self.patch ** (x.ndim - 2)
+            told = self.enter.in_features // cell - self.channels
+            raise ValueError(
+                f"patches of {patches.shape[-1]} numbers, not {self.enter.in_features}: this network takes x of "
+                f"{self.channels} channels and {told} channels beside it (cond.concat)"
+            )
+        return patches
+
+    def places(self, x: Tensor, told: Told) -> Tensor:
+        """The turns of text and patches: (L + N, d / 2, 2)."""
+        grid = grid_coordinates([size // self.patch for size in x.shape[2:]])
+        if grid.shape[1] != len(self.axes) - 1:
+            raise ValueError(f"x has {grid.shape[1]} axes: this network is made for {len(self.axes) - 1}")
+        patches = F.pad(grid, (1, 0))  # (N, axes), the first coordinate 0
+        text = patches.new_zeros(told.text.shape[1], patches.shape[1])
+        return rotations(torch.cat([text, patches]), self.axes).to(x.device)
+
+    def modulations(self, time: Tensor, embedded: Tensor) -> Modulations:
+        """Everything that depends on time (B,) or (1,) and on the embedded condition (B, D) only."""
+        active = F.silu(self.time(time) + embedded)[:, None]  # (B, 1, D)
+        doubles = [
+            (_ready(block.text.modulator(active), 6), _ready(block.image.modulator(active), 6))
+            for block in self.doubles
+        ]
+        singles = [_ready(block.modulator(active), 3) for block in self.singles]
+        return Modulations(doubles, singles, _ready(self.last_modulator(active), 2))
+
+    def denoise(self, x: Tensor, modulations: Modulations, told: Told, turns: Tensor) -> Tensor:
+        """The network, all else given: x (B, C, *sizes) -> (B, C, *sizes)."""
+        text, image = told.text, self.enter(self.cut(x, told.concat))
+        length, mask = text.shape[1], told.mask
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
+        for double, told_double in zip(self.doubles, modulations.doubles):
+            text, image = double(text, image, told_double, turns, mask)
+        tokens = torch.cat([text, image], dim=1)
+        for single, told_single in zip(self.singles, modulations.singles):
+            tokens = single(tokens, told_single, turns, mask)
+        shift, scale = modulations.last
+        said = self.readout(modulate(tokens[:, length:], shift, scale, EPSILON))  # (B, N, features)
+        return unpack(said, self.patch, x.shape[2:])
+
+
+def _ready(said: Tensor, count: int) -> Modulation:
+    """shift, scale, gate, ... -> shift, 1 + scale, gate, ..."""
+    parts = said.chunk(count, dim=-1)
+    return tuple(1 + part if i % 3 == 1 else part for i, part in enumerate(parts))
+
+
+def flux_dev() -> Flux:
+    """FLUX.1 dev, which imitates guidance."""
+    return Flux()
+
+
+def flux_schnell() -> Flux:
+    """FLUX.1 schnell, which needs none."""
+    return Flux(guided=False)
