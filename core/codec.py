@@ -9,11 +9,23 @@ from core.random import Draw
 
 
 class Codec(nn.Module):
-    """Data that is diffused as it is, and the base of all others."""
+    """Data that is diffused as it is, and the base of all others.
+
+    Encoding has two halves, so that the costly one can be done once and kept: ``describe`` is a function of the data,
+    and ``pick`` takes what is diffused from a description.
+    """
 
     def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
         """Data (B, ...) -> what is diffused. A stochastic codec takes its noise from ``draw``, its mode without it."""
+        return self.pick(self.describe(data), draw)
+
+    def describe(self, data: Tensor) -> Tensor:
+        """All that encoding needs to know of data (B, ...), such as the mean and variance of its latents."""
         return data
+
+    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
+        """What is diffused, from what ``describe`` said."""
+        return description
 
     def decode(self, code: Tensor) -> Tensor:
         """What is diffused -> data."""
@@ -41,7 +53,7 @@ class Standardize(Codec):
         deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
         return cls(mean[0], deviation[0], unit)
 
-    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+    def describe(self, data: Tensor) -> Tensor:
         return (data - self.mean) * self.scale
 
     def decode(self, code: Tensor) -> Tensor:
@@ -58,7 +70,7 @@ class Scale(Codec):
         self.factor = factor
         self.shift = shift
 
-    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+    def describe(self, data: Tensor) -> Tensor:
         return (data - self.shift) * self.factor
 
     def decode(self, code: Tensor) -> Tensor:
@@ -68,7 +80,7 @@ class Scale(Codec):
 class Pixels(Codec):
     """Bytes (uint8, 0 to 255) as numbers in [-1, 1]; what is already a float is left as it is."""
 
-    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
+    def describe(self, data: Tensor) -> Tensor:
         return data if data.is_floating_point() else data.float() / 127.5 - 1
 
     def decode(self, code: Tensor) -> Tensor:
@@ -76,7 +88,7 @@ class Pixels(Codec):
 
 
 class Chain(Codec):
-    """Codecs one after the other: the first sees the data."""
+    """Codecs one after the other: the first sees the data, and is the one that describes it."""
 
     def __init__(self, *codecs: Codec) -> None:
         super().__init__()
@@ -85,10 +97,16 @@ class Chain(Codec):
     def _parts(self) -> list[Codec]:
         return [codec for codec in self.codecs if isinstance(codec, Codec)]
 
-    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
-        for codec in self._parts():
-            data = codec.encode(data, draw)
-        return data
+    def describe(self, data: Tensor) -> Tensor:
+        parts = self._parts()
+        return parts[0].describe(data) if parts else data
+
+    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
+        parts = self._parts()
+        code = parts[0].pick(description, draw) if parts else description
+        for codec in parts[1:]:
+            code = codec.encode(code, draw)
+        return code
 
     def decode(self, code: Tensor) -> Tensor:
         for codec in reversed(self._parts()):

@@ -50,7 +50,7 @@ class Bindable(Protocol):
 
 @runtime_checkable
 class Preparable(Protocol):
-    """A network that can do beforehand what does not depend on x: the keys and values of text, modulations, positions."""
+    """A network that can do beforehand what does not depend on x: keys and values of text, modulations, positions."""
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside: x (B, ...), time () or (B,) -> its output."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,12 +31,16 @@ from core.grid import Grid
 from core.guidance import Guided
 from core.random import Noise
 from core.sample.step import Sampler, run
-from core.system import Diffusion, Guide
+from core.system import Diffusion, Guide, System
 
+S = TypeVar("S", bound=System)
 Show = Callable[[Path, Tensor, dict[str, object]], None]  # writes decoded samples to a file, with their settings
 Ask = Callable[[int, Sequence[int]], Mapping[str, Any]]  # seed, samples -> the conditions to sample them with
 Understand = Callable[[str, int], Mapping[str, Any]]  # what a person typed, count -> that condition for all samples
 Evaluate = Callable[[Tensor, Mapping[str, Any]], Mapping[str, object]]  # samples, their conditions -> figures by name
+
+
+Start = Callable[[System, Path], None]  # a system with new weights, the run's folder -> weights from elsewhere in it
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _ask_nothing(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
 class Recipe:
     """A whole system, its data and its defaults."""
 
-    system: Callable[[], Diffusion]  # lazy, so that it can be built without memory and then loaded
+    system: Callable[[], System]  # lazy, so that it can be built without memory and then loaded
     shape: tuple[int, ...]  # of one x as it is diffused, without the batch
     sampling: Sampling
     training: Training
@@ -148,6 +152,8 @@ class Recipe:
     ask: Ask = _ask_nothing
     understand: Understand | None = None
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    start: Start | None = None  # gives a new run the weights that it does not learn itself
+    described: bool = False  # describe the data by the codec once, before training, and train on that
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 
@@ -214,10 +220,12 @@ def load(path: Path, average: str | None = None, packages: Sequence[str] | None 
         raise CheckpointError(f"{path} cannot be opened: {error}") from error
     prefix = f"{chosen}/" if chosen in names[-1:] else f"ema/{chosen}/"
     system = restore(recipe.system, read(path, prefix), path)
+    if not isinstance(system, Diffusion):
+        raise CheckpointError(f"{path} is of {recipe.name}, which makes no samples: give a diffusion model")
     return Loaded(recipe, system, metadata)
 
 
-def restore(make: Callable[[], Diffusion], state: Mapping[str, Tensor], path: Path) -> Diffusion:
+def restore(make: Callable[[], S], state: Mapping[str, Tensor], path: Path) -> S:
     """A system with the weights ``state``, built without initialising its own. Raises CheckpointError on a misfit."""
     with torch.device("meta"):
         system = make()
@@ -229,10 +237,13 @@ def restore(make: Callable[[], Diffusion], state: Mapping[str, Tensor], path: Pa
     return system.eval()
 
 
-def draw(
-    recipe: Recipe, system: Diffusion, seed: int, samples: Sequence[int], sampling: Sampling | None = None
-) -> Tensor:
-    """Finished samples (len(samples), ...) of a recipe: sample i is the same in any batch and order."""
+def draw(recipe: Recipe, system: System, seed: int, samples: Sequence[int], sampling: Sampling | None = None) -> Tensor:
+    """Finished samples (len(samples), ...) of a recipe: sample i is the same in any batch and order.
+
+    Raises ValueError for a system that makes none, such as an autoencoder.
+    """
+    if not isinstance(system, Diffusion):
+        raise ValueError(f"{recipe.name} makes no samples: it is not a diffusion model")
     way = sampling or recipe.sampling
     steps = system.sample(
         Noise(seed, samples),

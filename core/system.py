@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,19 @@ from core.sample.step import Sampler, Step
 Guide = Callable[[Bindable, Cond, float], Bindable]  # denoiser, null condition, scale -> the guided denoiser
 
 
-class Diffusion(nn.Module):
+class System(nn.Module, ABC):
+    """What the training loop trains: anything that says what a batch costs."""
+
+    @abstractmethod
+    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+        """The loss of a batch, a function of the weights, the batch and the draw."""
+
+    def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+        """``loss``, under the name by which distributed wrappers call it."""
+        return self.loss(batch, draw, places)
+
+
+class Diffusion(System):
     """A denoiser with what it needs around it: what it is told, what is diffused, and what is minimised."""
 
     def __init__(
@@ -47,26 +60,30 @@ class Diffusion(nn.Module):
     def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
         """The loss of a batch ("x" (B, ...) and its conditions), a function of the weights, the batch and the draw.
 
-        ``places`` (B,) in [0, 1) fixes the noise levels, as held-out losses do.
+        ``places`` (B,) in [0, 1) fixes the noise levels, as held-out losses do. A batch whose data were described
+        beforehand (see ``Codec``) holds the description under "described" in place of "x".
         """
-        data = batch["x"].to(self.like.device, non_blocking=True)
+        device = self.like.device
         with torch.no_grad():
-            x = self.codec.encode(data, draw)
+            if "described" in batch:
+                x = self.codec.pick(batch["described"].to(device, non_blocking=True), draw)
+            else:
+                x = self.codec.encode(batch["x"].to(device, non_blocking=True), draw)
         cond = self.conditioner(batch).to(x.device)
         if self.objective.drop > 0:
             keep = self.objective.keep(draw).to(x.device)
             cond = cond.where(keep, self.conditioner.null(len(x)).to(x.device))
         return self.objective(self.denoiser, x, cond, draw, places)
 
-    def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
-        """``loss``, under the name by which distributed wrappers call it."""
-        return self.loss(batch, draw, places)
+    def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
+        """The denoiser under guidance, away from ``avoid`` or else from the null; scale 1 is itself.
 
-    def guided(self, scale: float, guide: Guide = Guided) -> Bindable:
-        """The denoiser under guidance; scale 1 is itself. Raises ValueError if there is nothing to guide away from."""
+        ``avoid`` holds conditions as ``asked`` of ``sample`` does: negative prompts, one or one a sample. Raises
+        ValueError if there is nothing to guide away from.
+        """
         if scale == 1:
             return self.denoiser
-        null = self.conditioner.null(1)
+        null = self.conditioner.null(1) if avoid is None else self.conditioner(avoid).to(self.like.device)
         if all(getattr(null, field.name) is None for field in dataclasses.fields(null)):
             raise ValueError("this model is unconditional, so guidance has nothing to move away from: leave it at 1")
         return guide(self.denoiser, null, scale)
@@ -83,13 +100,14 @@ class Diffusion(nn.Module):
         steps: int,
         guidance: float = 1.0,
         guide: Guide = Guided,
+        avoid: Mapping[str, Any] | None = None,
     ) -> Iterator[Step]:
         """Walk from noise to samples: x of each step (B, *shape) is in the codec's space, ``codec.decode`` reads it.
 
         asked holds the conditions (``{"label": ...}``), batched like ``noise.samples``; shape is that of one x. Row i
         is sample ``noise.samples[i]``, in whatever batch it is made.
         """
-        denoiser = self.guided(guidance, guide)
+        denoiser = self.guided(guidance, guide, avoid)
         cond = self.conditioner(asked).to(self.like.device)
         times = grid(denoiser.schedule, steps)
         sigma = denoiser.schedule(times[:1])[1]

@@ -26,6 +26,8 @@ from core.data import Dataset, Ordered, Shares, stream
 from core.random import Draw, Stream, network_seed
 from core.recipe import Recipe, Training, draw
 from core.record import Record
+from core.system import Diffusion
+from core.train.described import Described
 from core.train.state import State, gathered, newest, prepare, resume, save
 
 if TYPE_CHECKING:
@@ -66,11 +68,13 @@ def train(recipe: Recipe, run: Run) -> Path:
     accelerator = Accelerator(mixed_precision=training.precision, cpu=run.cpu)
     shares = Shares(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
     data, held_out = recipe.data()
-    ordered = Ordered(data, training.seed, training.augment)
-    state = prepare(recipe, accelerator)
     last = newest(run.folder)
+    state = prepare(recipe, accelerator, run.folder if last is None else None)
     if last is not None:
         resume(state, recipe, last)
+    if recipe.described:
+        data, held_out = describe(data, state), None if held_out is None else describe(held_out, state)
+    ordered = Ordered(data, training.seed, training.augment)
     main = accelerator.is_main_process
     record = Record(run.folder, state.step, training.steps, run.tensorboard) if main else None
     teller = Teller(recipe, run, held_out, record)
@@ -89,6 +93,13 @@ def train(recipe: Recipe, run: Run) -> Path:
     if last is None:
         raise ValueError("nothing was trained: the run has no steps")
     return last
+
+
+def describe(data: Dataset, state: State) -> Dataset:
+    """The data as the system's codec describes them."""
+    if not isinstance(state.system, Diffusion):
+        raise ValueError("only the data of a diffusion model can be described beforehand: it has the codec")
+    return Described(data, state.system.codec, state.skipped.device)
 
 
 def steps(

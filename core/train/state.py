@@ -18,7 +18,7 @@ from core.checkpoint import CheckpointError, read, read_metadata, remove_drafts,
 from core.ema import EMA
 from core.random import network_seed
 from core.recipe import Recipe
-from core.system import Diffusion
+from core.system import System
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,7 +29,7 @@ class State:
     """What changes while training."""
 
     wrapped: Any  # the system as ``accelerate`` prepared it, to be called
-    system: Diffusion  # the same inside its distributed wrapper
+    system: System  # the same inside its distributed wrapper
     optimizer: Any  # ``accelerate``'s wrapper of the optimizer
     adam: Any  # the AdamW inside
     ema: EMA
@@ -39,13 +39,19 @@ class State:
     skipped: Tensor = field(default_factory=lambda: torch.zeros(()))  # steps whose gradient was not finite
 
 
-def prepare(recipe: Recipe, accelerator: Accelerator) -> State:
-    """Build system, optimizer and averages on the accelerator's device, distributed as it says."""
+def prepare(recipe: Recipe, accelerator: Accelerator, begin: Path | None = None) -> State:
+    """Build system, optimizer and averages on the accelerator's device, distributed as it says.
+
+    ``begin`` is the folder of a run that begins now, so that weights from elsewhere have to be fetched.
+    """
     from accelerate.utils import extract_model_from_parallel
 
     training = recipe.training
     torch.manual_seed(network_seed(training.seed, 0))
-    system = recipe.system().to(accelerator.device).train()
+    system = recipe.system()
+    if recipe.start is not None and begin is not None:
+        recipe.start(system, begin)
+    system = system.to(accelerator.device).train()
     adam = torch.optim.AdamW(
         [parameter for parameter in system.parameters() if parameter.requires_grad],
         lr=training.lr,
@@ -141,7 +147,7 @@ def _tensors(state: State) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def gathered(system: Diffusion) -> Iterator[Diffusion]:
+def gathered(system: System) -> Iterator[System]:
     """The system with whole weights inside the with block, for calls that are not its forward, such as sampling."""
     # Sharded modules gather their weights in their own forward only.
     sharded: list[Any] = [module for module in system.modules() if hasattr(module, "unshard")]

@@ -1,0 +1,48 @@
+"""Data described by a codec once, in memory, so that training does not encode the same pictures again and again.
+
+What cannot lie in memory belongs into a cache on disk (``core.cache``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.codec import Codec
+from core.data import Batch, Dataset, arrange
+
+
+class Described:
+    """A data set with ``codec.describe(x)`` under "described" in place of "x", and everything else as it was."""
+
+    def __init__(self, data: Dataset, codec: Codec, device: torch.device, batch: int = 256) -> None:
+        """Describes all of the data; ``batch`` examples at once."""
+        self.data = data
+        found: list[Tensor] = []
+        self.rest: dict[str, list[Any]] = {}
+        for start in range(0, len(data), batch):
+            rows = data.get(range(start, min(start + batch, len(data))))
+            with torch.no_grad():
+                found.append(codec.describe(rows["x"].to(device)).cpu())
+            for name, values in rows.items():
+                if name != "x":
+                    self.rest.setdefault(name, []).extend(values)
+        self.described = torch.cat(found)
+
+    def __len__(self) -> int:
+        return len(self.described)
+
+    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+        """The order of the data below."""
+        return arrange(self.data, seed, positions)
+
+    def get(self, indices: Sequence[int]) -> Batch:
+        """Descriptions and everything else at some indices."""
+        batch: dict[str, Any] = {"described": self.described[torch.as_tensor(indices, dtype=torch.long)]}
+        for name, values in self.rest.items():
+            chosen = [values[index] for index in indices]
+            batch[name] = torch.stack(chosen) if isinstance(chosen[0], Tensor) else chosen
+        return batch
