@@ -43,6 +43,7 @@ MAY_IMPORT = {
 }
 BELOW_SYSTEM = set(MAY_IMPORT)
 MAY_IMPORT["data"] = BELOW_SYSTEM
+MAY_IMPORT["cache"] = BELOW_SYSTEM | {"data"}
 MAY_IMPORT["system"] = BELOW_SYSTEM
 MAY_IMPORT["recipe"] = BELOW_SYSTEM | {"system", "data"}
 MAY_IMPORT["train"] = BELOW_SYSTEM | {"system", "data", "recipe", "train", "record"}
