@@ -120,26 +120,39 @@ class Neighbours:
     coverage: Interval  # balls of real samples that hold any
 
 
-def neighbours(real: Tensor, fake: Tensor, k: int = 3, n_boot: int = 0, seed: int = 0) -> Neighbours:
+def neighbours(
+    real: Tensor, fake: Tensor, k: int = 3, n_boot: int = 0, seed: int = 0, k_density: int | None = None
+) -> Neighbours:
     """Precision, recall, density and coverage of features real (N, D) and fake (M, D).
 
-    The papers take k = 3 for the first two and 5 for the others. The intervals resample the samples that are counted,
-    the balls held fixed. Raises ValueError where a set has no k neighbours.
+    ``k_density`` is the k of density and coverage where it is another: the papers take 3 for the first two and 5 for
+    these. The intervals resample the samples that are counted, the balls held fixed. Raises ValueError where a set has
+    no k neighbours.
     """
     real, fake = _checked(real), _checked(fake)
-    if not 0 < k < min(len(real), len(fake)):
-        raise ValueError(f"{k} neighbours need more samples than the {len(real)} real and {len(fake)} generated ones")
-    around_real, around_fake = _radii(real, k), _radii(fake, k)
-    inside, recalled, covered = [], torch.zeros(len(real)), torch.zeros(len(real))
+    k_density = k if k_density is None else k_density
+    most = max(k, k_density)
+    if min(k, k_density) < 1 or most >= min(len(real), len(fake)):
+        raise ValueError(
+            f"{most} neighbours need more samples than the {len(real)} real and {len(fake)} generated ones"
+        )
+    around_real, around_fake, around_dense = _radii(real, k), _radii(fake, k), _radii(real, k_density)
+    inside, held, recalled, covered = [], [], torch.zeros(len(real)), torch.zeros(len(real))
     for start, distance in _distances(fake, real):  # (rows, N)
-        within = distance <= around_real
-        inside.append(within.sum(1))
+        inside.append((distance <= around_real).any(1))
+        within = distance <= around_dense
+        held.append(within.sum(1))  # in how many real balls each generated sample is
         covered += within.any(0)
         recalled += (distance <= around_fake[start : start + len(distance), None]).any(0)
-    held = torch.cat(inside).double()  # in how many real balls each generated sample is
     rng = np.random.default_rng(seed)
-    shares = ((held > 0).double(), (recalled > 0).double(), held / k, (covered > 0).double())
+    counts = (torch.cat(inside), recalled > 0, torch.cat(held) / k_density, covered > 0)
+    shares = [each.double() for each in counts]
     return Neighbours(*(_mean(values, n_boot, rng) for values in shares))
+
+
+def average(values: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+    """The mean of a figure that each sample has by itself, values (N,)."""
+    return _mean(_checked(values[:, None])[:, 0], n_boot, np.random.default_rng(seed))
 
 
 def nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
