@@ -24,9 +24,8 @@ def write(path: Path, size: tuple[int, int] = (8, 8), value: int = 255) -> None:
 
 
 def jsonl(folder: Path, *rows: dict[str, object]) -> None:
-    (folder / "metadata.jsonl").write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows), encoding="utf-8"
-    )
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    (folder / "metadata.jsonl").write_text(lines, encoding="utf-8")
 
 
 def gradient(height: int, width: int) -> Image.Image:

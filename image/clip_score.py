@@ -1,0 +1,91 @@
+"""CLIP score: how well images show what their captions say, by a CLIP model that is at hand (2104.08718).
+
+100 max(cos(image embedding, text embedding), 0)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
+
+from core.metrics import Interval, average
+
+# How CLIP's training images were normalised, for folders that do not say it.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ClipScore:
+    """Scores images by a CLIP model in a folder of ``transformers``' format; nothing is downloaded."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ValueError, in one sentence, where the folder holds no whole CLIP model with its tokenizer."""
+        # Imported here because it takes seconds.
+        from transformers import AutoTokenizer, CLIPModel
+
+        told = _json(folder / "config.json")
+        if told is None or told.get("model_type") != "clip":
+            raise ValueError(
+                f"{folder} holds no CLIP model: give a folder with its config.json and .safetensors weights"
+            )
+        try:
+            found: Any = CLIPModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{folder} holds no whole CLIP model with its tokenizer: get the folder again") from error
+        model, report = found
+        if report["missing_keys"]:
+            raise ValueError(f"the weights in {folder} lack {min(report['missing_keys'])}: get the folder again")
+        self.model: Any = model.eval().requires_grad_(False)
+        seen = _json(folder / "preprocessor_config.json") or {}
+        self.mean = torch.tensor(seen.get("image_mean", MEAN)).view(3, 1, 1)
+        self.deviation = torch.tensor(seen.get("image_std", DEVIATION)).view(3, 1, 1)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """The scores (B,) of images (B, 1 or 3, H, W) in [-1, 1] for their captions; long ones are cut."""
+        if len(images) != len(captions):
+            raise ValueError(f"{len(images)} images have {len(captions)} captions: give one for each")
+        device = self.model.device
+        length = self.model.config.text_config.max_position_embeddings
+        words = self.tokenizer(list(captions), padding=True, truncation=True, max_length=length, return_tensors="pt")
+        shown = self.model.get_image_features(pixel_values=self.prepared(images).to(device)).pooler_output
+        said = self.model.get_text_features(**words.to(device)).pooler_output
+        return 100 * F.cosine_similarity(shown, said).clamp(min=0).float().cpu()
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images as CLIP sees them: the middle square, at its size, normalised."""
+        size = self.model.config.vision_config.image_size
+        pixels = (images.clamp(-1, 1) + 1) / 2
+        height, width = pixels.shape[-2:]
+        scaled = [max(size, round(side * size / min(height, width))) for side in (height, width)]
+        if scaled != [height, width]:
+            pixels = F.interpolate(pixels, scaled, mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+        square = pixels[..., top : top + size, left : left + size].expand(-1, 3, -1, -1)
+        return (square - self.mean) / self.deviation
+
+    def mean_of(
+        self, images: Tensor, captions: Sequence[str], batch: int = 64, n_boot: int = 0, seed: int = 0
+    ) -> Interval:
+        """The mean score of many images, with its bootstrap interval."""
+        starts = range(0, len(images), batch)
+        scores = [self(images[start : start + batch], captions[start : start + batch]) for start in starts]
+        return average(torch.cat(scores), n_boot, seed)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

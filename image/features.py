@@ -1,0 +1,83 @@
+"""Features of large images for the metrics: what a published network of timm sees.
+
+The metrics of ``core.metrics`` take features of any kind; published figures are of one network with one set of weights,
+so the weights are read from a file that is at hand and nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.checkpoint import fill, read
+
+
+class Seen(nn.Module):
+    """Images (B, 1 or 3, H, W) in [-1, 1] -> the pooled features (B, D) of a network, as it wants to see them."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int], mean: Tensor, deviation: Tensor) -> None:
+        """mean and deviation (3,) are those of the network's training images in [0, 1]."""
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.mean = nn.Buffer(mean.view(3, 1, 1).clone())
+        self.deviation = nn.Buffer(deviation.view(3, 1, 1).clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = (images.clamp(-1, 1) + 1) / 2
+        if pixels.shape[-2:] != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True).clamp(0, 1)
+        seen: Tensor = self.network((pixels.expand(-1, 3, -1, -1) - self.mean) / self.deviation)
+        return seen
+
+
+def timm_features(name: str, weights: Path | None = None, random_seed: int | None = None) -> Seen:
+    """A network of timm by name, with the weights of a safetensors file, as a feature extractor for the metrics.
+
+    ``random_seed`` asks for a network that has learned nothing: its figures compare with nothing but themselves.
+    Raises ValueError where there is neither, or no such network, and CheckpointError where the file does not fit.
+    """
+    if weights is None and random_seed is None:
+        raise ValueError(
+            f"{name} has no weights: give a .safetensors file of them, or ask for random ones with a random_seed"
+        )
+    if weights is not None and random_seed is not None:
+        raise ValueError("features have either weights or a random_seed: leave one out")
+    if weights is None:
+        # The caller's random numbers stay what they were.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed or 0)
+            network = _network(name, 0)
+    else:
+        state = read(weights)
+        network = _network(name, _classes(_network(name, 1).pretrained_cfg, state))
+        fill(network, state, weights)
+        if network.num_classes:
+            network.reset_classifier(0)
+    about = network.pretrained_cfg
+    mean, deviation = torch.tensor(about["mean"]), torch.tensor(about["std"])
+    seen = Seen(network, tuple(about["input_size"][1:]), mean, deviation)
+    return seen.eval().requires_grad_(False)
+
+
+def _network(name: str, classes: int) -> Any:
+    # Imported here because it takes seconds.
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:3]) or "see timm.list_models()"
+        raise ValueError(f"timm has no network called '{name}': {near}")
+    return timm.create_model(name, pretrained=False, num_classes=classes)
+
+
+def _classes(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
+    """How many classes a file of weights tells apart; 0 if it comes without a head."""
+    heads = about["classifier"]
+    head = heads if isinstance(heads, str) else heads[0]
+    found = state.get(f"{head}.weight")
+    return 0 if found is None else len(found)
