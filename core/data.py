@@ -118,8 +118,8 @@ def _order(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:
-    """The batch itself. Raises ValueError where it has no "x", or a number in it is not finite."""
-    if not isinstance(batch.get("x"), Tensor):
+    """The batch itself. Raises ValueError where it has no "x", nor what describes it, or a number is not finite."""
+    if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("described"), Tensor):
         raise ValueError("a data set must return batches with a tensor under 'x'")
     for name, value in batch.items():
         # One pass without a temporary: a sum is finite unless a term is not (or the terms are absurdly large).

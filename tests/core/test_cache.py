@@ -265,4 +265,5 @@ def test_training_on_the_cache_is_training_on_pictures(tmp_path: Path) -> None:
             torch.testing.assert_close(losses[-1], system.loss(Pictures().get(rows), draw).each)
             seen = len(encoder.seen)
     assert not torch.equal(*losses)
-    assert "x" not in data.get([0]) and data.get([0])["caption"] == ["picture 0 ä"]
+    (batch,) = next(stream(Ordered(data, 0), Shares(4), 5))
+    assert "x" not in batch and batch["caption"] == [f"picture {n} ä" for n in (17, 19, 21)] + ["picture 0 ä"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from core.cache import Cached, latents, model_hash
+from core.codec import Scale
 from core.cond import Cond
-from core.data import Ordered, Shares, stream
+from core.data import Batch, Ordered, Shares, stream
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
@@ -162,6 +165,29 @@ def test_the_training_loop_takes_them_and_resumes(source: Folder) -> None:
     for step, (batch,) in enumerate(ahead, start=6):
         assert torch.equal(batch["x"], Ordered(data, 0)[range(step * 4, step * 4 + 4)]["x"])
     assert len({batch["x"].shape for (batch,) in ahead}) > 2
+
+
+def test_latents_of_buckets_are_kept_without_decoding_again(source: Folder, tmp_path: Path) -> None:
+    class Counting(Bucketed):
+        """Counts the pictures it decodes."""
+
+        decoded = 0
+
+        def get(self, indices: Sequence[int]) -> Batch:
+            self.decoded += len(indices)
+            return super().get(indices)
+
+    codec, opened = Scale(0.5, 0.1), []
+    for _ in range(2):
+        data = Counting(source, SHAPES, batch=4)
+        opened.append((data, Cached(data, latents(codec.describe), tmp_path, model_hash(codec, "0.5, 0.1"))))
+    assert [data.decoded for data, _ in opened] == [48, 0]
+    plain = stream(Ordered(Bucketed(source, SHAPES, batch=4), 5), Shares(4, parts=2), 7)
+    kept = stream(Ordered(opened[1][1], 5), Shares(4, parts=2), 7, workers=2)
+    for theirs, mine in islice(zip(plain, kept), 12):
+        for a, b in zip(theirs, mine, strict=True):
+            assert torch.equal(codec.describe(a["x"]), b["described"]) and a["caption"] == b["caption"]
+            assert all(torch.equal(a[name], b[name]) for name in ("size", "crop", "target"))
 
 
 def test_nothing_depends_on_the_folder_s_place(source: Folder, tmp_path: Path) -> None:
