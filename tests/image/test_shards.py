@@ -54,8 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         members |= {f"./{name}.seg.cls": b"7"}
         members = {key.removeprefix("./") if number > 7 else key: value for key, value in members.items()}
         if number in (3, 7, COUNT - 1):
-            # Long names take a header more in this format.
-            tar(home / "shards" / f"a-{number:03d}.tar", members, tarfile.PAX_FORMAT)
+            tar(home / "shards" / f"a-{number:03d}.tar", members)
             members = {}
     return home
 
@@ -86,6 +85,16 @@ def test_patterns_name_shards(folder: Path) -> None:
         open_shards(shards / "a-{003..004}.tar")
     with pytest.raises(DataError, match="no file matches"):
         open_captioned(shards / "b-*.tar", 8)
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_and_foreign_names_take_a_header_more(tmp_path: Path, kind: int) -> None:
+    long = "deep/" + "ä" * 120
+    path = tar(
+        tmp_path / "a.tar", {f"{long}.png": png(2), f"{long}.txt": b"long", "b.png": png(0), "b.txt": b"b"}, kind
+    )
+    data = open_captioned(path, 8)
+    assert data.get([1, 0])["caption"] == ["b", "long"] and data.get([1, 0])["size"].tolist() == [[10, 14], [12, 14]]
 
 
 def test_only_headers_are_read_when_shards_are_opened(tmp_path: Path) -> None:
