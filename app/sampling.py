@@ -16,7 +16,7 @@ from torch import Tensor
 from app.options import option, parse
 from app.way import Way, describe
 from core.random import Noise
-from core.recipe import Loaded, Recipe, Sampling, load
+from core.recipe import Loaded, Recipe, Sampling, load, told
 from core.system import Diffusion
 
 ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, or from the newest in a run's folder.
@@ -30,6 +30,7 @@ class Drawing(Way):
     count: int = option(64, "how many samples")
     first: int = option(0, "the number of the first sample")
     prompt: str | None = option(None, "what to ask for: a class, several classes in turn (0,1,2), or a caption")
+    avoid: str | None = option(None, "a negative prompt: what guidance moves away from")
     average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
     batch: int = option(256, "samples drawn at once; changes speed and memory, not the samples")
 
@@ -50,7 +51,9 @@ def main(words: Sequence[str]) -> None:
     loaded = load(path, options.average)
     sampling = options.sampling(loaded.recipe)
     samples, seconds = drawn(loaded, options, sampling)
-    settings = settings_of(path, options, sampling)
+    numbers = range(options.first, options.first + options.count)
+    asked = conditions(loaded.recipe, options.seed, numbers, options.prompt)
+    settings = settings_of(path, options, sampling) | told(asked)
     if loaded.recipe.show is None:
         raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are written")
     loaded.recipe.show(options.out, samples, settings)
@@ -66,7 +69,7 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
     found = []
     for start in range(0, len(numbers), options.batch):
         part = numbers[start : start + options.batch]
-        found.append(draw(loaded.recipe, loaded.system, options.seed, part, sampling, options.prompt))
+        found.append(draw(loaded.recipe, loaded.system, options.seed, part, sampling, options.prompt, options.avoid))
     return torch.cat(found), time.perf_counter() - started
 
 
@@ -80,7 +83,13 @@ def conditions(recipe: Recipe, seed: int, samples: Sequence[int], prompt: str | 
 
 
 def draw(
-    recipe: Recipe, system: Diffusion, seed: int, samples: Sequence[int], sampling: Sampling, prompt: str | None = None
+    recipe: Recipe,
+    system: Diffusion,
+    seed: int,
+    samples: Sequence[int],
+    sampling: Sampling,
+    prompt: str | None = None,
+    avoid: str | None = None,
 ) -> Tensor:
     """Decoded samples with these numbers (len(samples), ...), on the host. Raises ValueError when they diverged."""
     x = None
@@ -93,6 +102,7 @@ def draw(
         steps=sampling.steps,
         guidance=sampling.guidance,
         guide=sampling.guide,
+        avoid=None if avoid is None else conditions(recipe, seed, samples, avoid),
     ):
         x = step.x
     if x is None or not bool(x.isfinite().all()):
@@ -121,6 +131,7 @@ def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, o
         "count": options.count,
         "batch": options.batch,
         "prompt": options.prompt,
+        "avoid": options.avoid,
         **describe(sampling),
     }
 

@@ -237,6 +237,11 @@ def restore(make: Callable[[], S], state: Mapping[str, Tensor], path: Path) -> S
     return system.eval()
 
 
+def told(asked: Mapping[str, Any]) -> dict[str, object]:
+    """What belongs into the settings of samples that were asked for so: their captions, if they have any."""
+    return {"captions": list(asked["caption"])} if "caption" in asked else {}
+
+
 def draw(recipe: Recipe, system: System, seed: int, samples: Sequence[int], sampling: Sampling | None = None) -> Tensor:
     """Finished samples (len(samples), ...) of a recipe: sample i is the same in any batch and order.
 

@@ -6,10 +6,12 @@ import json
 import math
 import os
 import tempfile
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 KEY = "langevin"
@@ -36,19 +38,43 @@ def picture(image: Tensor, scale: int = 1) -> Image.Image:
     return found.resize((found.width * scale, found.height * scale), Image.Resampling.NEAREST)
 
 
+def captioned(images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128) -> Image.Image:
+    """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, with its caption beneath it."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    shown = [picture(image, max(1, width // images.shape[-1])) for image in images]
+    font = ImageFont.load_default(size=11)
+    lines = [textwrap.wrap(caption, max(8, shown[0].width // 6)) or [""] for caption in captions]
+    across, line = shown[0].width + 8, 13
+    down = shown[0].height + line * max(map(len, lines)) + 10
+    sheet = Image.new("RGB", (columns * across + 8, math.ceil(len(shown) / columns) * down + 8), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, image in enumerate(shown):
+        left, top = 8 + index % columns * across, 8 + index // columns * down
+        pen.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline=(190, 190, 190))
+        sheet.paste(image, (left, top))
+        for row, words in enumerate(lines[index]):
+            pen.text((left, top + image.height + 2 + row * line), words, fill=(40, 40, 40), font=font)
+    return sheet
+
+
 def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns: int | None = None) -> None:
     """Write images (N, C, H, W) in [-1, 1] as one PNG with ``settings`` in its metadata; small images are enlarged.
 
-    The file appears whole or not at all. Raises OSError when the folder cannot be written.
+    Settings with "captions", one for each image, are shown. The file appears whole or not at all. Raises OSError when
+    the folder cannot be written.
     """
-    scale = max(1, 64 // images.shape[-1])
+    captions = settings.get("captions")
+    if isinstance(captions, list):
+        page = captioned(images, captions, columns)
+    else:
+        page = picture(tile(images, columns), max(1, 64 // images.shape[-1]))
     note = PngImagePlugin.PngInfo()
     note.add_text(KEY, json.dumps(settings, sort_keys=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".png")
     try:
         with os.fdopen(handle, "wb") as file:
-            picture(tile(images, columns), scale).save(file, format="PNG", pnginfo=note)
+            page.save(file, format="PNG", pnginfo=note)
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from core.data import Dataset, Ordered, Shares, stream
 from core.random import Draw, Stream, network_seed
-from core.recipe import Recipe, Training, draw
+from core.recipe import Recipe, Training, draw, told
 from core.record import Record
 from core.system import Diffusion
 from core.train.described import Described
@@ -195,7 +195,8 @@ class Teller:
         if self.record is not None and recipe.show is not None:
             path = self.run.folder / "samples" / f"step-{state.step:08d}{recipe.suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            recipe.show(path, samples, {"recipe": recipe.name, "step": state.step, "seed": seed})
+            about = told(recipe.ask(seed, range(self.run.shown)))
+            recipe.show(path, samples, {"recipe": recipe.name, "step": state.step, "seed": seed, **about})
 
 
 @torch.no_grad()

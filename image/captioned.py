@@ -1,0 +1,98 @@
+"""What recipes from text to image have in common: the built-in captioned digits, or captioned pictures of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.metrics import features, frechet
+from core.recipe import Evaluate, Recipe, Sampling, Start, Training
+from core.system import Diffusion
+from image.captions import CaptionedDigits, captioned_digits, scene
+from image.defaults import show
+from image.reader import Reader, caption_accuracy, train_reader
+
+
+def told_digits(
+    system: Callable[[], Diffusion],
+    shape: tuple[int, ...],
+    sampling: Sampling,
+    training: Training,
+    count: int,
+    start: Start | None = None,
+) -> Recipe:
+    """A recipe on ``count`` captioned digits. It is asked for captions that training never shows, and read back."""
+
+    def parts() -> tuple[CaptionedDigits, CaptionedDigits]:
+        return captioned_digits(count)
+
+    return Recipe(
+        system,
+        shape,
+        sampling,
+        training,
+        parts,
+        show=show,
+        ask=ask_unseen,
+        understand=typed_captions,
+        evaluate=lambda: read_back(*parts()),
+        start=start,
+        described=True,
+    )
+
+
+def ask_unseen(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+    """Sample i is asked for the caption of held-out scene i."""
+    scenes = [scene(0, number, held_out=True) for number in samples]
+    return {"caption": [seen.caption for seen in scenes], "scene": scenes}
+
+
+def typed_captions(text: str, count: int) -> Mapping[str, Any]:
+    """A caption as a person types it, or several in turn with a semicolon between them."""
+    captions = [caption.strip() for caption in text.split(";")]
+    return {"caption": [captions[i % len(captions)] for i in range(count)]}
+
+
+def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 1000) -> Evaluate:
+    """Train a reader on real renders; then samples are read, and compared with what their captions ask for.
+
+    The figures of real held-out pictures are the ceiling to compare with.
+    """
+    reader = train_reader(train)
+    shown = held_out.get(range(min(real, len(held_out))))
+    ceiling = caption_accuracy(reader, shown["x"], shown["scene"])
+    seen_real = features(looking(reader), shown["x"])
+    seen_train = features(looking(reader), train.get(range(min(real, len(train))))["x"])
+
+    def evaluate(samples: Tensor, asked: Mapping[str, Any]) -> Mapping[str, object]:
+        if "scene" not in asked:
+            raise ValueError(
+                "these samples were asked for in words of your own: leave --prompt out to measure captions"
+            )
+        found = caption_accuracy(reader, samples.clamp(-1, 1), asked["scene"])
+        return {
+            "samples": len(samples),
+            "digit as asked": found.digit,
+            "colour as asked": found.colour,
+            "place as asked": found.place,
+            "as many digits as asked": found.count,
+            "whole caption": found.whole,
+            "real pictures: digit, colour, place": f"{ceiling.digit:.3f}, {ceiling.colour:.3f}, {ceiling.place:.3f}",
+            "Frechet distance to held-out": frechet(features(looking(reader), samples.clamp(-1, 1)), seen_real),
+            "Frechet distance, real training images": frechet(seen_train, seen_real),
+        }
+
+    return evaluate
+
+
+def looking(reader: Reader) -> Callable[[Tensor], Tensor]:
+    """The reader's last hidden layer, averaged over the picture: (B, 3, H, W) -> (B, D)."""
+
+    def look(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return reader.hidden(images).mean((2, 3))
+
+    return look
