@@ -76,12 +76,12 @@ class Diffusion(System):
         return self.objective(self.denoiser, x, cond, draw, places)
 
     def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
-        """The denoiser under guidance, away from ``avoid`` or else from the null; scale 1 is itself.
+        """The denoiser under guidance, away from ``avoid`` or else from the null; plain guidance by 1 is itself.
 
         ``avoid`` holds conditions as ``asked`` of ``sample`` does: negative prompts, one or one a sample. Raises
         ValueError if there is nothing to guide away from.
         """
-        if scale == 1:
+        if scale == 1 and guide is Guided:
             return self.denoiser
         null = self.conditioner.null(1) if avoid is None else self.conditioner(avoid).to(self.like.device)
         if all(getattr(null, field.name) is None for field in dataclasses.fields(null)):

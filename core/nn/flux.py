@@ -12,7 +12,7 @@ origin. A patch is p x p places, its channels in the order (channel, row, column
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads
 from core.nn.dit import TimeEmbedding, linear, modulate
+from core.nn.packing import pack, unpack
 from core.nn.rope import grid_coordinates, rotate, rotations
 
 EPSILON = 1e-6  # of every norm
@@ -51,24 +52,6 @@ class Told(NamedTuple):
 def listed(modules: Iterable[M]) -> list[M]:
     """An ``nn.ModuleList`` that a type checker sees as the list of its modules."""
     return cast(list[M], nn.ModuleList(modules))
-
-
-def pack(x: Tensor, patch: int) -> Tensor:
-    """A grid (B, C, *sizes) -> its patches (B, N, C * patch^axes), channels in the order (channel, place)."""
-    axes = x.ndim - 2
-    if any(size % patch for size in x.shape[2:]):
-        raise ValueError(f"grid {tuple(x.shape[2:])} does not divide into patches of {patch}: pad or crop it")
-    cells = x.reshape(*x.shape[:2], *[part for size in x.shape[2:] for part in (size // patch, patch)])
-    order = (0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))  # (B, *tokens, C, *patch)
-    return cells.permute(order).flatten(1 + axes).flatten(1, axes)
-
-
-def unpack(tokens: Tensor, patch: int, sizes: Sequence[int]) -> Tensor:
-    """The way back: (B, N, C * patch^axes) -> (B, C, *sizes)."""
-    axes = len(sizes)
-    cells = tokens.unflatten(1, [size // patch for size in sizes]).unflatten(-1, (-1, *[patch] * axes))
-    order = (0, 1 + axes, *[axis for pair in zip(range(1, 1 + axes), range(2 + axes, 2 + 2 * axes)) for axis in pair])
-    return cells.permute(order).reshape(len(tokens), -1, *sizes)
 
 
 class Perceptron(nn.Module):
@@ -146,7 +129,9 @@ class DoubleBlock(nn.Module):
         """text (B, L, D), image (B, N, D), turns of [text, image], mask (B, L + N) -> the two streams."""
         of_text, of_image = self.text.bring(text, modulation[0]), self.image.bring(image, modulation[1])
         pair, value = (torch.cat(parts, dim=1) for parts in zip(of_text, of_image))
-        by_text, by_image = look(pair, value, turns, mask).split([text.shape[1], image.shape[1]], dim=1)
+        parts = look(pair, value, turns, mask).split([text.shape[1], image.shape[1]], dim=1)
+        # Contiguous, or the projections would multiply first and add their biases in a second pass.
+        by_text, by_image = (part.contiguous() for part in parts)
         return self.text.take(text, by_text, modulation[0]), self.image.take(image, by_image, modulation[1])
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.layout.flux import diffusers_pairs, load_diffusers, save_diffusers
-from core.nn.flux import Flux, flux_dev, flux_schnell, pack, unpack
+from core.nn.flux import Flux, flux_dev, flux_schnell
+from core.nn.packing import pack, unpack
 
 FLUX = {
     "patch_size": 1,

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.cond import Cond
-from core.nn.flux import Flux, flux_dev, flux_schnell, pack, unpack
+from core.nn.flux import Flux, flux_dev, flux_schnell
+from core.nn.packing import pack, unpack
 from core.nn.rope import rotate, rotations
 
 

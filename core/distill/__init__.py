@@ -1,0 +1,10 @@
+"""Distillation: students that do in one pass, or in few steps, what their teacher needs many for.
+
+Each way is an objective: it takes the place of ``core.objective.Objective`` in a ``Diffusion``, and the one training
+loop does the rest. A teacher is frozen; it is neither saved, averaged nor trained with its student.
+"""
+
+from core.distill.guidance import Imitation, imitating
+from core.distill.teacher import Teacher, inherit
+
+__all__ = ["Imitation", "Teacher", "imitating", "inherit"]

@@ -1,0 +1,115 @@
+"""Guidance distillation: one pass of a student is what guidance makes of two passes of its teacher (2210.03142).
+
+    loss = E  w(log-SNR) || student(x_t, cond, g) - guided(x_t, cond, g) ||^2
+    guided(x_t, cond, g) = teacher(x_t, null) + g (teacher(x_t, cond) - teacher(x_t, null))
+
+The student is told g, which is drawn for each sample, so that one student serves every guidance in the range. It is
+sampled with ``guide=imitating``, which tells it the guidance instead of applying any.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.cond import Cond
+from core.denoiser import Bindable, Bound, Denoiser, change_schedule, spread
+from core.distill.teacher import Teacher
+from core.guidance import Guided, Linear, Rule
+from core.objective import Density, Losses, Objective, Weight, average, output_weight, uniform, unit
+from core.prediction import X0, LearnedRange, Prediction
+from core.random import Draw, Stream
+from core.schedule import Schedule
+
+
+class Imitation(Objective):
+    """The squared error between a student that is told a guidance and its teacher under that guidance."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        null: Callable[[int], Cond],
+        scales: tuple[float, float] = (1.0, 8.0),
+        times: Density = uniform,
+        weight: Weight = unit,
+        rule: Rule = Linear(),
+    ) -> None:
+        """null: of the conditioner that student and teacher share; scales: between which g is uniform.
+
+        times and weight: as of any objective, in x0's terms. Raises ValueError for scales that are no range.
+        """
+        super().__init__(times, weight)
+        if not -float("inf") < scales[0] <= scales[1] < float("inf"):
+            raise ValueError(f"guidance from {scales[0]} to {scales[1]} is no range: give the lower scale first")
+        self.teacher = teacher
+        self.null = null
+        self.scales = scales
+        self.rule = rule
+
+    def forward(self, denoiser: Denoiser, x: Tensor, cond: Cond, draw: Draw, places: Tensor | None = None) -> Losses:
+        """The loss of what is diffused, x (B, ...); ``places`` (B,) in [0, 1) fixes the noise levels."""
+        t = self.times(denoiser.schedule, self.places(draw) if places is None else places)
+        alpha, sigma = denoiser.schedule(t)
+        a, s = spread(alpha, x), spread(sigma, x)
+        x_t = a * x + s * self.pairing(x, draw.normal(x, Stream.NOISE))
+        scale = self.drawn(draw).to(x)
+        output = denoiser.output(x_t, t, dataclasses.replace(cond, guidance=scale))
+        prediction = denoiser.prediction
+        if isinstance(prediction, LearnedRange):
+            output, prediction = prediction.split(output)[0], prediction.inner
+        wanted = self.wanted(denoiser, x_t, t, cond, scale)
+        error = average((output - _meaning(prediction, x_t, wanted, a, s)) ** 2, cond.valid)
+        each = error * output_weight(self.weight, prediction, alpha, sigma).to(error)
+        return Losses(each.mean(), each.detach(), t)
+
+    def drawn(self, draw: Draw) -> Tensor:
+        """The guidance of each sample of a batch: (B,), float64 on the host."""
+        low, high = self.scales
+        # Independent of the places in time, which are even over the batch: two even draws would move in step.
+        return low + (high - low) * draw.uniform(Stream.LABEL)
+
+    @torch.no_grad()
+    def wanted(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, scale: Tensor) -> Tensor:
+        """x0 as the teacher sees it under guidance ``scale`` (B,): (B, ...)."""
+        unguided = dataclasses.replace(cond, guidance=None)
+        null = dataclasses.replace(self.null(1).to(x_t.device), guidance=None)
+        guided = Guided(self.teacher(x_t), null, lambda _: scale, self.rule)
+        same = guided.schedule == denoiser.schedule
+        bound = guided.bind(unguided) if same else change_schedule(guided, denoiser.schedule, unguided)
+        return bound(x_t, t)
+
+
+def _meaning(prediction: Prediction, x_t: Tensor, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a network with this prediction says when it means ``clean``."""
+    if isinstance(prediction, X0):
+        return clean
+    return prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
+
+
+@dataclass(frozen=True)
+class Imitating:
+    """A student of guidance that is told which one to imitate, for one pass an evaluation."""
+
+    denoiser: Bindable
+    scale: float
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def bind(self, cond: Cond = Cond()) -> Bound:
+        """Raises ValueError for an empty condition: guidance is towards something."""
+        filled = [value for slot in dataclasses.fields(cond) if (value := getattr(cond, slot.name)) is not None]
+        if not filled:
+            raise ValueError("there is nothing to imitate guidance towards: give the student a condition")
+        scale = torch.full((len(filled[0]),), float(self.scale), device=filled[0].device)
+        return self.denoiser.bind(dataclasses.replace(cond, guidance=scale))
+
+
+def imitating(denoiser: Bindable, null: Cond, scale: float) -> Imitating:
+    """``Sampling(guide=imitating)``: the guidance of a sampler goes to the student, and the null is not needed."""
+    return Imitating(denoiser, scale)
