@@ -54,6 +54,15 @@ def listed(modules: Iterable[M]) -> list[M]:
     return cast(list[M], nn.ModuleList(modules))
 
 
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form; where no gradient is asked for, in the memory of x, which must be the caller's own."""
+    if torch.is_grad_enabled():
+        return F.gelu(x, approximate="tanh")
+    # Fresh memory, four times as wide as the tokens, costs more than the arithmetic.
+    done: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
+    return done
+
+
 class Perceptron(nn.Module):
     """Two layers about a SiLU, for the pooled text: (B, vector) -> (B, width)."""
 
@@ -112,8 +121,8 @@ class Stream(nn.Module):
         """What becomes of x (B, N, D) with what it has seen (B, N, D)."""
         _, _, gate, shift, scale, last_gate = modulation
         x = torch.addcmul(x, gate, self.project(seen))
-        hidden = F.gelu(self.expand(modulate(x, shift, scale, EPSILON)), approximate="tanh")
-        return torch.addcmul(x, last_gate, self.contract(hidden))
+        hidden = self.expand(modulate(x, shift, scale, EPSILON))
+        return torch.addcmul(x, last_gate, self.contract(gelu(hidden)))
 
 
 class DoubleBlock(nn.Module):
@@ -127,12 +136,18 @@ class DoubleBlock(nn.Module):
         self, text: Tensor, image: Tensor, modulation: tuple[Modulation, Modulation], turns: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """text (B, L, D), image (B, N, D), turns of [text, image], mask (B, L + N) -> the two streams."""
-        of_text, of_image = self.text.bring(text, modulation[0]), self.image.bring(image, modulation[1])
-        pair, value = (torch.cat(parts, dim=1) for parts in zip(of_text, of_image))
-        parts = look(pair, value, turns, mask).split([text.shape[1], image.shape[1]], dim=1)
+        parts = self.meet(text, image, modulation, turns, mask).split([text.shape[1], image.shape[1]], dim=1)
         # Contiguous, or the projections would multiply first and add their biases in a second pass.
         by_text, by_image = (part.contiguous() for part in parts)
         return self.text.take(text, by_text, modulation[0]), self.image.take(image, by_image, modulation[1])
+
+    def meet(
+        self, text: Tensor, image: Tensor, modulation: tuple[Modulation, Modulation], turns: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """What the tokens of [text, image] see: (B, L + N, D)."""
+        brought = zip(self.text.bring(text, modulation[0]), self.image.bring(image, modulation[1]))
+        pair, value = (torch.cat(parts, dim=1) for parts in brought)
+        return look(pair, value, turns, mask)
 
 
 class SingleBlock(nn.Module):
@@ -149,10 +164,13 @@ class SingleBlock(nn.Module):
         """x (B, L + N, D) -> the same."""
         shift, scale, gate = modulation
         normed = modulate(x, shift, scale, EPSILON)
+        parts = [self.look(normed, turns, mask), gelu(self.expand(normed))]
+        return torch.addcmul(x, gate, self.leave(torch.cat(parts, dim=-1)))
+
+    def look(self, normed: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
+        """What the tokens see: (B, L + N, D)."""
         pair, value = self.attention(normed)
-        seen = look(pair, value, turns, mask)
-        hidden = F.gelu(self.expand(normed), approximate="tanh")
-        return torch.addcmul(x, gate, self.leave(torch.cat([seen, hidden], dim=-1)))
+        return look(pair, value, turns, mask)
 
 
 class Flux(nn.Module):
