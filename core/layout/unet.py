@@ -57,7 +57,7 @@ def load_diffusers(folder: Path) -> tuple[UNet, Tensor | None]:
             raise CheckpointError(f"{folder} has {key} = {config[key]!r}: a U-Net of this layout has {wanted!r}")
     with torch.device("meta"):
         net = _network(DEFAULTS | config, str(folder))
-    tensors = {_modern(key): value for key, value in tensors.items()}
+    tensors = {modern(key): value for key, value in tensors.items()}
     table, classes = tensors.pop(TABLE, None), config.get("num_class_embeds")
     found, wanted = None if table is None else tuple(table.shape), None if classes is None else (classes, net.embedded)
     if found != wanted:
@@ -201,7 +201,7 @@ def _head_width(net: UNet) -> int | None:
     return found.pop() if found else None
 
 
-def _modern(key: str) -> str:
+def modern(key: str) -> str:
     """Attention's names before diffusers 0.15, as its names since."""
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
         for part in ("weight", "bias"):
