@@ -37,18 +37,19 @@ class RandomFourier(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def sincos_positions(sizes: tuple[int, ...], width: int, max_period: float = 10_000.0) -> Tensor:
+def sincos_positions(sizes: tuple[int, ...], width: int, max_period: float = 10_000.0, spacing: float = 1.0) -> Tensor:
     """Fixed sine-cosine table of an N-d grid: (prod(sizes), width), float32.
 
-    The width is shared equally between the axes; the last axis comes first, then the others in order, as in DiT's
-    2-D table (2212.09748). Raises ValueError when ``width`` does not divide by twice the number of axes.
+    Neighbours lie ``spacing`` apart. The width is shared equally between the axes; the last axis comes first, then the
+    others in order, as in DiT's 2-D table (2212.09748). Raises ValueError when ``width`` does not divide by twice the
+    number of axes.
     """
     axes = len(sizes)
     if width % (2 * axes):
         raise ValueError(f"position width {width} must be a multiple of {2 * axes} for a {axes}-d grid")
     half = width // axes // 2
     frequencies = max_period ** -(torch.arange(half, dtype=torch.float64) / half)
-    grids = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) for size in sizes], indexing="ij")
+    grids = torch.meshgrid(*[spacing * torch.arange(size, dtype=torch.float64) for size in sizes], indexing="ij")
     ordered = [grids[-1], *grids[:-1]]
     angles = [grid.reshape(-1, 1) * frequencies for grid in ordered]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=-1).float()
