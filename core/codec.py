@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.random import Draw
+from core.autoencoder import KLAutoencoder, Posterior, VQAutoencoder
+from core.random import Draw, Stream
 
 
 class Codec(nn.Module):
@@ -85,6 +86,62 @@ class Pixels(Codec):
 
     def decode(self, code: Tensor) -> Tensor:
         return code.clamp(-1, 1)
+
+
+class Latents(Codec):
+    """The code of a frozen autoencoder, ``scale (z - shift)``: what latent diffusion diffuses (2112.10752).
+
+    A KL autoencoder's data are described by the mean and log variance of their code, and ``pick`` draws from it.
+    """
+
+    def __init__(
+        self,
+        autoencoder: KLAutoencoder | VQAutoencoder,
+        scale: Tensor | float = 1.0,
+        shift: Tensor | float = 0.0,
+        bands: int = 1,
+    ) -> None:
+        """scale, shift: numbers, or one a channel (C,); bands: to decode in, see ``KLAutoencoder.decode``."""
+        super().__init__()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.scale = nn.Buffer(torch.as_tensor(scale, dtype=torch.float32).expand(autoencoder.plan.code).clone())
+        self.shift = nn.Buffer(torch.as_tensor(shift, dtype=torch.float32).expand(autoencoder.plan.code).clone())
+        self.bands = bands
+
+    def train(self, mode: bool = True) -> Latents:
+        """Stays as it is: the autoencoder is not trained here."""
+        return self
+
+    def measure(self, described: Tensor) -> None:
+        """Set shift and scale so that each channel of these descriptions has mean 0 and deviation 1."""
+        code = self._code(described, None)
+        deviation, mean = torch.std_mean(code.transpose(0, 1).flatten(1), dim=1)
+        self.shift.copy_(mean)
+        self.scale.copy_(1 / deviation)
+
+    def describe(self, data: Tensor) -> Tensor:
+        if isinstance(self.autoencoder, KLAutoencoder):
+            return self.autoencoder.moments(data)
+        return self.autoencoder.encode(data)
+
+    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
+        code = self._code(description, draw)
+        return (code - self._wide(self.shift, code)) * self._wide(self.scale, code)
+
+    def decode(self, code: Tensor) -> Tensor:
+        code = code / self._wide(self.scale, code) + self._wide(self.shift, code)
+        if isinstance(self.autoencoder, KLAutoencoder):
+            return self.autoencoder.decode(code, self.bands)
+        return self.autoencoder.decode(code)
+
+    def _code(self, description: Tensor, draw: Draw | None) -> Tensor:
+        if not isinstance(self.autoencoder, KLAutoencoder):
+            return description
+        posterior = Posterior.of(description)
+        return posterior.mean if draw is None else posterior.sample(draw.normal(posterior.mean, Stream.CODEC))
+
+    def _wide(self, value: Tensor, like: Tensor) -> Tensor:
+        return value.to(like).view(-1, *[1] * (like.ndim - 2))
 
 
 class Chain(Codec):

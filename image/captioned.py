@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from core.recipe import Evaluate, Recipe, Sampling, Start, Training
 from core.system import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
 from image.defaults import show
+from image.folder import open_source
 from image.reader import Reader, caption_accuracy, train_reader
+from image.source import Captioned, divide
 
 
 def told_digits(
@@ -42,6 +46,29 @@ def told_digits(
         start=start,
         described=True,
     )
+
+
+def own_captions(
+    system: Callable[[], Diffusion],
+    shape: tuple[int, ...],
+    sampling: Sampling,
+    training: Training,
+    data: str,
+    size: int,
+    start: Start | None = None,
+) -> Recipe:
+    """A recipe on captioned pictures of your own (see ``image.folder``), asked for the captions that are held out."""
+
+    @cache
+    def parts() -> tuple[Captioned, Captioned]:
+        train, held_out = divide(open_source(Path(data)))
+        return Captioned(train, size), Captioned(held_out, size)
+
+    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+        held_out = parts()[1].source
+        return {"caption": [held_out.caption(number % len(held_out)) for number in samples]}
+
+    return Recipe(system, shape, sampling, training, parts, show=show, ask=ask, understand=typed_captions, start=start)
 
 
 def ask_unseen(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:

@@ -99,7 +99,7 @@ def test_the_original_keys_both_ways(peer: tuple[AutoencoderKL, Path], tmp_path:
 
 
 def test_older_names_of_attention_are_read(peer: tuple[AutoencoderKL, Path], tmp_path: Path) -> None:
-    model, folder = peer
+    model, _ = peer
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     state = {}
     for name, value in model.state_dict().items():
@@ -118,7 +118,7 @@ def test_every_tensor_counts(peer: tuple[AutoencoderKL, Path]) -> None:
     state = dict(model.state_dict())
     missing = dict(state)
     missing.pop("decoder.mid_block.attentions.0.to_k.weight")
-    with pytest.raises(CheckpointError, match="missing decoder.mid_block.attentions.0.to_k.weight"):
+    with pytest.raises(CheckpointError, match=r"missing decoder\.mid_block\.attentions\.0\.to_k\.weight"):
         layout.to_ours(layout.pairs(ours), missing, "it")
     x = torch.randn(1, 3, 16, 16)
     before = ours(x)[0]

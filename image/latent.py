@@ -1,0 +1,57 @@
+"""Latent diffusion's two stages as one run: the autoencoder is trained first, or taken from a file.
+
+langevin train ldm --preset tiny                              both stages
+langevin train ldm --preset tiny --autoencoder runs/ae        the second, in the latents of a trained autoencoder
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from core.autoencoding import Autoencoding
+from core.checkpoint import CheckpointError, read, read_metadata
+from core.codec import Latents
+from core.data import Dataset
+from core.recipe import Recipe, Start, build, restore
+from core.system import Diffusion, System
+from core.train import Run, newest, train
+
+MEASURED = 2000  # examples from which the latents' mean and deviation are measured
+
+
+def begin_with(autoencoder: str, first: Recipe) -> Start:
+    """A run begins with the autoencoder of a checkpoint, or of a run's folder, or else trains ``first``.
+
+    Then shift and scale of the latents are measured.
+    """
+
+    def start(system: System, folder: Path) -> None:
+        if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):
+            raise ValueError("only latent diffusion begins with an autoencoder")
+        path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", show=0))
+        found = open_autoencoder(newest(path) or path if path.is_dir() else path)
+        system.codec.autoencoder.load_state_dict(found.autoencoder.state_dict())
+        system.codec.measure(described(first.data()[0], system.codec))
+
+    return start
+
+
+def open_autoencoder(path: Path) -> Autoencoding:
+    """The averaged autoencoder of a checkpoint. Raises CheckpointError where there is none."""
+    metadata = read_metadata(path)
+    recipe = build(metadata["recipe"], metadata["arguments"])
+    name = next(iter(metadata["averages"]))
+    system = restore(recipe.system, read(path, f"ema/{name}/"), path)
+    if not isinstance(system, Autoencoding):
+        raise CheckpointError(f"{path} is of {metadata['recipe']}, not of an autoencoder: give one's checkpoint")
+    return system
+
+
+@torch.no_grad()
+def described(data: Dataset, codec: Latents, batch: int = 250) -> torch.Tensor:
+    """What the codec says of the first examples of the data."""
+    count = min(MEASURED, len(data))
+    parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+    return torch.cat([codec.describe(data.get(part)["x"]) for part in parts])

@@ -1,0 +1,77 @@
+"""The autoencoder of latent diffusion, with its losses (Rombach et al. 2022, 2112.10752)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from core.autoencoder import KLAutoencoder, Plan, VQAutoencoder
+from core.autoencoder.adversary import PatchDiscriminator
+from core.autoencoder.net import sd_vae
+from core.autoencoder.perceptual import Perceptual
+from core.autoencoding import Autoencoding, Weights
+from core.ema import Constant
+from core.grid import trailing
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.heun import heun
+from image.captions import captioned_digits
+from image.defaults import files
+from image.features import timm_features
+
+UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself
+
+
+def paper(data: str, features: str, size: int = 256) -> Recipe:
+    """KL-f8 on your images, with a perceptual loss in VGG-16's features (a file of timm's weights) and a PatchGAN."""
+
+    def system() -> Autoencoding:
+        look = timm_features("vgg16", Path(features))
+        return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(look), PatchDiscriminator())
+
+    training = Training(12, 360_000, 5.4e-5, betas=(0.5, 0.9), clip=None, ema={"ema": Constant(0.999)})
+    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, files(data, size))
+
+
+def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
+    """KL-f8 of a quarter of the width on your images, without perceptual loss: hours on one GPU."""
+
+    def system() -> Autoencoding:
+        plan = Plan(latent=latent, widths=(64, 128, 256, 256))
+        return Autoencoding(
+            KLAutoencoder(plan), Weights(squared=1.0, judged_after=2_000_000), None, PatchDiscriminator()
+        )
+
+    training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
+    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, files(data, size))
+
+
+def tiny(latent: int = 4, steps: int = 1600, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
+    """KL-f4 on the built-in captioned digits, 32 x 32: four minutes on one core."""
+
+    def system() -> Autoencoding:
+        return Autoencoding(KLAutoencoder(tiny_plan(latent)), Weights(squared=1.0, kl=1e-4))
+
+    return digits_recipe(system, latent, steps, batch, lr, count)
+
+
+def vq(entries: int = 1024, steps: int = 1600, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
+    """VQ-f4 with 3 channels on the built-in captioned digits: four minutes on one core."""
+
+    def system() -> Autoencoding:
+        plan = Plan(latent=3, widths=(16, 48, 64), blocks=1, groups=8, middle_attention=False, embedded=3)
+        return Autoencoding(VQAutoencoder(plan, entries), Weights(squared=1.0))
+
+    return digits_recipe(system, 3, steps, batch, lr, count)
+
+
+def tiny_plan(latent: int) -> Plan:
+    """The autoencoder of the tiny presets: one place of its code for 4 x 4 pixels."""
+    return Plan(latent=latent, widths=(16, 48, 64), blocks=1, groups=8, middle_attention=False)
+
+
+def digits_recipe(
+    system: Callable[[], Autoencoding], latent: int, steps: int, batch: int, lr: float, count: int
+) -> Recipe:
+    """A recipe on ``count`` captioned digits."""
+    training = Training(batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), ema={"ema": Constant(0.99)})
+    return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))

@@ -1,0 +1,83 @@
+"""Latent diffusion: a U-Net that reads captions, in the code of an autoencoder (Rombach et al. 2022, 2112.10752)."""
+
+from __future__ import annotations
+
+from core.autoencoder import KLAutoencoder, Plan
+from core.autoencoder.net import sd_vae
+from core.codec import Latents
+from core.condition.words import Words
+from core.denoiser import Denoiser
+from core.ema import Constant, Power
+from core.grid import trailing
+from core.nn import text_unet_plan as unet
+from core.nn.text import TextEncoder
+from core.nn.text_unet import TextUNet
+from core.objective import LogitNormal, Objective, epsilon, flow, indices
+from core.prediction import Epsilon, FlowVelocity
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.ddim import ddim
+from core.sample.dpm import dpmpp_2m
+from core.schedule import Discrete, Flow, scaled_linear_betas
+from core.system import Diffusion
+from image.captioned import own_captions, told_digits
+from image.latent import begin_with
+from image.recipes.autoencoder import small as small_autoencoder
+from image.recipes.autoencoder import tiny as tiny_autoencoder
+from image.recipes.autoencoder import tiny_plan
+from image.recipes.flow import thousandths
+
+
+def paper(data: str, autoencoder: str, size: int = 256) -> Recipe:
+    """Text to image with 1.4 B parameters in the code of KL-f8, on captioned pictures (2112.10752, table 15)."""
+
+    def system() -> Diffusion:
+        plan = unet.Plan(4, 4, unet.SD_WIDTHS, unet.SD_DEPTHS, text_width=1280)
+        denoiser = Denoiser(TextUNet(plan), Discrete(scaled_linear_betas()), Epsilon())
+        words = Words(TextEncoder(1280, 32, 8, 77, rows=30_522))
+        return Diffusion(denoiser, words, Latents(KLAutoencoder(sd_vae())), Objective(indices, epsilon, drop=0.1))
+
+    training = Training(680, 390_000, 1e-4, warmup=6_800_000, ema={"ema": Constant(0.9999)})
+    sampling = Sampling(ddim, trailing, steps=200, guidance=10.0)
+    start = begin_with(autoencoder, small_autoencoder(data, size))
+    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def small(data: str, autoencoder: str = "", size: int = 128, width: int = 128) -> Recipe:
+    """On your captioned pictures, in the code of a small KL-f8: a day on one GPU."""
+
+    def system() -> Diffusion:
+        plan = unet.Plan(4, 4, (width, 2 * width, 4 * width), (0, 1, 1), text_width=256, head_width=64)
+        denoiser = Denoiser(TextUNet(plan), Flow(), FlowVelocity(), thousandths)
+        codec = Latents(KLAutoencoder(Plan(widths=(64, 128, 256, 256))))
+        return Diffusion(denoiser, Words(TextEncoder(256, 6, 4, 77)), codec, Objective(LogitNormal(), flow, drop=0.1))
+
+    training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
+    sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
+    start = begin_with(autoencoder, small_autoencoder(data, size))
+    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def tiny(
+    autoencoder: str = "",
+    width: int = 32,
+    text_width: int = 64,
+    steps: int = 12_000,
+    batch: int = 64,
+    lr: float = 2e-3,
+    count: int = 50_000,
+) -> Recipe:
+    """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
+
+    def system() -> Diffusion:
+        plan = unet.Plan(
+            4, 4, (width, 2 * width, 3 * width), (0, 1, 1), text_width, blocks=1, head_width=width, groups=8
+        )
+        denoiser = Denoiser(TextUNet(plan), Flow(), FlowVelocity(), thousandths)
+        words = Words(TextEncoder(text_width, 2, 4, 24))
+        codec = Latents(KLAutoencoder(tiny_plan(4)))
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
+
+    training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
+    start = begin_with(autoencoder, tiny_autoencoder(count=count))
+    return told_digits(system, (4, 8, 8), sampling, training, count, start)
