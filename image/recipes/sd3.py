@@ -1,0 +1,107 @@
+"""Stable Diffusion 3: two streams of text and image on a straight path (Esser et al. 2024, 2403.03206)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.autoencoder import KLAutoencoder, Plan
+from core.autoencoder.net import sd3_vae
+from core.codec import Latents
+from core.condition.words import Words
+from core.denoiser import Denoiser
+from core.ema import Constant, Power
+from core.grid import shifted, trailing
+from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
+from core.nn.text import TextEncoder
+from core.objective import LogitNormal, Objective, flow
+from core.prediction import FlowVelocity
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.dpm import dpmpp_2m
+from core.sample.euler import euler
+from core.schedule import Flow
+from core.system import Diffusion
+from image.captioned import own_captions, told_digits
+from image.latent import begin_with
+from image.recipes.autoencoder import small as small_autoencoder
+from image.recipes.autoencoder import tiny as tiny_autoencoder
+from image.recipes.autoencoder import tiny_plan
+from image.recipes.flow import thousandths
+
+LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
+
+
+Published = Callable[[], MMDiT]
+
+
+def paper(data: str, autoencoder: str, size: int = 1024) -> Recipe:
+    """SD3 medium (2 B) on captioned pictures: logit-normal times, 28 steps on a path shifted by 3, guidance 7."""
+    return _published(sd3_medium, data, autoencoder, size)
+
+
+def large(data: str, autoencoder: str, size: int = 1024) -> Recipe:
+    """SD3.5 large (8 B), with normalised queries and keys."""
+    return _published(sd35_large, data, autoencoder, size)
+
+
+def medium(data: str, autoencoder: str, size: int = 1024) -> Recipe:
+    """SD3.5 medium (MMDiT-X): its first 13 blocks attend to the image twice."""
+    return _published(sd35_medium, data, autoencoder, size)
+
+
+def small(
+    data: str, autoencoder: str = "", size: int = 256, heads: int = 8, depth: int = 12, text_width: int = 256
+) -> Recipe:
+    """On your captioned pictures, in the code of a small KL-f8: a day on one GPU."""
+
+    def system() -> Diffusion:
+        net = MMDiT(LATENT, heads, depth, text_width, text_width, size=size // 8, table=size // 8, normed=True)
+        words = Words(TextEncoder(text_width, 6, 4, 77), vector=text_width)
+        codec = Latents(KLAutoencoder(Plan(latent=LATENT, widths=(64, 128, 256, 256))))
+        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
+
+    training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
+    sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
+    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def tiny(
+    autoencoder: str = "",
+    heads: int = 4,
+    depth: int = 6,
+    patch: int = 2,
+    text_width: int = 64,
+    steps: int = 12_000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    count: int = 50_000,
+) -> Recipe:
+    """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
+
+    def system() -> Diffusion:
+        net = MMDiT(4, heads, depth, text_width, text_width, 32, patch, size=8, table=8 // patch, normed=True)
+        words = Words(TextEncoder(text_width, 2, 4, 24), vector=text_width)
+        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
+        objective = Objective(LogitNormal(), flow, drop=0.1)
+        return Diffusion(denoiser, words, Latents(KLAutoencoder(tiny_plan(4))), objective)
+
+    training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
+    start = begin_with(autoencoder, tiny_autoencoder(count=count))
+    return told_digits(system, (4, 8, 8), sampling, training, count, start)
+
+
+def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe:
+    """A network of the published size, with a text encoder of T5-XXL's that learns its own language."""
+
+    def system() -> Diffusion:
+        words = Words(TextEncoder(4096, 24, 64, 154, rows=32_128), vector=2048)
+        denoiser = Denoiser(net(), Flow(), FlowVelocity(), thousandths)
+        codec = Latents(KLAutoencoder(sd3_vae()), 1.5305, 0.0609)
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
+
+    training = Training(4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", ema={"ema": Constant(0.9999)})
+    sampling = Sampling(euler, shifted(trailing, 3.0), steps=28, guidance=7.0)
+    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
