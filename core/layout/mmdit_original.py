@@ -19,7 +19,6 @@ from core.layout.pairs import Pair, both, to_theirs
 from core.nn.mmdit import MMDiT
 
 PREFIX = "model.diffusion_model."  # where files that hold more than the transformer keep it
-SCALE = "joint_blocks.0.x_block.attn.ln_q.weight"
 TELLING = (  # the tensors whose shapes say what the network is
     "x_embedder.proj.weight",
     "context_embedder.weight",
@@ -47,7 +46,8 @@ def from_original(
     if len(enter) != 4 or len(positions) != 3 or blocks == 0:
         raise CheckpointError(f"{what} has no blocks, no convolution or no table of positions: it is no original MMDiT")
     width, seen, patch, _ = enter
-    head_width = len(tensors[SCALE]) if SCALE in tensors else head_width
+    scales = [value for key, value in tensors.items() if key.endswith(".attn.ln_q.weight")]
+    head_width = len(scales[0]) if scales else head_width
     if width % head_width:
         raise CheckpointError(f"{what} has a width of {width}, which heads of {head_width} do not divide")
     channels = last[0] // patch**2
@@ -62,7 +62,7 @@ def from_original(
             patch=patch,
             size=size,
             table=math.isqrt(positions[1]),
-            normed=SCALE in tensors,
+            normed=bool(scales),
             dual=dual,
             told_channels=seen - channels,
         )

@@ -182,8 +182,7 @@ class MMDiT(nn.Module):
         told_channels: int = 0,
     ) -> None:
         """size: side of the latents that are usual; table: the most patches a side may have, numbered as if they were
-        the patches of the usual size. normed: queries and keys are; dual: the blocks whose image looks at itself too.
-
+        the patches of the usual size. normed: queries and keys are; dual: how many blocks' image looks at itself too.
         vector_width 0 is a network without pooled text; told_channels: those of ``cond.concat``, which join x's.
         """
         super().__init__()
@@ -246,8 +245,8 @@ class MMDiT(nn.Module):
         rows, columns = (length // self.patch for length in x.shape[2:])
         if max(rows, columns) > self.table:
             raise ValueError(
-                f"{rows} x {columns} patches are more than the {self.table} x {self.table} positions of this network: "
-                f"make the picture smaller"
+                f"{rows} x {columns} patches do not fit the {self.table} x {self.table} positions of this network: "
+                "make the picture smaller"
             )
         top, left = (self.table - rows) // 2, (self.table - columns) // 2
         return self.positions[top : top + rows, left : left + columns].reshape(rows * columns, self.width)
@@ -266,7 +265,9 @@ class MMDiT(nn.Module):
     def modulations(self, time: Tensor, embedded: Tensor) -> Modulations:
         """Everything that depends on time (B,) or (1,) and on the embedded condition (B, D) only."""
         active = F.silu(self.time(time) + embedded)[:, None]  # (B, 1, D)
-        blocks = [(block.text.hear(active), block.image.hear(active)) for block in (*self.blocks, self.last)]
+        streams: list[tuple[Source, Stream]] = [(block.text, block.image) for block in self.blocks]
+        streams.append((self.last.text, self.last.image))
+        blocks = [(text.hear(active), image.hear(active)) for text, image in streams]
         shift, scale = self.last_modulator(active).chunk(2, dim=-1)
         return Modulations(blocks, (shift, 1 + scale))
 

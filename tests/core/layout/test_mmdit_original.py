@@ -1,4 +1,4 @@
-"""MMDiT's original layout: the published table of keys, and diffusers' own converter and loader as its judges."""
+"""MMDiT's original layout: diffusers' own converter and loader as the judges of what its keys mean."""
 
 from __future__ import annotations
 
@@ -15,47 +15,9 @@ from core.layout.mmdit import diffusers_pairs, load_diffusers
 from core.layout.mmdit_original import PREFIX, from_original, to_original
 from core.layout.pairs import to_theirs
 from core.nn.mmdit import MMDiT
-from tests.core.layout.test_mmdit import KINDS, OURS, asked, ours_said, reference, theirs_said
+from tests.core.layout.test_mmdit import FULL, KINDS, OURS, SD3, asked, exchanges, ours_said, reference, theirs_said
 
-PUBLISHED = ["sd3", "sd35_large", "sd35_medium"]
-STREAM = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4), "adaLN_modulation.1": (6, 1)}
-SEEN = {"attn.qkv": (3, 1), "adaLN_modulation.1": (2, 1)}  # all that the text of the last block has
-TWICE = {"attn2.qkv": (3, 1), "attn2.proj": (1, 1), "adaLN_modulation.1": (9, 1)}
-
-
-def published_shapes(net: MMDiT) -> dict[str, tuple[int, ...]]:
-    """Every key of one of Stability's files and its shape, for a network of 16 channels with a pooled text."""
-    assert net.vector is not None
-    width, depth, head = net.width, len(net.blocks) + 1, net.width // net.heads
-    layers = {
-        "t_embedder.mlp.0": (width, 256),
-        "t_embedder.mlp.2": (width, width),
-        "y_embedder.mlp.0": (width, net.vector.first.in_features),
-        "y_embedder.mlp.2": (width, width),
-        "context_embedder": (width, net.text.in_features),
-        "final_layer.linear": (64, width),
-        "final_layer.adaLN_modulation.1": (2 * width, width),
-    }
-    scales = []
-    for i in range(depth):
-        streams = {
-            "x_block": STREAM | (TWICE if i < net.dual else {}),
-            "context_block": STREAM if i < depth - 1 else SEEN,
-        }
-        for stream, parts in streams.items():
-            for name, (rows, columns) in parts.items():
-                layers[f"joint_blocks.{i}.{stream}.{name}"] = (rows * width, columns * width)
-                if name.endswith("qkv") and net.normed:
-                    scales.append(f"joint_blocks.{i}.{stream}.{name.removesuffix('.qkv')}")
-    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in layers.items()}
-    shapes |= {f"{name}.bias": shape[:1] for name, shape in layers.items()}
-    shapes |= {f"{name}.ln_{letter}.weight": (head,) for name in scales for letter in "qk"}
-    shapes |= {"x_embedder.proj.weight": (width, 16, 2, 2), "x_embedder.proj.bias": (width,)}
-    return shapes | {"pos_embed": (1, net.table**2, width)}
-
-
-def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in tensors.items()}
+HEAD_WIDTH = SD3["attention_head_dim"]
 
 
 @pytest.fixture(autouse=True)
@@ -63,116 +25,111 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
-def test_diffusers_reads_our_export_and_we_read_what_it_reads(tmp_path: Path, kind: str) -> None:
-    """Bare keys and prefixed ones beside other networks; through diffusers' converter and its single-file loader."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back_through_diffusers_folder(tmp_path: Path, kind: str) -> None:
+    """Alone, and in one file with an autoencoder and text encoders."""
     theirs = reference(kind)
     theirs.save_pretrained(tmp_path)
-    net = load_diffusers(tmp_path)
-    tensors = to_original(net)
-    assert shapes_of(tensors) == published_shapes(net)
+    tensors = to_original(load_diffusers(tmp_path))
     given = asked(kind)
-    expected = theirs_said(theirs, *given)
-
-    converted, state = convert_sd3_transformer_checkpoint_to_diffusers(dict(tensors)), theirs.state_dict()
-    assert converted.keys() == state.keys()
-    assert [name for name, value in state.items() if not torch.equal(converted[name], value)] == []
-
-    whole = {PREFIX + key: value for key, value in tensors.items()}
-    save_file(whole, tmp_path / "single.safetensors")
-    single = SD3Transformer2DModel.from_single_file(
-        str(tmp_path / "single.safetensors"), config=str(tmp_path), local_files_only=True
-    )
-    assert torch.equal(theirs_said(single.eval(), *given), expected)
-
-    beside = {
-        "first_stage_model.decoder.conv_in.bias": torch.zeros(1),
-        "text_encoders.clip_l.logit_scale": torch.ones(1),
-    }
-    for file in (tensors, whole | beside):
-        read = from_original(file, head_width=8, size=32, what="a file")
-        assert (read.normed, read.dual, read.heads, read.table) == (net.normed, net.dual, 4, 24)
-        torch.testing.assert_close(ours_said(read, *given), expected, rtol=0, atol=1e-5)
-        assert all(torch.equal(value, net.state_dict()[key]) for key, value in read.state_dict().items())
+    whole = {f"{PREFIX}{key}": value for key, value in tensors.items()}
+    whole["first_stage_model.decoder.conv_in.weight"] = torch.zeros(1)
+    whole["text_encoders.clip_l.transformer.text_projection.weight"] = torch.zeros(1)
+    for file in (tensors, whole):
+        net = from_original(file, HEAD_WIDTH, size=32)
+        torch.testing.assert_close(ours_said(net, *given), theirs_said(theirs, *given), rtol=0, atol=1e-5)
+    again = to_original(net)
+    assert again.keys() == tensors.keys() and all(torch.equal(again[key], tensors[key]) for key in tensors)
 
 
-def test_only_the_last_norms_are_said_the_other_way_round(tmp_path: Path) -> None:
-    """The norm of the output and that of the last block's text: (shift, scale) here, (scale, shift) in diffusers."""
-    theirs = reference("sd35_medium")
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffusers_own_converter_reads_our_export(tmp_path: Path, kind: str) -> None:
+    theirs = reference(kind)
     theirs.save_pretrained(tmp_path)
-    tensors, state = to_original(load_diffusers(tmp_path)), theirs.state_dict()
-    names = {
-        "final_layer.adaLN_modulation.1": "norm_out",
-        "joint_blocks.2.context_block.adaLN_modulation.1": "transformer_blocks.2.norm1_context",
-    }
-    for ours, name in names.items():
-        for part in ("weight", "bias"):
-            scale, shift = state[f"{name}.linear.{part}"].chunk(2)
-            assert torch.equal(tensors[f"{ours}.{part}"], torch.cat([shift, scale]))
-    for i, (stream, name) in ((0, ("context_block", "norm1_context")), (2, ("x_block", "norm1"))):
-        same = tensors[f"joint_blocks.{i}.{stream}.adaLN_modulation.1.weight"]
-        assert torch.equal(same, state[f"transformer_blocks.{i}.{name}.linear.weight"])
-    rows = [state[f"transformer_blocks.1.attn.add_{letter}_proj.weight"] for letter in "qkv"]
-    assert torch.equal(tensors["joint_blocks.1.context_block.attn.qkv.weight"], torch.cat(rows))
-    assert torch.equal(tensors["final_layer.linear.weight"], state["proj_out.weight"])
-    assert torch.equal(tensors["pos_embed"], state["pos_embed.pos_embed"])
+    converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(to_original(load_diffusers(tmp_path))))
+    expected = theirs.state_dict()
+    assert converted.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(converted[name], value)] == []
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sd35_large", "sd35_medium"])
+def test_diffusers_loads_our_single_file(tmp_path: Path, kind: str) -> None:
+    """With the last word of their whole loader: file to answers."""
+    theirs = reference(kind)
+    theirs.save_pretrained(tmp_path / "folder")
+    net = load_diffusers(tmp_path / "folder")
+    file = tmp_path / "single.safetensors"
+    save_file({f"{PREFIX}{key}": value for key, value in to_original(net).items()}, file)
+    again = SD3Transformer2DModel.from_single_file(str(file), config=str(tmp_path / "folder"), local_files_only=True)
+    given = asked(kind)
+    torch.testing.assert_close(theirs_said(again.eval(), *given), ours_said(net, *given), rtol=0, atol=1e-5)
+
+
+def test_every_tensor_of_the_file_counts(tmp_path: Path) -> None:
+    theirs = reference("sd35_large")
+    theirs.save_pretrained(tmp_path)
+    tensors, given = to_original(load_diffusers(tmp_path)), asked()
+    expected = theirs_said(theirs, *given)
+    for key in tensors:
+        with pytest.raises(ValueError, match=r"missing|has no"):
+            from_original({name: value for name, value in tensors.items() if name != key}, HEAD_WIDTH)
+    for key, twin in exchanges(tensors):
+        net = from_original(tensors | {key: tensors[twin], twin: tensors[key]}, HEAD_WIDTH)
+        assert (ours_said(net, *given) - expected).abs().max() > 2e-5, f"{key} and {twin} were exchanged unnoticed"
 
 
 @pytest.mark.parametrize(("kind", "count"), [("sd3", 71), ("sd35_large", 83), ("sd35_medium", 95)])
-def test_key_counts_at_depth_three(kind: str, count: int) -> None:
-    config = KINDS[kind]
-    dual = len(config.get("dual_attention_layers", ()))
-    net = MMDiT(16, 4, 3, 32, 64, 8, size=32, table=24, normed="qk_norm" in config, dual=dual)
+def test_as_many_tensors_as_published_files(kind: str, count: int) -> None:
+    """At a depth of 3, with dual attention in 2 blocks."""
+    normed, dual = "qk_norm" in KINDS[kind], 2 if kind == "sd35_medium" else 0
+    net = MMDiT(heads=2, depth=3, text_width=8, vector_width=8, head_width=8, size=8, table=4, normed=normed, dual=dual)
     assert len(to_original(net)) == count
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", FULL)
 def test_full_size_keys_and_shapes(kind: str) -> None:
-    """Our export at full size has the published names, and both layouts are made of the same numbers."""
+    """Their converter makes of our export exactly the tensors of their network, and we our network of our export."""
     with torch.device("meta"):
+        theirs = SD3Transformer2DModel(
+            joint_attention_dim=4096, pooled_projection_dim=2048, sample_size=128, **FULL[kind]
+        ).state_dict()
         net = OURS[kind]()
-    tensors = to_original(net)
-    assert shapes_of(tensors) == published_shapes(net)
-    # What files of the three are told apart by.
-    sizes = {"sd3": (9216, 36864, 23), "sd35_large": (14592, 36864, 37), "sd35_medium": (9216, 147456, 23)}
-    told = len(tensors["joint_blocks.0.context_block.adaLN_modulation.1.bias"])
-    deepest = max(int(key.split(".")[1]) for key in tensors if key.startswith("joint_blocks"))
-    assert (told, tensors["pos_embed"].shape[1], deepest) == sizes[kind]
+    tensors = {key: value.to("meta") for key, value in to_original(net).items()}
     converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(tensors))
-    state = {name: value.detach() for name, value in net.state_dict().items()}
-    expected = to_theirs(diffusers_pairs(net), state)
-    assert shapes_of(converted) == shapes_of(expected)
+    assert {key: value.shape for key, value in converted.items()} == {key: v.shape for key, v in theirs.items()}
+    again = from_original(tensors)
+    assert {key: v.shape for key, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+    assert (again.heads, again.normed, again.dual, again.size) == (net.heads, net.normed, net.dual, net.size)
 
 
-def test_shapes_alone_say_what_a_network_of_heads_of_64_is() -> None:
-    net = MMDiT(16, 2, 2, 8, 8, 64, size=8, table=4)
-    read = from_original(to_original(net))
-    assert (read.heads, read.channels, read.patch, read.table, len(read.blocks)) == (2, 16, 2, 4, 1)
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in read.state_dict().items())
+def test_the_last_norms_lie_as_published(tmp_path: Path) -> None:
+    """Shift, then scale, where diffusers says scale, then shift; everywhere else both say the same."""
+    theirs = reference("sd3")
+    theirs.save_pretrained(tmp_path)
+    tensors, state = to_original(load_diffusers(tmp_path)), theirs.state_dict()
+    for original, name in {
+        "final_layer.adaLN_modulation.1": "norm_out.linear",
+        "joint_blocks.1.context_block.adaLN_modulation.1": "transformer_blocks.1.norm1_context.linear",
+    }.items():
+        scale, shift = state[f"{name}.weight"].chunk(2)
+        assert torch.equal(tensors[f"{original}.weight"], torch.cat([shift, scale]))
+    same = {"x_block": "norm1", "context_block": "norm1_context"}
+    for stream, name in same.items():
+        modulation = tensors[f"joint_blocks.0.{stream}.adaLN_modulation.1.bias"]
+        assert torch.equal(modulation, state[f"transformer_blocks.0.{name}.linear.bias"])
 
 
 def test_foreign_files_are_refused() -> None:
-    net = MMDiT(4, 2, 2, 8, 8, 8, size=8, table=4, normed=True, dual=1)
-    tensors = to_original(net)
-    for key in tensors:
-        with pytest.raises(ValueError, match=r"no original MMDiT|missing|unknown|divide|blocks"):
-            from_original({name: value for name, value in tensors.items() if name != key}, 8)
-    with pytest.raises(ValueError, match="x_embedder"):
-        from_original({})
-    with pytest.raises(ValueError, match="extra"):
+    net = MMDiT(4, 2, 2, 8, 8, 8, size=8, table=4)
+    tensors: dict[str, Tensor] = to_original(net)
+    assert to_theirs(diffusers_pairs(net), net.state_dict()).keys() != tensors.keys()
+    with pytest.raises(ValueError, match=r"extra"):
         from_original(tensors | {"extra": torch.zeros(1)}, 8)
-    with pytest.raises(ValueError, match="square"):
-        from_original(tensors | {"pos_embed": torch.zeros(1, 12, 16)}, 8)
-    with pytest.raises(ValueError, match="shape"):
-        from_original(tensors | {"context_embedder.bias": torch.zeros(3)}, 8)
-    moved = {
-        key.replace("joint_blocks.0.x_block.attn2", "joint_blocks.1.x_block.attn2"): value
-        for key, value in tensors.items()
-    }
-    with pytest.raises(ValueError, match="attn2"):
-        from_original(moved, 8)
-    plain = to_original(MMDiT(4, 2, 2, 8, 8, 8, size=8, table=4))
     with pytest.raises(ValueError, match="heads of 64"):
-        from_original(plain)
+        from_original(tensors)
+    with pytest.raises(ValueError, match="no blocks"):
+        from_original({key: value for key, value in tensors.items() if "joint_blocks" not in key}, 8)
+    with pytest.raises(ValueError, match="square"):
+        from_original(tensors | {"pos_embed": torch.zeros(1, 15, 16)}, 8)
     with pytest.raises(ValueError, match="our own format"):
-        to_original(MMDiT(4, 2, 2, 8, 0, 8, size=8, table=4))
+        to_original(MMDiT(4, 2, 1, 8, 0, 8, size=8, table=4))
