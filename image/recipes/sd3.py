@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from core.autoencoder import KLAutoencoder, Plan
@@ -10,7 +11,7 @@ from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser
 from core.ema import Constant, Power
-from core.grid import shifted, trailing
+from core.grid import between, linspace, shifted, trailing
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
@@ -28,7 +29,9 @@ from image.recipes.autoencoder import tiny_plan
 from image.recipes.flow import thousandths
 
 LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
-
+SHIFT = 3.0  # of time, at 1024 x 1024
+# The published steps are spaced down to the last of training's 1000 shifted times, and then shifted once more.
+STEPS = shifted(between(linspace, 1.0, SHIFT / (1000 + SHIFT - 1)), SHIFT)
 
 Published = Callable[[], MMDiT]
 
@@ -93,15 +96,18 @@ def tiny(
 
 
 def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe:
-    """A network of the published size, with a text encoder of T5-XXL's that learns its own language."""
+    """A network of the published size, with a text encoder of T5-XXL's that learns its own language.
+
+    To shift times is to add the shift's logarithm to their logit.
+    """
 
     def system() -> Diffusion:
         words = Words(TextEncoder(4096, 24, 64, 154, rows=32_128), vector=2048)
         denoiser = Denoiser(net(), Flow(), FlowVelocity(), thousandths)
         codec = Latents(KLAutoencoder(sd3_vae()), 1.5305, 0.0609)
-        return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(math.log(SHIFT)), flow, drop=0.1))
 
     training = Training(4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", ema={"ema": Constant(0.9999)})
-    sampling = Sampling(euler, shifted(trailing, 3.0), steps=28, guidance=7.0)
+    sampling = Sampling(euler, STEPS, steps=28, guidance=7.0)
     start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
