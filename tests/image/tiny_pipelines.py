@@ -1,0 +1,231 @@
+"""Whole pipelines of diffusers with random weights, small enough for a test: each is saved as a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+LETTERS = "abcdefghijklmnopqrstuvwxyz!,."
+MERGES = ("c a", "d o", "ca t</w>", "do g</w>", "r e", "re d</w>", "a n", "an d</w>")
+SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+}
+XL: dict[str, Any] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (2, 4),
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+}
+
+
+def stable_diffusion(folder: Path) -> Path:
+    """Stable Diffusion 1: CLIP, a U-Net that predicts noise, PNDM."""
+    scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **SCALED)
+    tokenizer = clip_tokenizer(folder / "words")
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder(4, 0.18215),
+        text_encoder=clip(tokenizer, 32, seed=1),
+        tokenizer=tokenizer,
+        unet=randomised(UNet2DConditionModel(**UNET), 2),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return saved(pipeline, folder)
+
+
+def sdxl(folder: Path) -> Path:
+    """SDXL: two CLIPs of which the second pads with "!", size and crop, Euler."""
+    tokenizer, second = clip_tokenizer(folder / "words"), clip_tokenizer(folder / "words", pad="!")
+    net = UNet2DConditionModel(
+        **UNET | XL | {"cross_attention_dim": 56, "projection_class_embeddings_input_dim": 8 * 6 + 32}
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=autoencoder(4, 0.13025, force_upcast=True),
+        text_encoder=clip(tokenizer, 24, seed=3),
+        text_encoder_2=clip(second, 32, projected=32, seed=4),
+        tokenizer=tokenizer,
+        tokenizer_2=second,
+        unet=randomised(net, 5),
+        scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **SCALED),
+        add_watermarker=False,
+    )
+    return saved(pipeline, folder)
+
+
+def sd3(folder: Path) -> Path:
+    """Stable Diffusion 3: two CLIPs side by side, narrower than the T5 after them, on a flow shifted by 3."""
+    tokenizer, second = clip_tokenizer(folder / "words"), clip_tokenizer(folder / "words", pad="!")
+    third = t5_tokenizer()
+    net = SD3Transformer2DModel(
+        sample_size=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=40,
+        pos_embed_max_size=12,
+    )
+    pipeline = StableDiffusion3Pipeline(
+        transformer=randomised(net, 6),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(16, 1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip(tokenizer, 12, projected=16, seed=7),
+        tokenizer=tokenizer,
+        text_encoder_2=clip(second, 16, projected=24, seed=8),
+        tokenizer_2=second,
+        text_encoder_3=t5(third, seed=9),
+        tokenizer_3=third,
+    )
+    return saved(pipeline, folder)
+
+
+def flux(folder: Path, guided: bool = True) -> Path:
+    """Flux dev, or schnell if not ``guided``: T5 to read, a pooled CLIP to hear, its shift that of the resolution."""
+    tokenizer, second = clip_tokenizer(folder / "words"), t5_tokenizer()
+    net = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=24,
+        axes_dims_rope=(4, 6, 6),
+        guidance_embeds=guided,
+    )
+    scheduler = (
+        FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+        if guided
+        else FlowMatchEulerDiscreteScheduler(shift=1.0)
+    )
+    pipeline = FluxPipeline(
+        scheduler=scheduler,
+        vae=autoencoder(4, 0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip(tokenizer, 24, seed=10),
+        tokenizer=tokenizer,
+        text_encoder_2=t5(second, seed=11),
+        tokenizer_2=second,
+        transformer=randomised(net, 12),
+    )
+    return saved(pipeline, folder)
+
+
+def saved(pipeline: Any, folder: Path) -> Path:
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def randomised(module: nn.Module, seed: int) -> Any:
+    """The module with every parameter drawn anew, so that no tensor may be dropped or swapped unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            value.copy_(1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.08 * noise)
+    return module.eval()
+
+
+def autoencoder(channels: int, scale: float, **options: Any) -> AutoencoderKL:
+    """A KL autoencoder that shrinks pictures by two."""
+    net = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(32, 32),
+        latent_channels=channels,
+        scaling_factor=scale,
+        sample_size=32,
+        **options,
+    )
+    return randomised(net, 13)
+
+
+def clip_tokenizer(folder: Path, pad: str = END) -> CLIPTokenizer:
+    """Letters, a few words, and 77 tokens at most."""
+    words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(merge.replace(" ", "") for merge in MERGES)]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: place for place, word in enumerate(["!", *(w for w in words if w != "!"), BEGIN, END])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, pad_token=pad, unk_token=END)
+    tokenizer.model_max_length = 77
+    return tokenizer
+
+
+def clip(tokenizer: CLIPTokenizer, width: int, projected: int | None = None, seed: int = 0) -> Any:
+    """CLIP's text encoder; with ``projected``, as the second of SDXL: exact GELU and a projection."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act="quick_gelu" if projected is None else "gelu",
+        projection_dim=projected or width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return randomised((CLIPTextModel if projected is None else CLIPTextModelWithProjection)(config), seed)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """Pieces of one letter, and a few words."""
+    pieces = ["▁", *(f"▁{word}" for word in ("cat", "dog", "red", "and", "a")), *LETTERS]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -float(len(piece) < 3)) for piece in pieces)]
+    tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=0)
+    tokenizer.model_max_length = 512
+    return tokenizer
+
+
+def t5(tokenizer: T5Tokenizer, seed: int = 0) -> Any:
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    return randomised(T5EncoderModel(config), seed)
