@@ -1,0 +1,179 @@
+"""Flux: text and image as two streams, then one, on a straight path (Black Forest Labs, 2024; 2403.03206)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.autoencoder import KLAutoencoder, Plan
+from core.autoencoder.net import sd3_vae
+from core.checkpoint import CheckpointError
+from core.codec import Latents
+from core.condition.words import Words
+from core.denoiser import Denoiser
+from core.distill import Imitation, Teacher, imitating, inherit
+from core.ema import Constant, Power
+from core.grid import shifted, trailing
+from core.nn.flux import Flux, flux_dev, flux_schnell
+from core.nn.text import TextEncoder
+from core.objective import LogitNormal, Objective, flow
+from core.prediction import FlowVelocity
+from core.recipe import Loaded, Recipe, Sampling, Start, Training, linear, load
+from core.sample.dpm import dpmpp_2m
+from core.sample.euler import euler
+from core.schedule import Flow, shift_from_mu
+from core.system import Diffusion, System
+from core.train import newest
+from image.captioned import own_captions, told_digits
+from image.latent import begin_with
+from image.recipes.autoencoder import small as small_autoencoder
+from image.recipes.autoencoder import tiny as tiny_autoencoder
+from image.recipes.autoencoder import tiny_plan
+from image.recipes.flow import thousandths
+
+SCALES = (1.0, 6.0)  # the guidance that students learn
+LATENT = 16  # channels of the code of FLUX.1's autoencoder, scaled by 0.3611 after a shift by 0.1159
+
+
+def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recipe:
+    """FLUX.1 dev, on captioned pictures: taught the guidance of a run of schnell's network; 28 steps."""
+
+    def system() -> Diffusion:
+        denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
+        words = published_words(length).requires_grad_(False)
+        objective = Imitation(Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow)
+        return Diffusion(denoiser, words, published_latents(), objective)
+
+    tokens = (size // 16) ** 2
+    sampling = Sampling(euler, shifted(trailing, shift_from_mu(tokens)), steps=28, guidance=3.5, guide=imitating)
+    training = Training(256, 50_000, 1e-5, warmup=256_000, ema={"ema": Constant(0.999)})
+    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, begin_as(teacher))
+
+
+def schnell(data: str, autoencoder: str, size: int = 1024, length: int = 256) -> Recipe:
+    """FLUX.1 schnell's network, on captioned pictures; its 4 steps are for weights distilled to few steps."""
+
+    def system() -> Diffusion:
+        denoiser = Denoiser(flux_schnell(), Flow(), FlowVelocity(), thousandths)
+        objective = Objective(LogitNormal(), flow, drop=0.1)
+        return Diffusion(denoiser, published_words(length), published_latents(), objective)
+
+    training = Training(1024, 500_000, 1e-4, warmup=1_024_000, ema={"ema": Constant(0.9999)})
+    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    sampling = Sampling(euler, trailing, steps=4)
+    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def small(
+    data: str, autoencoder: str = "", size: int = 256, heads: int = 8, doubles: int = 4, singles: int = 8
+) -> Recipe:
+    """On your captioned pictures, in the code of a small KL-f8: a day on one GPU."""
+
+    def system() -> Diffusion:
+        net = Flux(LATENT, heads, doubles, singles, 256, 256, (8, 28, 28), guided=False)
+        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
+        codec = Latents(KLAutoencoder(Plan(latent=LATENT, widths=(64, 128, 256, 256))))
+        words = Words(TextEncoder(256, 6, 4, 77), vector=256)
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
+
+    training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
+    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    grid = shifted(trailing, shift_from_mu((size // 16) ** 2))
+    sampling = Sampling(dpmpp_2m, grid, steps=25, guidance=4.0)
+    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def tiny(
+    autoencoder: str = "",
+    heads: int = 4,
+    doubles: int = 2,
+    singles: int = 4,
+    patch: int = 1,
+    text_width: int = 64,
+    steps: int = 6_000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    count: int = 50_000,
+) -> Recipe:
+    """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
+
+    def system() -> Diffusion:
+        objective = Objective(LogitNormal(), flow, drop=0.1)
+        words = tiny_words(text_width)
+        return Diffusion(
+            tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
+        )
+
+    training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
+    start = begin_with(autoencoder, tiny_autoencoder(count=count))
+    return told_digits(system, (4, 8, 8), sampling, training, count, start)
+
+
+def distilled(
+    teacher: str,
+    heads: int = 4,
+    doubles: int = 2,
+    singles: int = 4,
+    patch: int = 1,
+    text_width: int = 64,
+    steps: int = 2_000,
+    batch: int = 64,
+    lr: float = 3e-4,
+    count: int = 50_000,
+) -> Recipe:
+    """A tiny Flux that is told its guidance, so that it needs one pass where ``teacher``, a tiny one, needs two."""
+
+    def system() -> Diffusion:
+        words = tiny_words(text_width).requires_grad_(False)
+        objective = Imitation(Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow)
+        return Diffusion(
+            tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
+        )
+
+    training = Training(batch, steps, lr, 50 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=imitating)
+    return told_digits(system, (4, 8, 8), sampling, training, count, begin_as(teacher))
+
+
+def tiny_denoiser(heads: int, doubles: int, singles: int, patch: int, text_width: int, guided: bool) -> Denoiser:
+    """The network of the tiny presets, heads of 32."""
+    net = Flux(4, heads, doubles, singles, text_width, text_width, (4, 14, 14), patch, guided)
+    return Denoiser(net, Flow(), FlowVelocity(), thousandths)
+
+
+def tiny_words(width: int) -> Words:
+    """The text encoder of the tiny presets."""
+    return Words(TextEncoder(width, 2, 4, 24), vector=width)
+
+
+def tiny_latents() -> Latents:
+    """The code of the tiny presets."""
+    return Latents(KLAutoencoder(tiny_plan(4)))
+
+
+def published_words(length: int) -> Words:
+    """A text encoder with the sizes of T5-XXL and CLIP-L's pooled vector, which learns its own language."""
+    return Words(TextEncoder(4096, 24, 64, length, rows=32_128), vector=768)
+
+
+def published_latents() -> Latents:
+    """The code of FLUX.1's autoencoder."""
+    return Latents(KLAutoencoder(sd3_vae()), 0.3611, 0.1159)
+
+
+def opened(teacher: str) -> Loaded:
+    """The teacher of a checkpoint, or of a run's folder. Raises CheckpointError where there is no such model."""
+    path = Path(teacher)
+    loaded = load(newest(path) or path if path.is_dir() else path)
+    if not isinstance(loaded.system.denoiser.net, Flux) or loaded.system.denoiser.net.guidance is not None:
+        raise CheckpointError(f"{teacher} is no Flux that works with guidance: give a run of `langevin train flux`")
+    return loaded
+
+
+def begin_as(teacher: str) -> Start:
+    """A run begins with its teacher's weights."""
+
+    def start(system: System, folder: Path) -> None:
+        inherit(system, opened(teacher).system.state_dict())
+
+    return start
