@@ -100,6 +100,6 @@ class Linear:
 
     def adjoint(self, y: Tensor) -> Tensor:
         zeros = torch.zeros(len(y), *self.shape, dtype=y.dtype, device=y.device)
-        _, back = torch.func.vjp(self.function, zeros)
+        back = torch.func.vjp(self.function, zeros)[1]
         found: Tensor = back(y)[0]
         return found

@@ -1,0 +1,109 @@
+"""CLIP's conditions: Stable Diffusion 1 and 2 read its tokens; SDXL reads two encoders and hears size and crop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.cond import Cond
+from core.condition import Batch
+from core.condition.pretrained import Clip, Encoder, PretrainedText, captions_of, repeated
+from core.nn.embeddings import sinusoid
+
+
+class ClipText(PretrainedText):
+    """``cond.tokens`` (B, 77, width): CLIP's last state after its final norm (2112.10752, section 4.3).
+
+    Stable Diffusion 2 reads its encoder's penultimate state so: its published encoder lacks the last layer instead.
+    """
+
+    def __init__(self, clip: Clip, skip: int = 0) -> None:
+        """skip: layers left out at the end ("clip skip"). Raises ValueError if the encoder has not so many."""
+        super().__init__()
+        self.clip = clip
+        self.skip = skip
+        if skip < 0:
+            raise ValueError(f"the number of layers to skip must be 0 or more, not {skip}")
+
+    def encoders(self) -> list[Encoder]:
+        return [self.clip]
+
+    def encode(self, captions: Sequence[str]) -> Cond:
+        states = self.clip.read(captions).states
+        if self.skip >= len(states):
+            raise ValueError(f"this encoder has {len(states) - 1} layers, of which {self.skip} cannot be skipped")
+        return Cond(tokens=self.clip.normed(states[-1 - self.skip]))
+
+
+class SdxlText(PretrainedText):
+    """SDXL's condition (2307.01952, section 2.2): what its encoders say of the text, and numbers of the picture.
+
+    ``cond.tokens`` (B, 77, widths) are the penultimate states of all encoders, before any norm. ``cond.vector`` joins
+    what the last encoder pools with sinusoids of the original size (height, width), of where the crop begins (top,
+    left) and of the target size. The refiner reads the last encoder only and hears an aesthetic score for the target.
+
+    A batch may hold "size", "crop" and "target" (B, 2) or one for all (2,), and "score" (B,).
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        size: tuple[int, int] = (1024, 1024),
+        width: int = 256,
+        zeros: bool = True,
+        scores: tuple[float, float] | None = None,
+    ) -> None:
+        """size: (height, width) of what a batch does not say; width: of each number's sinusoids.
+
+        zeros: whether nothing asked for is zeros for the text, or else the empty caption; scores: the refiner's, of
+        what is asked for and of nothing (6.0 and 2.5).
+        """
+        super().__init__()
+        self.clips = torch.nn.ModuleList(clips)
+        self.size = size
+        self.width = width
+        self.zeros = zeros
+        self.scores = scores
+
+    def encoders(self) -> list[Encoder]:
+        return [clip for clip in self.clips if isinstance(clip, Encoder)]
+
+    def forward(self, batch: Batch) -> Cond:
+        """Raises ValueError for captions that are no text, and for sizes that are not two numbers a sample."""
+        said = self.encode(captions_of(batch))
+        return self._framed(said, batch, None if self.scores is None else self.scores[0])
+
+    def null(self, count: int) -> Cond:
+        """No text, or the empty one, in a picture of the usual size."""
+        said = self.encode([""])
+        if self.zeros and said.tokens is not None and said.vector is not None:
+            said = Cond(vector=torch.zeros_like(said.vector), tokens=torch.zeros_like(said.tokens))
+        return repeated(self._framed(said, {}, None if self.scores is None else self.scores[1]), count)
+
+    def encode(self, captions: Sequence[str]) -> Cond:
+        """What is said of the text alone: tokens, and what the last encoder pools."""
+        readings = [clip.read(captions) for clip in self.clips if isinstance(clip, Clip)]
+        return Cond(vector=readings[-1].pooled, tokens=torch.cat([found.states[-2] for found in readings], dim=-1))
+
+    def _framed(self, said: Cond, batch: Batch, score: float | None) -> Cond:
+        pooled = said.vector
+        assert pooled is not None
+        count = len(pooled)
+        size = _numbers(batch, "size", self.size, count)
+        numbers = [size, _numbers(batch, "crop", (0, 0), count)]
+        if score is None:
+            numbers.append(_numbers(batch, "target", self.size, count))
+        else:
+            numbers.append(torch.as_tensor(batch.get("score", score), dtype=torch.float32).expand(count)[:, None])
+        told = torch.cat(numbers, dim=1).to(pooled.device)  # (B, 6), the refiner's (B, 5)
+        waves = sinusoid(told.flatten(), self.width).view(count, -1)
+        return Cond(vector=torch.cat([pooled, waves.to(pooled.dtype)], dim=1), tokens=said.tokens)
+
+
+def _numbers(batch: Batch, name: str, usual: tuple[int, int], count: int) -> Tensor:
+    found = torch.as_tensor(batch.get(name, usual), dtype=torch.float32)
+    if found.shape not in ((2,), (count, 2)):
+        raise ValueError(f"'{name}' must be two numbers for each of {count} samples, not of shape {tuple(found.shape)}")
+    return found.expand(count, 2)
