@@ -1,0 +1,219 @@
+"""Seeing motions: skeletons on a ground with their path, as moving pictures from several sides or as a sheet.
+
+A camera looks at a point from a direction, a little from above, in perspective. Left limbs are red, right limbs blue,
+so that sides can be told. The picture is drawn at twice its size and then reduced, which smooths the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from motion.features import check
+from motion.skeleton import HUMAN, Skeleton
+
+Points = NDArray[np.float64]
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (252, 252, 250)
+GRID: Colour = (214, 216, 219)
+PATH: Colour = (233, 168, 60)
+INK: Colour = (40, 42, 48)
+LEFT: Colour = (205, 62, 54)
+RIGHT: Colour = (44, 99, 190)
+FINE = 2  # pictures are drawn so many times larger
+
+
+@dataclass(frozen=True)
+class Camera:
+    """From where one looks: degrees around the vertical (0 sees the face of who faces +z), and above the horizon."""
+
+    around: float
+    above: float = 12.0
+    name: str = ""
+    distance: float = 4.6  # metres from what it looks at
+    zoom: float = 2.0
+
+    def project(self, points: Points, target: Points, size: int) -> tuple[Points, Points]:
+        """Places (..., 2) in pixels of a square, and distances (...), of points (..., 3) when looking at a target."""
+        turn, rise = np.radians(self.around), np.radians(self.above)
+        toward = np.array([np.sin(turn) * np.cos(rise), np.sin(rise), np.cos(turn) * np.cos(rise)])
+        right = np.array([np.cos(turn), 0.0, -np.sin(turn)])
+        up = np.cross(toward, right)
+        seen = points - target
+        far = np.maximum(self.distance - seen @ toward, 0.3)
+        scale = self.zoom * size / far
+        return np.stack([size / 2 + scale * (seen @ right), size / 2 - scale * (seen @ up)], axis=-1), far
+
+
+FRONT = Camera(25.0, name="front")
+SIDE = Camera(100.0, name="side")
+BACK = Camera(180.0, name="back")
+TOP = Camera(180.0, above=89.0, name="top", distance=7.0)
+VIEWS = (FRONT, SIDE, BACK)
+
+
+def draw_pose(
+    poses: Points, frame: int, camera: Camera, size: int, skeleton: Skeleton = HUMAN, target: Points | None = None
+) -> Image.Image:
+    """A square picture of one frame of poses (T, J, 3), with the path that the root takes in all of them.
+
+    The camera looks at ``target`` (3,), by default at the middle of the body.
+    """
+    wide = size * FINE
+    image = Image.new("RGB", (wide, wide), PAPER)
+    pen = ImageDraw.Draw(image)
+    if target is None:
+        target = np.array([poses[frame, 0, 0], 0.9, poses[frame, 0, 2]])
+    _ground(pen, camera, target, wide)
+    way = poses[:, 0] * np.array([1.0, 0.0, 1.0])
+    _line(pen, camera, way, target, wide, PATH, 0.012)
+    shadow = poses[frame] * np.array([1.0, 0.0, 1.0])
+    for joint, parent in enumerate(skeleton.parents[1:], start=1):
+        _line(pen, camera, shadow[[parent, joint]], target, wide, GRID, 0.02)
+    _body(pen, camera, poses[frame], target, wide, skeleton)
+    return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _ground(pen: ImageDraw.ImageDraw, camera: Camera, target: Points, size: int) -> None:
+    """Lines half a metre apart around what is looked at."""
+    middle = np.round(target[[0, 2]] * 2) / 2
+    reach = np.arange(-3, 3.01, 0.5)
+    for offset in reach:
+        across = np.array([[middle[0] + a, 0, middle[1] + offset] for a in (-3, 3)])
+        along = np.array([[middle[0] + offset, 0, middle[1] + a] for a in (-3, 3)])
+        for ends in (across, along):
+            # Short pieces, because a piece behind the camera cannot be drawn.
+            _line(pen, camera, np.linspace(ends[0], ends[1], 13), target, size, GRID, 0.004)
+
+
+def _line(
+    pen: ImageDraw.ImageDraw, camera: Camera, points: Points, target: Points, size: int, ink: Colour, width: float
+) -> None:
+    places, far = camera.project(points, target, size)
+    for start, stop, near in zip(places, places[1:], np.minimum(far, np.roll(far, -1))):
+        if near > 0.35:
+            thick = max(1, round(width * camera.zoom * size / float(near)))
+            pen.line([tuple(start), tuple(stop)], fill=ink, width=thick)
+
+
+def _body(
+    pen: ImageDraw.ImageDraw, camera: Camera, pose: Points, target: Points, size: int, skeleton: Skeleton
+) -> None:
+    """Bones from the farthest to the nearest, round at their ends, and a head."""
+    places, far = camera.project(pose, target, size)
+    bones = [(float(far[[parent, joint]].mean()), joint) for joint, parent in enumerate(skeleton.parents) if joint]
+    for depth, joint in sorted(bones, reverse=True):
+        name = skeleton.names[joint]
+        ink = LEFT if name.startswith("left") else RIGHT if name.startswith("right") else INK
+        radius = 0.02 * camera.zoom * size / depth
+        ends = [tuple(places[skeleton.parents[joint]]), tuple(places[joint])]
+        pen.line(ends, fill=ink, width=max(2, round(2 * radius)))
+        for x, y in ends:
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
+        if name == "head":
+            x, y = places[joint]
+            head = 0.09 * camera.zoom * size / depth
+            pen.ellipse((x - head, y - head, x + head, y + head), fill=ink)
+
+
+def film(
+    joints: Tensor, views: Sequence[Camera] = VIEWS, size: int = 240, caption: str = "", skeleton: Skeleton = HUMAN
+) -> list[Image.Image]:
+    """A picture for each frame of poses (T, J, 3), the views side by side, following the body."""
+    check(joints, skeleton)
+    poses = joints.double().numpy()
+    head = 26 if caption else 0
+    followed = _followed(poses)
+    frames = []
+    for frame in range(len(poses)):
+        sheet = Image.new("RGB", (size * len(views), size + head), PAPER)
+        for place, camera in enumerate(views):
+            sheet.paste(draw_pose(poses, frame, camera, size, skeleton, followed[frame]), (place * size, head))
+        pen = ImageDraw.Draw(sheet)
+        if caption:
+            pen.text((8, 5), _fitting(caption, sheet.width - 16), fill=INK, font=_font(14))
+        for place, camera in enumerate(views):
+            pen.text((place * size + 8, head + size - 18), camera.name, fill=(140, 142, 148), font=_font(11))
+        frames.append(sheet)
+    return frames
+
+
+def _followed(poses: Points) -> Points:
+    """What a calm camera looks at, (T, 3): the root's path, smoothed over a second."""
+    ends = np.pad(poses[:, 0], ((10, 10), (0, 0)), mode="edge")
+    calm = np.stack([ends[t : t + 21].mean(0) for t in range(len(poses))])
+    calm[:, 1] = 0.9
+    return calm
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fitting(text: str, width: int, size: int = 14) -> str:
+    """The text, cut so that it is not wider than some pixels."""
+    font = _font(size)
+    while text and font.getlength(text) > width:
+        text = text[:-2].rstrip() + "…"
+    return text
+
+
+def write_gif(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
+    """Write moving pictures that repeat for ever; the format counts hundredths of a second."""
+    palette = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
+    palette[0].save(
+        path, save_all=True, append_images=palette[1:], duration=round(100 / fps) * 10, loop=0, optimize=False
+    )
+
+
+def write_mp4(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
+    """Write an H.264 film. Raises ValueError without the av package."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError("MP4 files need the av package: install langevin[video], or write a .gif") from error
+    width, height = (side - side % 2 for side in frames[0].size)  # the format wants even sides
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_image(frame.crop((0, 0, width, height)))
+            film.mux(stream.encode(picture))
+        film.mux(stream.encode())
+
+
+def write_film(path: Path, joints: Tensor, fps: float, caption: str = "", views: Sequence[Camera] = VIEWS) -> None:
+    """Write poses (T, J, 3) as .gif or .mp4. Raises ValueError for another ending."""
+    if path.suffix not in {".gif", ".mp4"}:
+        raise ValueError(f"films are written as .gif or .mp4, not '{path.suffix}'")
+    frames = film(joints, views, caption=caption)
+    (write_gif if path.suffix == ".gif" else write_mp4)(path, frames, fps)
+
+
+def sheet(
+    clips: Sequence[Tensor],
+    captions: Sequence[str],
+    columns: int = 8,
+    size: int = 150,
+    camera: Camera = FRONT,
+    skeleton: Skeleton = HUMAN,
+) -> Image.Image:
+    """A contact sheet: a row for each clip (T, J, 3), some moments of it from left to right under its caption."""
+    head = 22
+    page = Image.new("RGB", (columns * size, len(clips) * (size + head)), PAPER)
+    pen = ImageDraw.Draw(page)
+    for row, (clip, caption) in enumerate(zip(clips, captions, strict=True)):
+        check(clip, skeleton)
+        poses, top = clip.double().numpy(), row * (size + head)
+        for column, frame in enumerate(np.linspace(0, len(poses) - 1, columns).round().astype(int)):
+            page.paste(draw_pose(poses, int(frame), camera, size, skeleton), (column * size, top + head))
+        pen.text((6, top + 3), _fitting(caption, page.width - 12), fill=INK, font=_font(14))
+    return page
