@@ -54,7 +54,9 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
     folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
     path = train(recipe, run_of(folder, options))
-    print(f"{path}\nNext: langevin sample {folder} --out {folder}/samples.png")
+    print(path)
+    if recipe.show is not None:
+        print(f"Next: langevin sample {folder} --out {folder}/samples.png")
 
 
 def with_settings(recipe: Recipe, options: Options) -> Recipe:

@@ -32,7 +32,7 @@ COLOURS = {
     "cyan": (0.05, 0.80, 0.85),
 }
 BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (0.45, 0.45, 0.45)}
-SIZES = {"small": 8, "": 10, "large": 14}  # pixels
+SIZES = {"small": 10, "": 13, "large": 16}  # pixels
 PLACES = {  # column and row, each -1, 0 or 1
     "in the middle": (0, 0),
     "on the left": (-1, 0),
@@ -110,7 +110,7 @@ def _compose(generator: np.random.Generator) -> Scene:
 
 
 def _item(generator: np.random.Generator, count: int) -> Item:
-    sizes = list(SIZES) if count < 3 else ["small", ""]
+    sizes = list(SIZES) if count < 3 else ["small"]  # three others would not fit
     return Item(
         int(generator.integers(10)),
         str(generator.choice(list(COLOURS))),

@@ -100,8 +100,8 @@ def train_reader(data: CaptionedDigits, steps: int = 1200, batch: int = 64, seed
         for step in range(steps):
             shown = data.get([(step * batch + row) % len(data) for row in range(batch)])
             images = shown["x"] + 0.15 * torch.rand(batch, 1, 1, 1) * torch.randn_like(shown["x"])
-            if step % 3 == 0:
-                images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1) * 0.5 + images * 0.5
+            blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+            images = images.lerp(blurred, torch.rand(batch, 1, 1, 1))
             loss = _loss(reader(images), shown["scene"])
             optimizer.zero_grad()
             loss.backward()

@@ -61,7 +61,7 @@ def tiny(
     autoencoder: str = "",
     width: int = 32,
     text_width: int = 64,
-    steps: int = 12_000,
+    steps: int = 8_000,
     batch: int = 64,
     lr: float = 2e-3,
     count: int = 50_000,
@@ -69,9 +69,8 @@ def tiny(
     """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
 
     def system() -> Diffusion:
-        plan = unet.Plan(
-            4, 4, (width, 2 * width, 3 * width), (0, 1, 1), text_width, blocks=1, head_width=width, groups=8
-        )
+        widths = (width, 2 * width, 3 * width)
+        plan = unet.Plan(4, 4, widths, (1, 1, 1), text_width, blocks=1, head_width=width, groups=8)
         denoiser = Denoiser(TextUNet(plan), Flow(), FlowVelocity(), thousandths)
         words = Words(TextEncoder(text_width, 2, 4, 24))
         codec = Latents(KLAutoencoder(tiny_plan(4)))

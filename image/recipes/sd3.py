@@ -75,7 +75,7 @@ def tiny(
     depth: int = 6,
     patch: int = 2,
     text_width: int = 64,
-    steps: int = 12_000,
+    steps: int = 6_000,
     batch: int = 64,
     lr: float = 1e-3,
     count: int = 50_000,
