@@ -39,7 +39,7 @@ def walk(track: Track, style: Style, seconds: float, speed: float, heading: floa
     width = max(style.width, 0.13) if sideways else style.width
     first = style.first if not sideways else ("left" if across > 0 else "right")
     start = track.now
-    travel(track, seconds, (ahead, across), turn, Gait(period, 0.76, 0.05 + 0.02 * speed, width), first)
+    travel(track, seconds, (ahead, across), turn, Gait(period, 0.76, 0.08 + 0.02 * speed, width), first)
     share = track.envelope(start, track.now, 0.4)
     track.add("swing", share * style.swing * (0.2 if sideways else 1.0))
     track.add("shift", share * 0.03)
@@ -71,7 +71,7 @@ def turn(track: Track, style: Style, angle: float) -> None:
     start = track.now
     first = "left" if angle > 0 else "right"
     seconds = 0.35 + 0.62 * abs(angle) / 1.57 / style.vigour
-    travel(track, seconds, (0.0, 0.0), angle, Gait(0.36, 0.8, 0.05, style.width), first, 0.25)
+    travel(track, seconds, (0.0, 0.0), angle, Gait(0.36, 0.8, 0.08, style.width), first, 0.25)
     share = track.envelope(start, track.now, 0.25)
     track.add("shift", share * 0.03)
     track.add("turn", share * 0.2 * np.sign(angle))
@@ -134,8 +134,8 @@ def _jump_upper(track: Track, leave: float, land: float, end: float, ready: floa
         track.add("bend", share * 1.6 * depth * much)
         track.add("lean", share * 1.6 * depth * much)
         track.add("fore", share * -0.25 * depth * much)
-    back = track.envelope(leave - ready, leave, 0.4, 0.2)
-    up = track.envelope(leave - 0.2, land + 0.25, 0.35, 0.4)
+    back = track.envelope(leave - ready, leave + 0.05, 0.4, 0.35)
+    up = track.envelope(leave - 0.3, land + 0.35, 0.45, 0.5)
     for side in SIDES:
         track.arm(side, back, (-28.0, 5.0, -18.0, 5.0))
         track.arm(side, up, (20 + 95 * effort, 15.0, 45 + 95 * effort, 10.0))
@@ -173,7 +173,7 @@ def sit(track: Track, style: Style, height: float, seconds: float, rise: bool) -
 
 def kick(track: Track, style: Style, side: str, height: float) -> None:
     """Swing a foot back, kick forwards to a height, and set it down again where it stood."""
-    seconds = 1.35 / style.vigour
+    seconds = 1.55 / style.vigour
     start, stop = track.now, track.now + seconds
     other = SIDES[1 - SIDES.index(side)]
     track.add("shift", 0.085 * track.envelope(start - 0.1, stop + 0.1, 0.35))

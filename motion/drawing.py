@@ -39,7 +39,7 @@ class Camera:
     above: float = 12.0
     name: str = ""
     distance: float = 4.6  # metres from what it looks at
-    zoom: float = 2.0
+    zoom: float = 1.8
 
     def project(self, points: Points, target: Points, size: int) -> tuple[Points, Points]:
         """Places (..., 2) in pixels of a square, and distances (...), of points (..., 3) when looking at a target."""
@@ -71,7 +71,7 @@ def draw_pose(
     image = Image.new("RGB", (wide, wide), PAPER)
     pen = ImageDraw.Draw(image)
     if target is None:
-        target = np.array([poses[frame, 0, 0], 0.9, poses[frame, 0, 2]])
+        target = np.array([poses[frame, 0, 0], 1.0, poses[frame, 0, 2]])
     _ground(pen, camera, target, wide)
     way = poses[:, 0] * np.array([1.0, 0.0, 1.0])
     _line(pen, camera, way, target, wide, PATH, 0.012)
@@ -150,7 +150,7 @@ def _followed(poses: Points) -> Points:
     """What a calm camera looks at, (T, 3): the root's path, smoothed over a second."""
     ends = np.pad(poses[:, 0], ((10, 10), (0, 0)), mode="edge")
     calm = np.stack([ends[t : t + 21].mean(0) for t in range(len(poses))])
-    calm[:, 1] = 0.9
+    calm[:, 1] = 1.0
     return calm
 
 
@@ -179,7 +179,7 @@ def write_mp4(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
     try:
         import av
     except ImportError as error:
-        raise ValueError("MP4 files need the av package: install langevin[video], or write a .gif") from error
+        raise ValueError("MP4 files need the av package: install langevin[motion], or write a .gif") from error
     width, height = (side - side % 2 for side in frames[0].size)  # the format wants even sides
     with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))

@@ -29,7 +29,7 @@ def write_glb(path: Path, joints: Tensor, fps: float, skeleton: Skeleton = HUMAN
     try:
         import trimesh
     except ImportError as error:
-        raise ValueError("GLB files need the trimesh package: install langevin[threed]") from error
+        raise ValueError("GLB files need the trimesh package: install langevin[motion]") from error
     joints = joints.double()
     rest = skeleton.offsets(torch.float64)
     lengths = skeleton.lengths(joints).mean(0)

@@ -118,7 +118,7 @@ def _runs(act: Act, seen: Seen) -> bool:
 
 
 def _jumps(act: Act, seen: Seen) -> bool:
-    high = (0.26 if act.height > 0.3 else 0.06) < seen.risen < (0.7 if act.height > 0.3 else 0.4)
+    high = (0.26 if act.height > 0.3 else 0.05) < seen.risen < (0.7 if act.height > 0.3 else 0.4)
     return high and (act.distance == 0 or seen.forward > 0.35)
 
 
@@ -136,7 +136,7 @@ def _kicks(act: Act, seen: Seen) -> bool:
 
 
 def _bows(act: Act, seen: Seen) -> bool:
-    return seen.bowed > 0.85 if act.depth > 1 else 0.3 < seen.bowed < 0.95
+    return seen.bowed > 0.75 if act.depth > 1 else 0.3 < seen.bowed < 0.75
 
 
 def _turns(act: Act, seen: Seen) -> bool:

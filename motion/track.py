@@ -163,8 +163,8 @@ def swing_foot(
     rising = (share <= 0) & (track.time > begin - 0.25)
     pitch[rising] = heel * smooth((track.time[rising] - begin + 0.25) / 0.25)
     flying = (share > 0) & (share < 1)
-    s, moved = share[flying], smooth(share[flying])
-    bump = 16 * s**2 * (1 - s) ** 2
+    s = share[flying]
+    moved, bump = smooth((s - 0.06) / 0.88), (4 * s * (1 - s)) ** 1.2  # up first, then on
     track.plant(side, land, goal, goal_yaw)
     values = {
         "toe_x": start[0] + moved * (goal[0] - start[0]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def node_of(tree: dict[str, Any], name: str) -> dict[str, Any]:
     return next(node for node in tree["nodes"] if node.get("name") == name)
 
 
-def opened(path: Path):
+def opened(path: Path) -> tuple[dict[str, Any], Callable[[int], np.ndarray]]:
     """The JSON of a GLB, and a function that reads its accessors of floats."""
     data = path.read_bytes()
     size = struct.unpack("<I", data[12:16])[0]
