@@ -113,11 +113,16 @@ class Latents(Codec):
         return self
 
     def measure(self, described: Tensor) -> None:
-        """Set shift and scale so that each channel of these descriptions has mean 0 and deviation 1."""
+        """Set shift and scale so that each channel of what is picked from these descriptions is standard.
+
+        That is mean 0 and deviation 1, with the spread of the posteriors; a channel that says nothing keeps its scale.
+        """
         code = self._code(described, None)
-        deviation, mean = torch.std_mean(code.transpose(0, 1).flatten(1), dim=1)
+        variance, mean = torch.var_mean(code.transpose(0, 1).flatten(1), dim=1)
+        if isinstance(self.autoencoder, KLAutoencoder):
+            variance = variance + Posterior.of(described).logvar.exp().transpose(0, 1).flatten(1).mean(1)
         self.shift.copy_(mean)
-        self.scale.copy_(1 / deviation)
+        self.scale.copy_(torch.where(variance > 0, variance.rsqrt(), torch.ones_like(variance)))
 
     def describe(self, data: Tensor) -> Tensor:
         if isinstance(self.autoencoder, KLAutoencoder):

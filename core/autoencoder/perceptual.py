@@ -25,6 +25,10 @@ class Perceptual(nn.Module):
         if isinstance(features, nn.Module):
             features.eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> Perceptual:
+        """Stays as it is: the network is not trained here."""
+        return super().train(False)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(B,), differentiable in both."""
         total = torch.zeros(len(x), device=x.device)
