@@ -6,17 +6,18 @@ so that sides can be told. The picture is drawn at twice its size and then reduc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from motion.features import check
+from motion.features import check, faced
 from motion.skeleton import HUMAN, Skeleton
 
 Points = NDArray[np.float64]
@@ -29,6 +30,7 @@ INK: Colour = (40, 42, 48)
 LEFT: Colour = (205, 62, 54)
 RIGHT: Colour = (44, 99, 190)
 FINE = 2  # pictures are drawn so many times larger
+NEAR = 200  # frames before and after the one that is drawn whose path is shown
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ VIEWS = (FRONT, SIDE, BACK)
 def draw_pose(
     poses: Points, frame: int, camera: Camera, size: int, skeleton: Skeleton = HUMAN, target: Points | None = None
 ) -> Image.Image:
-    """A square picture of one frame of poses (T, J, 3), with the path that the root takes in all of them.
+    """A square picture of one frame of poses (T, J, 3), with the path of the root.
 
     The camera looks at ``target`` (3,), by default at the middle of the body.
     """
@@ -73,7 +75,8 @@ def draw_pose(
     if target is None:
         target = np.array([poses[frame, 0, 0], 1.0, poses[frame, 0, 2]])
     _ground(pen, camera, target, wide)
-    way = poses[:, 0] * np.array([1.0, 0.0, 1.0])
+    near = poses[max(frame - NEAR, 0) : frame + NEAR, 0]
+    way = near * np.array([1.0, 0.0, 1.0])
     _line(pen, camera, way, target, wide, PATH, 0.012)
     shadow = poses[frame] * np.array([1.0, 0.0, 1.0])
     for joint, parent in enumerate(skeleton.parents[1:], start=1):
@@ -126,13 +129,12 @@ def _body(
 
 def film(
     joints: Tensor, views: Sequence[Camera] = VIEWS, size: int = 240, caption: str = "", skeleton: Skeleton = HUMAN
-) -> list[Image.Image]:
+) -> Iterator[Image.Image]:
     """A picture for each frame of poses (T, J, 3), the views side by side, following the body."""
     check(joints, skeleton)
-    poses = joints.double().numpy()
+    poses = faced(joints, skeleton).double().cpu().numpy()
     head = 26 if caption else 0
     followed = _followed(poses)
-    frames = []
     for frame in range(len(poses)):
         sheet = Image.new("RGB", (size * len(views), size + head), PAPER)
         for place, camera in enumerate(views):
@@ -142,8 +144,7 @@ def film(
             pen.text((8, 5), _fitting(caption, sheet.width - 16), fill=INK, font=_font(14))
         for place, camera in enumerate(views):
             pen.text((place * size + 8, head + size - 18), camera.name, fill=(140, 142, 148), font=_font(11))
-        frames.append(sheet)
-    return frames
+        yield sheet
 
 
 def _followed(poses: Points) -> Points:
@@ -166,36 +167,57 @@ def _fitting(text: str, width: int, size: int = 14) -> str:
     return text
 
 
-def write_gif(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
+def write_gif(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """Write moving pictures that repeat for ever; the format counts hundredths of a second."""
-    palette = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
-    palette[0].save(
-        path, save_all=True, append_images=palette[1:], duration=round(100 / fps) * 10, loop=0, optimize=False
-    )
+    first, *others = [frame.quantize(32, dither=Image.Dither.NONE) for frame in frames]
+    first.save(path, save_all=True, append_images=others, duration=round(100 / fps) * 10, loop=0, optimize=False)
 
 
-def write_mp4(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
+def write_mp4(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """Write an H.264 film. Raises ValueError without the av package."""
     try:
         import av
     except ImportError as error:
         raise ValueError("MP4 files need the av package: install langevin[motion], or write a .gif") from error
-    width, height = (side - side % 2 for side in frames[0].size)  # the format wants even sides
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.pix_fmt = "yuv420p"
+        for number, frame in enumerate(frames):
+            width, height = (side - side % 2 for side in frame.size)  # the format wants even sides
+            if number == 0:
+                stream.width, stream.height = width, height
             picture = av.VideoFrame.from_image(frame.crop((0, 0, width, height)))
-            film.mux(stream.encode(picture))
-        film.mux(stream.encode())
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
 
 
-def write_film(path: Path, joints: Tensor, fps: float, caption: str = "", views: Sequence[Camera] = VIEWS) -> None:
-    """Write poses (T, J, 3) as .gif or .mp4. Raises ValueError for another ending."""
+def write_film(
+    path: Path,
+    clips: Sequence[Tensor],
+    fps: float,
+    captions: Sequence[str],
+    views: Sequence[Camera] = VIEWS,
+    skeleton: Skeleton = HUMAN,
+) -> None:
+    """Write clips (T, J, 3) as .gif or .mp4, one below the other; one that is over waits in its last pose.
+
+    Raises ValueError for another ending.
+    """
     if path.suffix not in {".gif", ".mp4"}:
         raise ValueError(f"films are written as .gif or .mp4, not '{path.suffix}'")
-    frames = film(joints, views, caption=caption)
-    (write_gif if path.suffix == ".gif" else write_mp4)(path, frames, fps)
+    longest = max(len(clip) for clip in clips)
+    held = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
+    rows = [
+        film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(held, captions, strict=True)
+    ]
+    (write_gif if path.suffix == ".gif" else write_mp4)(path, (_stacked(parts) for parts in zip(*rows)), fps)
+
+
+def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    page = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), PAPER)
+    for place, part in enumerate(parts):
+        page.paste(part, (0, place * part.height))
+    return page
 
 
 def sheet(
@@ -212,7 +234,7 @@ def sheet(
     pen = ImageDraw.Draw(page)
     for row, (clip, caption) in enumerate(zip(clips, captions, strict=True)):
         check(clip, skeleton)
-        poses, top = clip.double().numpy(), row * (size + head)
+        poses, top = faced(clip, skeleton).double().cpu().numpy(), row * (size + head)
         for column, frame in enumerate(np.linspace(0, len(poses) - 1, columns).round().astype(int)):
             page.paste(draw_pose(poses, int(frame), camera, size, skeleton), (column * size, top + head))
         pen.text((6, top + 3), _fitting(caption, page.width - 12), fill=INK, font=_font(14))

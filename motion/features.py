@@ -103,6 +103,15 @@ def canonical(joints: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     return rotate(turned, joints - start - floor)
 
 
+def faced(joints: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+    """Poses (..., T, J, 3) turned about the vertical so that the first one by itself faces +z, as films show them.
+
+    ``canonical`` instead turns the smoothed heading there, without which features would not give back their poses.
+    """
+    first = heading(joints[..., :1, :, :], skeleton, smooth=0)
+    return rotate(about_y(-first)[..., None, :], joints)
+
+
 def encode(joints: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     """Poses (..., T, J, 3) -> features (..., T - 1, 12 J - 1). Raises ValueError for poses that are none."""
     check(joints, skeleton)

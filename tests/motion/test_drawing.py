@@ -42,18 +42,18 @@ def test_sides_have_their_colours(clip: torch.Tensor) -> None:
 
 
 def test_films_open_with_all_their_frames(tmp_path: Path, clip: torch.Tensor) -> None:
-    write_film(tmp_path / "a.gif", clip, 20.0, "someone wanders", views=(FRONT, BACK))
+    write_film(tmp_path / "a.gif", [clip, clip[:3]], 20.0, ["someone wanders", "less"], views=(FRONT, BACK))
     with Image.open(tmp_path / "a.gif") as gif:
         assert len(list(ImageSequence.Iterator(gif))) == 8 and gif.info["duration"] == 50
-        assert gif.size == (480, 266)
-    write_film(tmp_path / "a.mp4", clip, 20.0, "someone wanders", views=(FRONT,))
+        assert gif.size == (480, 532)
+    write_film(tmp_path / "a.mp4", [clip], 20.0, ["someone wanders"], views=(FRONT,))
     with av.open(str(tmp_path / "a.mp4")) as file:
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
         assert len(frames) == 8 and float(file.streams.video[0].average_rate or 0) == 20
-    wanted = np.asarray(film(clip, views=(FRONT,), caption="someone wanders")[3]).astype(int)
+    wanted = np.asarray(list(film(clip, views=(FRONT,), caption="someone wanders"))[3]).astype(int)
     assert np.abs(frames[3].astype(int) - wanted[: frames[3].shape[0]]).mean() < 6
     with pytest.raises(ValueError, match=r"\.gif or \.mp4"):
-        write_film(tmp_path / "a.avi", clip, 20.0)
+        write_film(tmp_path / "a.avi", [clip], 20.0, [""])
 
 
 def test_a_sheet_has_a_row_for_each_clip(clip: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from motion.features import Groups, Normal, canonical, decode, decode_root, decode_rotations, encode, heading
+from motion.features import Groups, Normal, canonical, decode, decode_root, decode_rotations, encode, faced, heading
 from motion.kinematics import forward, resample, resample_rotations, rotations
 from motion.rotation import about_y, euler_to_matrix, quaternion_to_matrix, rotate
 from motion.skeleton import HUMAN, KIT, Skeleton
@@ -48,6 +48,14 @@ def test_canonical_clips_start_at_the_origin_on_the_floor_facing_z() -> None:
     assert poses[0, 0, [0, 2]].abs().max() < 1e-12
     assert float(poses[..., 1].min()) == pytest.approx(0)
     assert float(heading(poses)[0]) == pytest.approx(0, abs=1e-9)
+
+
+def test_faced_clips_begin_with_a_pose_that_faces_z() -> None:
+    poses = canonical(wander(30, turn=5.0))
+    turned = faced(poses)
+    assert abs(float(heading(poses[:1], smooth=0)[0])) > 0.1
+    assert float(heading(turned[:1], smooth=0)[0]) == pytest.approx(0, abs=1e-9)
+    assert torch.allclose(canonical(turned), poses, atol=1e-9)
 
 
 def spinning(rate: float, frames: int = 400) -> torch.Tensor:
