@@ -31,6 +31,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     write_whole(path, save(_unshared(data), {KEY: json.dumps(metadata)}))
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a plain safetensors file for other programs, whole or not at all; see ``write_whole``."""
+    data = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    write_whole(path, save(_unshared(data), dict(metadata)))
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: to a temporary file beside it, to the disk, and only then under its name.
 
