@@ -12,8 +12,11 @@ from app.names import look_up
 COMMANDS = {
     "list": ("app.catalogue", "the recipes, with their presets"),
     "info": ("app.info", "what a recipe or a checkpoint is"),
+    "inspect": ("app.inspect", "what any file or folder of weights is, from its header"),
+    "convert": ("app.convert", "from one layout or precision of weights to another"),
     "train": ("app.training", "train a recipe"),
     "sample": ("app.sampling", "draw samples from a checkpoint"),
+    "edit": ("app.edit", "change a picture: by a prompt, within a mask, through its noise, or restore it"),
     "replay": ("app.replay", "make the same picture again from its own metadata"),
     "evaluate": ("app.evaluation", "measure a checkpoint against its data"),
     "solvers": ("app.solvers", "measure every sampler against closed forms"),

@@ -53,6 +53,8 @@ def settings_in(path: Path) -> dict[str, Any]:
     from image.sheet import read_settings
 
     settings = read_settings(path)
+    if "edit" in settings:
+        raise ValueError(f"{path} is an edit: give `langevin edit` the picture and the settings once more")
     missing = {"checkpoint", "sha256", "seed", "steps"} - settings.keys()
     if missing:
         raise ValueError(f"{path} does not say how it was made: give a picture that `langevin sample` wrote")

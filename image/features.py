@@ -6,7 +6,7 @@ so the weights are read from a file that is at hand and nothing is ever download
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,34 @@ class Seen(nn.Module):
             pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True).clamp(0, 1)
         seen: Tensor = self.network((pixels.expand(-1, 3, -1, -1) - self.mean) / self.deviation)
         return seen
+
+
+class Maps(nn.Module):
+    """Images (B, 1 or 3, H, W) in [-1, 1] of any size -> some of a network's feature maps, for a perceptual loss."""
+
+    def __init__(self, network: Any, layers: Sequence[int], mean: Tensor, deviation: Tensor) -> None:
+        """layers: which of the maps that timm calls intermediates, finest first."""
+        super().__init__()
+        self.network = network
+        self.layers = list(layers)
+        self.mean = nn.Buffer(mean.view(3, 1, 1).clone())
+        self.deviation = nn.Buffer(deviation.view(3, 1, 1).clone())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        pixels = ((images + 1) / 2).expand(-1, 3, -1, -1)
+        found: list[Tensor] = self.network.forward_intermediates(
+            (pixels - self.mean) / self.deviation, indices=self.layers, intermediates_only=True
+        )
+        return found
+
+
+def timm_maps(name: str, weights: Path, layers: Sequence[int] = (0, 1, 2, 3, 4)) -> Maps:
+    """Feature maps of a network of timm; of VGG-16, the five that LPIPS compares (1801.03924).
+
+    Raises ValueError where there is no such network, and CheckpointError where the file does not fit.
+    """
+    seen = timm_features(name, weights)
+    return Maps(seen.network, layers, seen.mean, seen.deviation).eval().requires_grad_(False)
 
 
 def timm_features(name: str, weights: Path | None = None, random_seed: int | None = None) -> Seen:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader, StringIO
 from pathlib import Path
@@ -22,13 +22,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data import Batch
-from image.data import SUFFIXES, DataError, ImageArray, open_images
+from core.data import Batch, Dataset
+from image.data import SUFFIXES, DataError, ImageArray, open_images, split
 from image.shards import is_shards, open_shards
-from image.source import Captioned, Size, Source, size_of
+from image.source import Captioned, Size, Source, divide, size_of
 
 CAPTIONS = ("text", "caption")  # what a caption is called in metadata; the first that is there
 TABLES = ("metadata.jsonl", "metadata.csv")
+
+
+def pictures_of(data: str, size: int) -> Callable[[], tuple[Dataset, Dataset]]:
+    """A training and a held-out part of pictures of any kind, captioned or not, when called."""
+
+    def parts() -> tuple[Dataset, Dataset]:
+        path = Path(data)
+        if not is_shards(path) and not has_captions(path):
+            return split(open_images(path, size))
+        train, held_out = divide(open_source(path))
+        return Captioned(train, size), Captioned(held_out, size)
+
+    return parts
+
+
+def has_captions(path: Path) -> bool:
+    """Whether a folder holds a table of captions, or a picture with a text beside it."""
+    if any((path / name).exists() for name in TABLES):
+        return True
+    texts = path.rglob("*.txt") if path.is_dir() else iter(())
+    return any(text.with_suffix(suffix).exists() for text in texts for suffix in SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ langevin train ldm --preset tiny --autoencoder runs/ae        the second, in the
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
 from core.autoencoding import Autoencoding
-from core.checkpoint import CheckpointError, read, read_metadata
+from core.checkpoint import CheckpointError, fill, read, read_metadata
 from core.codec import Latents
 from core.data import Dataset
 from core.recipe import Recipe, Start, build, restore
@@ -19,6 +20,7 @@ from core.system import Diffusion, System
 from core.train import Run, newest, train
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
+PIXELS = 2**18  # of the pictures that are described at once
 
 
 def begin_with(autoencoder: str, first: Recipe) -> Start:
@@ -31,8 +33,8 @@ def begin_with(autoencoder: str, first: Recipe) -> Start:
         if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):
             raise ValueError("only latent diffusion begins with an autoencoder")
         path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", show=0))
-        found = open_autoencoder(newest(path) or path if path.is_dir() else path)
-        system.codec.autoencoder.load_state_dict(found.autoencoder.state_dict())
+        path = newest(path) or path if path.is_dir() else path
+        fill(system.codec.autoencoder, open_autoencoder(path).autoencoder.state_dict(), path)
         system.codec.measure(described(first.data()[0], system.codec))
 
     return start
@@ -50,8 +52,9 @@ def open_autoencoder(path: Path) -> Autoencoding:
 
 
 @torch.no_grad()
-def described(data: Dataset, codec: Latents, batch: int = 250) -> torch.Tensor:
+def described(data: Dataset, codec: Latents) -> torch.Tensor:
     """What the codec says of the first examples of the data."""
     count = min(MEASURED, len(data))
+    batch = max(1, PIXELS // math.prod(data.get([0])["x"].shape[2:]))
     parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     return torch.cat([codec.describe(data.get(part)["x"]) for part in parts])

@@ -60,14 +60,18 @@ def captioned(images: Tensor, captions: Sequence[str], columns: int | None = Non
 def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns: int | None = None) -> None:
     """Write images (N, C, H, W) in [-1, 1] as one PNG with ``settings`` in its metadata; small images are enlarged.
 
-    Settings with "captions", one for each image, are shown. The file appears whole or not at all. Raises OSError when
-    the folder cannot be written.
+    Settings with "captions", one for each image, are shown.
     """
     captions = settings.get("captions")
     if isinstance(captions, list):
         page = captioned(images, captions, columns)
     else:
         page = picture(tile(images, columns), max(1, 64 // images.shape[-1]))
+    save_page(path, page, settings)
+
+
+def save_page(path: Path, page: Image.Image, settings: dict[str, object]) -> None:
+    """Write a PNG with ``settings`` in its metadata, whole or not at all. Raises OSError where it cannot be written."""
     note = PngImagePlugin.PngInfo()
     note.add_text(KEY, json.dumps(settings, sort_keys=True))
     path.parent.mkdir(parents=True, exist_ok=True)

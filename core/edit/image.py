@@ -14,17 +14,27 @@ from core.sample.step import Sampler, Step
 from core.schedule import Schedule
 
 
-def strengthened(grid: Grid, schedule: Schedule, strength: float) -> Grid:
-    """A grid of as many steps that begins where a share ``strength`` of the schedule's time is left.
+def strengthened(grid: Grid, strength: float) -> Grid:
+    """A grid of as many steps that begins where a share ``strength`` of this grid's steps is left.
 
+    On an even grid that is a share of the schedule's time; where steps are dense towards clean data, strengths are too.
     Strength 1 is the grid itself. Raises ValueError unless it lies in (0, 1].
     """
     if not 0 < strength <= 1:
-        raise ValueError(f"the strength of an edit must lie above 0 and at most at 1, not {strength}")
+        raise ValueError(f"the strength of an edit must lie in 0 (nothing changes) to 1 (all is new), not {strength}")
     if strength == 1:
         return grid
-    start = schedule.cleanest + strength * (schedule.noisiest - schedule.cleanest)
-    return between(grid, start, schedule.cleanest)
+
+    def begun(schedule: Schedule, steps: int) -> Tensor:
+        times = grid(schedule, steps)
+        place = (1 - strength) * (len(times) - 1)
+        first = int(place)
+        start = float(torch.lerp(times[first], times[first + 1], place - first))
+        # The last step of a grid ends at clean data, which is no level of the model.
+        least = schedule.cleanest + 1e-3 * (schedule.noisiest - schedule.cleanest)
+        return between(grid, max(start, least), schedule.cleanest)(schedule, steps)
+
+    return begun
 
 
 def begin(known: Tensor, schedule: Schedule, t: Tensor, noise: Noise) -> Tensor:
@@ -44,5 +54,5 @@ def image_to_image(
         clean_time = denoise.schedule.time(torch.zeros((), dtype=torch.float64))
         yield Step(0, clean_time, known, known)
         return
-    times = strengthened(grid, denoise.schedule, strength)(denoise.schedule, steps)
+    times = strengthened(grid, strength)(denoise.schedule, steps)
     yield from sampler(denoise, begin(known, denoise.schedule, times[0], noise), times, noise)

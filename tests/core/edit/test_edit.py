@@ -17,6 +17,7 @@ from core.edit import (
     invert_exactly,
     masked_condition,
     repaint,
+    strengthened,
 )
 from core.grid import karras, trailing
 from core.mixture import Mixture
@@ -72,6 +73,22 @@ def test_strength_sets_how_much_stays(schedule: Schedule) -> None:
         assert len(steps) == (12 if strength else 1)
         away.append(float((steps[-1].x - image).square().mean()))
     assert away[0] == 0 and away[1] < away[2] < away[3]
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.25, 0.6, 0.99])
+def test_strength_is_a_share_of_the_grid_in_exactly_as_many_steps(schedule: Schedule, strength: float) -> None:
+    """Of an even grid that is a share of time; of Karras' grid the level where that share of its steps is left."""
+    grid = trailing if not isinstance(schedule, EDM) else karras
+    times = strengthened(grid, strength)(schedule, 7)
+    assert len(times) == 8 and bool((times[1:] < times[:-1]).all())
+    assert float(schedule(times[-1])[1]) == 0
+    fine = grid(schedule, 1000)
+    if not isinstance(schedule, EDM):
+        share = float((times[0] - fine[-1]) / (fine[0] - fine[-1]))
+        assert share == pytest.approx(strength, abs=0.01)
+    elif strength == 0.6:
+        assert float(strengthened(grid, strength)(schedule, 50)[0]) == pytest.approx(float(fine[400]), rel=0.15)
+    assert strengthened(grid, 1.0) is grid
 
 
 def test_full_strength_from_pure_noise_is_plain_sampling() -> None:

@@ -1,0 +1,140 @@
+"""Presets for pictures of your own: trained on a little captioned folder, and the autoencoder with all its losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from core.autoencoder.perceptual import Perceptual
+from core.autoencoding import Autoencoding
+from core.random import Draw
+from core.recipe import Recipe, build, draw, load
+from core.train import Run, train
+from image.features import timm_features, timm_maps
+from image.folder import has_captions, pictures_of
+
+COUNT, SIZE = 12, 32
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A captioned folder."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(COUNT):
+        values = np.random.default_rng(number).integers(0, 256, (SIZE + number, 20, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"noise of number {number}")
+    return folder
+
+
+def shortly(recipe: Recipe, folder: Path) -> Path:
+    """Two steps of two pictures."""
+    short = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, batch=2, steps=2))
+    return train(short, Run(folder, log=1, save=0, hold_out=2, show=0, tensorboard=False, cpu=True))
+
+
+@pytest.fixture(scope="module")
+def codes(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Small autoencoders of 4 and of 16 channels."""
+    folder = tmp_path_factory.mktemp("codes")
+    return {
+        latent: shortly(
+            build("image.recipes.autoencoder.small", {"data": str(pictures), "size": SIZE, "latent": latent}),
+            folder / str(latent),
+        )
+        for latent in (4, 16)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "sizes"),
+    [
+        ("ldm", 4, {"width": 32}),
+        ("sd3", 16, {"heads": 1, "depth": 2, "text_width": 32}),
+        ("flux", 16, {"heads": 1, "doubles": 1, "singles": 1}),
+    ],
+)
+def test_small_presets_learn_from_a_captioned_folder(
+    name: str, latent: int, sizes: dict[str, int], pictures: Path, codes: dict[int, Path], tmp_path: Path
+) -> None:
+    given = {"data": str(pictures), "autoencoder": str(codes[latent]), "size": SIZE, **sizes}
+    path = shortly(build(f"image.recipes.{name}.small", given), tmp_path)
+    loaded = load(path)
+    asked = loaded.recipe.ask(0, range(3))
+    assert all(str(caption).startswith("noise of number") for caption in asked["caption"])
+    samples = draw(loaded.recipe, loaded.system, 0, range(3), dataclasses.replace(loaded.recipe.sampling, steps=2))
+    assert samples.shape == (3, 3, SIZE, SIZE) and bool(samples.isfinite().all())
+    kept = loaded.system.codec.state_dict()
+    assert float(kept["scale"].std()) > 0 and bool(kept["scale"].isfinite().all())  # measured, not left at 1
+
+
+def test_pictures_with_and_without_captions_are_data(pictures: Path, tmp_path: Path) -> None:
+    train_part, held_out = pictures_of(str(pictures), 8)()
+    assert has_captions(pictures) and len(train_part) + len(held_out) == COUNT
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for file in pictures.glob("*.png"):
+        (plain / file.name).write_bytes(file.read_bytes())
+    assert not has_captions(plain)
+    bare_train, bare_held_out = pictures_of(str(plain), 8)()
+    assert len(bare_train) + len(bare_held_out) == COUNT
+    assert bare_train.get([0])["x"].shape == train_part.get([0])["x"].shape == (1, 3, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "network.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False, num_classes=3).state_dict(), path)
+    return path
+
+
+def test_maps_are_what_the_network_sees_on_its_way(weights: Path) -> None:
+    maps = timm_maps("test_resnet", weights, (1, 3))
+    network = timm_features("test_resnet", weights).network
+    about = network.pretrained_cfg
+    mean, deviation = (torch.tensor(about[name]).view(3, 1, 1) for name in ("mean", "std"))
+    x = torch.rand(2, 3, 40, 48) * 2 - 1
+    with torch.no_grad():
+        expected = network.forward_intermediates((x / 2 + 0.5 - mean) / deviation, indices=[1, 3])[1]
+    for found, wanted in zip(maps(x), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_vgg_s_maps_are_those_of_lpips() -> None:
+    """relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3: before the first four poolings and the last."""
+    with torch.device("meta"):
+        network = timm.create_model("vgg16", pretrained=False, num_classes=0)
+        found = network.forward_intermediates(torch.zeros(1, 3, 64, 64), indices=[0, 1, 2, 3, 4])[1]
+    assert [tuple(each.shape[1:]) for each in found] == [
+        (64, 64, 64),
+        (128, 32, 32),
+        (256, 16, 16),
+        (512, 8, 8),
+        (512, 4, 4),
+    ]
+
+
+def test_an_autoencoder_learns_from_all_its_losses(pictures: Path, weights: Path) -> None:
+    """As in the published preset, with a smaller network to look with."""
+    recipe = build("image.recipes.autoencoder.small", {"data": str(pictures), "size": 32})
+    system = recipe.system()
+    assert isinstance(system, Autoencoding)
+    full = Autoencoding(
+        system.autoencoder,
+        dataclasses.replace(system.weights, judged_after=0),
+        Perceptual(timm_maps("test_resnet", weights, (0, 1, 2))),
+        system.discriminator,
+    ).train()
+    batch = recipe.data()[0].get(range(2))
+    found = full(batch, Draw(0, range(2)))
+    found.mean.backward()
+    taught = {name.split(".")[0] for name, value in full.named_parameters() if value.grad is not None}
+    assert taught == {"autoencoder", "discriminator"} and bool(found.mean.isfinite())
