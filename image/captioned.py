@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.metrics import features, frechet
+from core.metrics import features, frechet, kernel, neighbours
 from core.recipe import Evaluate, Recipe, Sampling, Start, Training
 from core.system import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
@@ -18,6 +18,8 @@ from image.defaults import show
 from image.folder import open_source
 from image.reader import Reader, caption_accuracy, train_reader
 from image.source import Captioned, divide
+
+NEIGHBOURS = 3  # how many real pictures, or samples, a ball of precision and recall reaches
 
 
 def told_digits(
@@ -99,8 +101,9 @@ def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 100
             raise ValueError(
                 "these samples were asked for in words of your own: leave --prompt out to measure captions"
             )
-        found = caption_accuracy(reader, samples.clamp(-1, 1), asked["scene"])
-        return {
+        shown = samples.clamp(-1, 1)
+        found, seen = caption_accuracy(reader, shown, asked["scene"]), features(looking(reader), shown)
+        figures: dict[str, object] = {
             "samples": len(samples),
             "digit as asked": found.digit,
             "colour as asked": found.colour,
@@ -108,9 +111,14 @@ def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 100
             "as many digits as asked": found.count,
             "whole caption": found.whole,
             "real pictures: digit, colour, place": f"{ceiling.digit:.3f}, {ceiling.colour:.3f}, {ceiling.place:.3f}",
-            "Frechet distance to held-out": frechet(features(looking(reader), samples.clamp(-1, 1)), seen_real),
+            "Frechet distance to held-out": frechet(seen, seen_real),
             "Frechet distance, real training images": frechet(seen_train, seen_real),
+            "kernel distance to held-out": kernel(seen, seen_real),
         }
+        if len(samples) <= NEIGHBOURS:
+            return figures
+        shape = neighbours(seen_real, seen, NEIGHBOURS)
+        return figures | {"precision": shape.precision, "recall": shape.recall}
 
     return evaluate
 
