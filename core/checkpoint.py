@@ -9,20 +9,42 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 KEY = "langevin"  # the metadata entry that holds everything, as JSON
 DRAFT = ".draft-"  # how the names of unfinished files begin
+DTYPES = {  # as a file's header calls them
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used or written; the message says why and what to do."""
+
+
+class Outline(NamedTuple):
+    """What the header of a safetensors file says."""
+
+    words: dict[str, str]  # its metadata
+    tensors: dict[str, Tensor]  # of its shapes and precisions, without contents (on the meta device)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -37,17 +59,48 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     write_whole(path, save(_unshared(data), dict(metadata)))
 
 
+def write_streamed(
+    path: Path, outline: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file tensor by tensor, so that only one of them has to be in memory; see ``write_whole``.
+
+    outline: names, shapes and precisions, on the meta device; tensors: the same in the same order.
+    """
+    codes, place = {dtype: code for code, dtype in DTYPES.items()}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    for name, value in outline.items():
+        end = place + value.numel() * value.element_size()
+        header[name] = {"dtype": codes[value.dtype], "shape": list(value.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+
+    def chunks() -> Iterator[Any]:
+        yield len(text).to_bytes(8, "little") + text
+        for (name, planned), (given, value) in zip(outline.items(), tensors, strict=True):
+            if given != name or value.shape != planned.shape or value.dtype != planned.dtype:
+                raise ValueError(f"{given} was to be {name} {tuple(planned.shape)}: the outline is of other tensors")
+            yield value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data
+
+    _write(path, chunks())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: to a temporary file beside it, to the disk, and only then under its name.
 
     Raises CheckpointError when the folder cannot be written or the disk is full.
     """
+    _write(path, [content])
+
+
+def _write(path: Path, chunks: Iterable[Any]) -> None:
     draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=DRAFT)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -106,6 +159,20 @@ def read(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names start with ``prefix``, under the rest of their names."""
     with _opened(path) as file:
         return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+
+def outline(path: Path) -> Outline:
+    """What a file holds, from its header alone. Raises CheckpointError for anything but a whole safetensors file."""
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        strange = {code for part in slices.values() if (code := part.get_dtype()) not in DTYPES}
+        if strange:
+            raise CheckpointError(f"{path} holds numbers of the kind {min(strange)}, which are not read here")
+        tensors = {
+            name: torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+            for name, part in slices.items()
+        }
+        return Outline(dict(file.metadata() or {}), tensors)
 
 
 def _opened(path: Path) -> Any:

@@ -42,12 +42,9 @@ class Beside:
 def load_diffusers(folder: Path) -> tuple[KLAutoencoder, Beside]:
     """Read an ``AutoencoderKL`` folder. Raises CheckpointError for what ours cannot express."""
     config, tensors = read_folder(folder, KL)
-    plan = _plan(config, str(folder), quant=config.get("use_quant_conv", True))
-    if config.get("use_post_quant_conv", plan.quant) != plan.quant:
-        raise CheckpointError(f"{folder} has a convolution on one side of its code only: ours has both or none")
     with torch.device("meta"):
-        net = KLAutoencoder(plan)
-    fill(net, to_ours(pairs(net), _flat(tensors), str(folder)), folder)
+        net = KLAutoencoder(kl_plan(config, str(folder)))
+    fill(net, to_ours(pairs(net), flat(tensors), str(folder)), folder)
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
     beside = Beside(
         config.get("scaling_factor", 0.18215),
@@ -60,9 +57,22 @@ def load_diffusers(folder: Path) -> tuple[KLAutoencoder, Beside]:
     return net.eval(), beside
 
 
+def kl_plan(config: Mapping[str, Any], what: str) -> Plan:
+    """The sizes that an ``AutoencoderKL``'s configuration says. Raises CheckpointError for what ours cannot express."""
+    plan = _plan(config, what, quant=config.get("use_quant_conv", True))
+    if config.get("use_post_quant_conv", plan.quant) != plan.quant:
+        raise CheckpointError(f"{what} has a convolution on one side of its code only: ours has both or none")
+    return plan
+
+
 def save_diffusers(folder: Path, net: KLAutoencoder, beside: Beside = Beside()) -> None:
     """Write a folder that diffusers loads. Raises CheckpointError for a network that its class cannot express."""
-    config = _config(net.plan) | {
+    write_folder(folder, KL, kl_config(net, beside), to_theirs(pairs(net), net.state_dict()))
+
+
+def kl_config(net: KLAutoencoder, beside: Beside) -> dict[str, Any]:
+    """diffusers' configuration of a network. Raises CheckpointError for one that its class cannot express."""
+    return _config(net.plan) | {
         "use_quant_conv": net.plan.quant,
         "use_post_quant_conv": net.plan.quant,
         "scaling_factor": beside.scale,
@@ -73,30 +83,38 @@ def save_diffusers(folder: Path, net: KLAutoencoder, beside: Beside = Beside()) 
         "latents_std": beside.deviation,
         "mid_block_add_attention": net.plan.middle_attention,
     }
-    write_folder(folder, KL, config, to_theirs(pairs(net), net.state_dict()))
 
 
 def load_vq_diffusers(folder: Path) -> tuple[VQAutoencoder, float]:
     """Read a ``VQModel`` folder: the network and its scaling factor."""
     config, tensors = read_folder(folder, VQ)
-    if config.get("norm_type", "group") != "group" or config.get("lookup_from_codebook"):
-        raise CheckpointError(f"{folder} is a VQ model of another kind than that of latent diffusion")
-    plan = _plan(config, str(folder), quant=True, embedded=config.get("vq_embed_dim"))
-    with torch.device("meta"):
-        net = VQAutoencoder(plan, config.get("num_vq_embeddings", 256))
-    fill(net, to_ours(pairs(net), _flat(tensors), str(folder)), folder)
+    net = make_vq(config, str(folder))
+    fill(net, to_ours(pairs(net), flat(tensors), str(folder)), folder)
     return net.eval(), config.get("scaling_factor", 0.18215)
+
+
+def make_vq(config: Mapping[str, Any], what: str) -> VQAutoencoder:
+    """The network that a ``VQModel``'s configuration describes, without weights."""
+    if config.get("norm_type", "group") != "group" or config.get("lookup_from_codebook"):
+        raise CheckpointError(f"{what} is a VQ model of another kind than that of latent diffusion")
+    plan = _plan(config, what, quant=True, embedded=config.get("vq_embed_dim"))
+    with torch.device("meta"):
+        return VQAutoencoder(plan, config.get("num_vq_embeddings", 256))
 
 
 def save_vq_diffusers(folder: Path, net: VQAutoencoder, scale: float = 1.0) -> None:
     """Write a ``VQModel`` folder that diffusers loads."""
-    config = _config(net.plan) | {
+    write_folder(folder, VQ, vq_config(net, scale), to_theirs(pairs(net), net.state_dict()))
+
+
+def vq_config(net: VQAutoencoder, scale: float = 1.0) -> dict[str, Any]:
+    """diffusers' configuration of a network. Raises CheckpointError for one that its class cannot express."""
+    return _config(net.plan) | {
         "num_vq_embeddings": net.codebook.table.num_embeddings,
         "vq_embed_dim": net.plan.code,
         "scaling_factor": scale,
         "mid_block_add_attention": net.plan.middle_attention,
     }
-    write_folder(folder, VQ, config, to_theirs(pairs(net), net.state_dict()))
 
 
 def pairs(net: KLAutoencoder | VQAutoencoder) -> Iterator[Pair]:
@@ -135,7 +153,7 @@ def pairs(net: KLAutoencoder | VQAutoencoder) -> Iterator[Pair]:
         yield Pair("codebook.table.weight", ("quantize.embedding.weight",))
 
 
-def _flat(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def flat(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Modern names, and attention's convolutions of size 1 as the matrices that they are."""
     named = {modern(name): value for name, value in tensors.items()}
     return {

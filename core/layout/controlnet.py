@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from core.checkpoint import CheckpointError, fill
-from core.layout.pairs import Pair, both, read_folder, to_ours, to_theirs, write_folder
-from core.layout.text_unet import TABLE, Beside, beside_of, config_of, dtype_of, encoder_pairs, plan_of
+from core.layout.pairs import Pair, both, dtype_of, read_folder, to_ours, to_theirs, write_folder
+from core.layout.text_unet import TABLE, Beside, beside_of, config_of, encoder_pairs, plan_of
 from core.nn.controlnet import HINT_WIDTHS, ControlNet
 
 CLASS = "ControlNetModel"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import CheckpointError, fill
-from core.layout.pairs import ROWS, Form, Pair, both, read_folder, to_ours, to_theirs, write_folder
+from core.layout.pairs import ROWS, Form, Pair, both, dtype_of, read_folder, to_ours, to_theirs, write_folder
 from core.nn.flux import Flux
 
 CLASS = "FluxTransformer2DModel"
@@ -26,9 +26,12 @@ SWAPPED = Form(lambda parts: torch.cat(parts[0].chunk(2)[::-1]), lambda whole, c
 
 
 def load_diffusers(folder: Path) -> Flux:
-    """Read a diffusers folder. Raises CheckpointError where it holds another model than a Flux of 2-D latents."""
+    """Read a diffusers folder, in the precision of its file.
+
+    Raises CheckpointError where it holds another model than a Flux of 2-D latents.
+    """
     config, tensors = read_folder(folder, CLASS)
-    net = make(config, str(folder))
+    net = make(config, str(folder)).to(dtype_of(tensors))
     depths = len(net.doubles), len(net.singles)
     pairs = diffusers_pairs(*depths, net.vector is not None, net.guidance is not None)
     fill(net, to_ours(pairs, tensors, str(folder)), folder)
@@ -37,8 +40,16 @@ def load_diffusers(folder: Path) -> Flux:
 
 def save_diffusers(folder: Path, net: Flux) -> None:
     """Write a folder that diffusers loads. Raises CheckpointError for a network that its class cannot express."""
+    config = config_of(net)
+    state = {name: value.detach() for name, value in net.state_dict().items()}
+    pairs = diffusers_pairs(len(net.doubles), len(net.singles), True, net.guidance is not None)
+    write_folder(folder, CLASS, config, to_theirs(pairs, state))
+
+
+def config_of(net: Flux) -> dict[str, Any]:
+    """diffusers' configuration of a network. Raises CheckpointError for one that its class cannot express."""
     published(net)
-    config = {
+    return {
         "patch_size": 1,
         "in_channels": net.enter.in_features,
         "out_channels": net.readout.out_features,
@@ -51,9 +62,6 @@ def save_diffusers(folder: Path, net: Flux) -> None:
         "guidance_embeds": net.guidance is not None,
         "axes_dims_rope": list(net.axes),
     }
-    state = {name: value.detach() for name, value in net.state_dict().items()}
-    pairs = diffusers_pairs(len(net.doubles), len(net.singles), True, net.guidance is not None)
-    write_folder(folder, CLASS, config, to_theirs(pairs, state))
 
 
 def make(config: Mapping[str, Any], what: str) -> Flux:

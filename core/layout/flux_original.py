@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.checkpoint import CheckpointError, fill
 from core.layout.flux import CELL, PATCH, STACKED, depth, published
-from core.layout.pairs import Pair, both, to_ours, to_theirs
+from core.layout.pairs import Pair, both, dtype_of, to_ours, to_theirs
 from core.nn.flux import Flux
 
 PREFIX = "model.diffusion_model."  # where files that hold more than the transformer keep it
@@ -39,7 +39,7 @@ def from_original(tensors: Mapping[str, Tensor], axes: tuple[int, ...] = (16, 56
         raise CheckpointError(f"{what} has heads of {scale[0]} channels, which rotary axes {axes} do not fill")
     guided = "guidance_in.in_layer.weight" in tensors
     doubles, singles = depth(tensors, "double_blocks"), depth(tensors, "single_blocks")
-    state = to_ours(original_pairs(doubles, singles, guided), _split(tensors), what)
+    state = to_ours(original_pairs(doubles, singles, guided), split(tensors), what)
     with torch.device("meta"):
         net = Flux(
             channels=last[0] // CELL,
@@ -53,7 +53,7 @@ def from_original(tensors: Mapping[str, Tensor], axes: tuple[int, ...] = (16, 56
             guided=guided,
             told_channels=(enter[1] - last[0]) // CELL,
         )
-    fill(net, state, Path(what))
+    fill(net.to(dtype_of(tensors)), state, Path(what))
     return net.eval()
 
 
@@ -96,7 +96,7 @@ def _scales(ours: str, theirs: str) -> Pair:
     return Pair(f"{ours}.scale", (f"{theirs}.query_norm.scale", f"{theirs}.key_norm.scale"), STACKED)
 
 
-def _split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with every ``linear1`` in its two parts: 3 of its 7 shares are the attention's."""
     parts: dict[str, Tensor] = {}
     for key, value in tensors.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.checkpoint import CheckpointError, fill
 from core.layout.flux import STACKED, SWAPPED
-from core.layout.pairs import ROWS, SAME, Form, Pair, both, read_folder, to_ours, to_theirs, write_folder
+from core.layout.pairs import ROWS, SAME, Form, Pair, both, dtype_of, read_folder, to_ours, to_theirs, write_folder
 from core.nn.mmdit import MMDiT
 
 CLASS = "SD3Transformer2DModel"
@@ -36,8 +36,13 @@ def load_diffusers(folder: Path) -> MMDiT:
 
 def save_diffusers(folder: Path, net: MMDiT) -> None:
     """Write a folder that diffusers loads. Raises CheckpointError for a network that its class cannot express."""
+    write_folder(folder, CLASS, config_of(net), to_theirs(diffusers_pairs(net), state_of(net)))
+
+
+def config_of(net: MMDiT) -> dict[str, Any]:
+    """diffusers' configuration of a network. Raises CheckpointError for one that its class cannot express."""
     published(net)
-    config = {
+    return {
         "sample_size": net.size,
         "patch_size": net.patch,
         "in_channels": net.enter.in_features // net.patch**2,
@@ -52,7 +57,6 @@ def save_diffusers(folder: Path, net: MMDiT) -> None:
         "dual_attention_layers": list(range(net.dual)),
         "qk_norm": "rms_norm" if net.normed else None,
     }
-    write_folder(folder, CLASS, config, to_theirs(diffusers_pairs(net), state_of(net)))
 
 
 def make(config: Mapping[str, Any], what: str) -> MMDiT:
@@ -85,13 +89,13 @@ def make(config: Mapping[str, Any], what: str) -> MMDiT:
 
 
 def assemble(net: MMDiT, pairs: Iterator[Pair], tensors: Mapping[str, Tensor], what: str, table: str) -> MMDiT:
-    """Fill a network with foreign tensors, ``table`` being the name of their positions."""
+    """Fill a network with foreign tensors, in their precision; ``table`` is the name of their positions."""
     positions = tensors.get(table)
     if positions is not None and (positions.ndim != 3 or math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]):
         raise CheckpointError(
             f"{what} has positions of shape {tuple(positions.shape)}, which are not those of a square"
         )
-    fill(net, to_ours(pairs, tensors, what), Path(what))
+    fill(net.to(dtype_of(tensors)), to_ours(pairs, tensors, what), Path(what))
     return net.eval()
 
 

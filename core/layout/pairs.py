@@ -52,6 +52,11 @@ def both(ours: str, *theirs: str, form: Form = SAME) -> Iterator[Pair]:
         yield Pair(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), form)
 
 
+def dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The precision that a file is in."""
+    return next((value.dtype for value in tensors.values() if value.is_floating_point()), torch.float32)
+
+
 def to_ours(pairs: Iterable[Pair], tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """Foreign tensors -> our state. Raises CheckpointError naming what is missing, unknown or of unequal shapes."""
     pairs = list(pairs)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import CheckpointError, fill
-from core.layout.pairs import ROWS, SAME, Form, Pair, both, read_folder, to_ours, to_theirs, write_folder
+from core.layout.pairs import ROWS, SAME, Form, Pair, both, dtype_of, read_folder, to_ours, to_theirs, write_folder
 from core.nn.text_unet import Encoder, TextBlock, TextUNet
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import TextAttention
@@ -114,11 +114,6 @@ def save_diffusers(folder: Path, net: TextUNet, beside: Beside = Beside()) -> No
     if beside.table is not None:
         tensors[TABLE] = beside.table.detach().clone()
     write_folder(folder, CLASS, config_of(net.plan, beside), tensors)
-
-
-def dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The precision that a file is in."""
-    return next((value.dtype for value in tensors.values() if value.is_floating_point()), torch.float32)
 
 
 def pairs(net: TextUNet) -> Iterator[Pair]:

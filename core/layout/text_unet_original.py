@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import CheckpointError, fill
-from core.layout.pairs import Pair, both, to_ours, to_theirs
-from core.layout.text_unet import block_pairs, dtype_of
+from core.layout.pairs import Pair, both, dtype_of, to_ours, to_theirs
+from core.layout.text_unet import block_pairs
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 

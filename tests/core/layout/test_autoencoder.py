@@ -106,7 +106,7 @@ def test_older_names_of_attention_are_read(peer: tuple[AutoencoderKL, Path], tmp
         for new, former in old.items():
             name = name.replace(f".{new}.", f".{former}.")
         state[name] = value[..., None, None] if ".query.weight" in name else value
-    flat = layout._flat(state)
+    flat = layout.flat(state)
     assert flat.keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in flat.items())
 
