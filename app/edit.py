@@ -18,6 +18,7 @@ from app.sampling import digest, newest, words_of
 from app.way import describe
 from core.random import Noise
 from core.recipe import load
+from core.sample.euler import euler
 
 ABOUT = """Edit a picture with a checkpoint that `langevin train` wrote, or with the newest in a run's folder.
 Image to image is what it does by itself; --mask inpaints, --invert goes to the picture's own noise and back,
@@ -32,10 +33,11 @@ def main(words: Sequence[str]) -> None:
     kind, edit = chosen(options)
     path, picture = newest(Path(given["checkpoint"])), Path(given["picture"])
     loaded = load(path, options.average)
+    way = options.sampling(loaded.recipe)
     job = Job(
         loaded,
         options,
-        options.sampling(loaded.recipe),
+        dataclasses.replace(way, sampler=euler) if options.invert else way,
         Noise(options.seed, range(options.first, options.first + options.count)),
         shape_of(loaded),
         picture,

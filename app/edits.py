@@ -36,7 +36,6 @@ from core.edit import (
 from core.edit.operator import Operator, gaussian_kernel
 from core.random import Noise
 from core.recipe import Loaded, Sampling
-from core.sample.euler import euler
 from core.sample.step import Step
 
 
@@ -159,7 +158,7 @@ def inverted(job: Job) -> Tensor:
     plain = denoiser.bind(asked)
     noisy = invert(plain, job.encode(job.known()), times)
     down = plain if job.options.prompt is None else job.guided().bind(job.asked(job.options.prompt))
-    return job.decode(euler(down, noisy, times, job.noise))
+    return job.decode(job.way.sampler(down, noisy, times, job.noise))
 
 
 def restored(job: Job) -> Tensor:

@@ -135,7 +135,11 @@ def ratio_at(schedule: Schedule, t: Tensor) -> float:
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], wanted: Tensor, iterations: int) -> Tensor:
-    """Solve A v = wanted for a symmetric, positive A, each sample by itself; least squares where A is singular."""
+    """Solve A v = wanted for a symmetric, positive A, each sample by itself; least squares where A is singular.
+
+    A network's covariance is neither quite symmetric nor quite positive, and steps can lead away: of all v on the way
+    the one that leaves the smallest rest is returned.
+    """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).flatten(1).sum(1).view(-1, *[1] * (a.ndim - 1))
@@ -143,6 +147,7 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], wanted: Tensor, itera
     solution, rest = torch.zeros_like(wanted), wanted
     way, size = rest, dot(rest, rest)
     enough, tiny = 1e-14 * size, torch.finfo(wanted.dtype).tiny
+    best, least = solution, size
     for _ in range(iterations):
         moved = apply(way)
         along = dot(way, moved)
@@ -150,8 +155,9 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], wanted: Tensor, itera
         step = torch.where(going, size / along.clamp(min=tiny), torch.zeros_like(size))
         solution, rest = solution + step * way, rest - step * moved
         before, size = size, dot(rest, rest)
+        best, least = torch.where(size < least, solution, best), torch.minimum(size, least)
         way = rest + torch.where(going, size / before.clamp(min=tiny), torch.zeros_like(size)) * way
-    return solution
+    return best
 
 
 def check_measurement(measured: Tensor, deviation: float) -> None:

@@ -71,6 +71,17 @@ def test_conjugate_gradients_solve() -> None:
     assert torch.allclose(found, torch.linalg.solve(matrix, wanted), atol=1e-8)
 
 
+def test_conjugate_gradients_never_lead_away() -> None:
+    """With matrices that are neither symmetric nor positive, as a network's covariance is: no worse than nothing."""
+    torch.manual_seed(0)
+    matrix = torch.randn(50, 6, 6, dtype=torch.float64)
+    wanted = torch.randn(50, 6, dtype=torch.float64)
+    found = conjugate_gradients(lambda v: torch.einsum("bij,bj->bi", matrix, v), wanted, 30)
+    rest = wanted - torch.einsum("bij,bj->bi", matrix, found)
+    assert bool(found.isfinite().all())
+    assert bool((rest.norm(dim=1) <= wanted.norm(dim=1) * (1 + 1e-9)).all())
+
+
 def matrix_of(operator: Operator) -> Tensor:
     unit = torch.eye(SIDE * SIDE, dtype=torch.float64).view(-1, *SHAPE)
     return operator.apply(unit).flatten(1).t()
