@@ -252,7 +252,7 @@ def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Judge) ->
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: Judge) -> None:
-    """There and back within 0.02 of [-1, 1] in the mean; the noise is white; another class makes another digit of it."""
+    """There and back within 0.02 in the mean; the noise has unit size; asked for another class it is another digit."""
     images, labels = real()
     system = trained.system
     plain = system.denoiser.bind(of_class(system, labels))
@@ -270,7 +270,7 @@ def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: 
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_trained_model_restores_better_than_the_measurement(trained: Loaded) -> None:
-    """By PiGDM, by the model's own covariance and by DPS, nearer to the truth than the pseudo-inverse of what was measured."""
+    """By PiGDM, by the model's own covariance and by DPS: nearer to the truth than the measurement's pseudo-inverse."""
     images, labels = real(60)
     system = trained.system
     mask = (torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
