@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.export import export
 from app.inspect import refusal, weights_in
 from app.names import look_up
 from app.options import option, parse
@@ -21,11 +22,13 @@ from core.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_st
 from core.layout.autoencoder import Beside
 from core.layout.conversion import DIFFUSERS, LATENTS, ORIGINAL, Source, Target, cast, convert, read_config
 from core.layout.detect import WHOLE, detect, split
+from core.train import newest
 
 ABOUT = """Convert weights between diffusers' folders and the original single files, or to another precision. Nothing is
 lost: a tensor that the layout does not know is refused.
 Examples: langevin convert sd15.safetensors sd15 --to diffusers
-          langevin convert sd15/unet unet.safetensors --to original --dtype float16"""
+          langevin convert sd15/unet unet.safetensors --to original --dtype float16
+          langevin convert runs/lora-tiny style.safetensors"""
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 TEXTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}.transformer." for name in ("clip_l", "clip_g", "t5xxl"))
@@ -51,6 +54,12 @@ def main(words: Sequence[str]) -> None:
     dtype = None if options.dtype is None else look_up("precision", options.dtype, PRECISIONS, "langevin convert -h")
     path, out = Path(given["what"]), Path(given["out"])
     refuse_existing(out, options.to)
+    own = own_checkpoint(path)
+    if own is not None:
+        if dtype is not None:
+            raise ValueError("our own checkpoints are written as they are: convert the folder to another precision")
+        print(export(own, out, options.to))
+        return
     sources = opened(path)
     family = next((source.found.family for source in sources.values() if source.found.family), "")
     beside = latents(options, family, sources)
@@ -74,6 +83,13 @@ def refuse_existing(out: Path, to: str) -> None:
         raise ValueError(f"{out} exists already: choose another name")
 
 
+def own_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that is meant by one of ours, or by a run's folder; None for anything else."""
+    if path.is_dir():
+        path = newest(path) or path
+    return path if path.is_file() and path.suffix == ".safetensors" and KEY in outline(path).words else None
+
+
 def opened(path: Path) -> dict[str, Source]:
     """The networks of a file or folder, by the folder that each has in diffusers' layout; "" for a single one."""
     if not path.is_dir():
@@ -88,9 +104,7 @@ def opened(path: Path) -> dict[str, Source]:
 
 def of_file(path: Path) -> dict[str, Source]:
     """The networks of one file. Raises CheckpointError for tensors of none of them."""
-    words, shapes = outline(path)
-    if KEY in words:
-        raise CheckpointError(f"{path} is a checkpoint of Langevin, which `langevin sample` reads as it is")
+    shapes = outline(path).tensors
     parts, strange = split(shapes)
     if strange:
         raise CheckpointError(f"{path} holds {len(strange)} tensors of no part that is known, such as {strange[0]}")

@@ -154,6 +154,7 @@ def test_files_that_are_not_converted(command: Command, run_folder: Path, tmp_pa
     refused(command("convert", tmp_path / "whole.safetensors", out, "--to", "diffusers"), "somebody.else")
     own = next(run_folder.glob("*/*.safetensors"))
     refused(command("convert", own, out, "--to", "original"), "checkpoint of Langevin")
+    refused(command("convert", own, tmp_path / "out", "--to", "diffusers"), "has a UNet")
     refused(command("convert", tmp_path / "nowhere.safetensors", out, "--to", "original"), "does not exist")
     refused(command("inspect", tmp_path / "nowhere.safetensors"), "does not exist")
     (tmp_path / "empty").mkdir()

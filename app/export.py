@@ -1,0 +1,65 @@
+"""What `langevin convert` makes of our own checkpoints: folders of diffusers, or a LoRA's file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from core.adapted import Adapted
+from core.autoencoder import KLAutoencoder
+from core.checkpoint import DRAFT, CheckpointError
+from core.codec import Latents
+from core.layout import autoencoder, flux, lora, mmdit, text_unet
+from core.layout.conversion import DIFFUSERS
+from core.nn.flux import Flux
+from core.nn.mmdit import MMDiT
+from core.nn.text_unet import TextUNet
+from core.recipe import load
+from core.system import Diffusion
+
+
+def export(path: Path, out: Path, to: str) -> str:
+    """Write the averaged networks of a checkpoint where other programs read them, and say what was written.
+
+    Raises CheckpointError for networks that published layouts have no words for.
+    """
+    system = load(path).system
+    if isinstance(system, Adapted):
+        if out.suffix != ".safetensors":
+            raise ValueError(f"a LoRA is one file: call it {out.name}.safetensors")
+        save = lora.save_diffusers if to == DIFFUSERS else lora.save_kohya
+        save(out, system.attached.net, system.lora)
+        return f"{out}: the LoRA with {'diffusers' if to == DIFFUSERS else 'kohya'}'s names"
+    if to != DIFFUSERS:
+        raise CheckpointError(f"{path} is a checkpoint of Langevin: convert it to diffusers first, then that folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=DRAFT))
+    try:
+        written = save_parts(draft, system, path)
+        draft.chmod(0o755)
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return f"{out}: {', '.join(written)}; the text encoder is our own, and stays in the checkpoint"
+
+
+def save_parts(folder: Path, system: Diffusion, path: Path) -> list[str]:
+    """Write the network and the autoencoder of a system; the names of their folders."""
+    net, codec, written = system.denoiser.net, system.codec, ["transformer"]
+    if isinstance(net, TextUNet):
+        written = ["unet"]
+        text_unet.save_diffusers(folder / "unet", net)
+    elif isinstance(net, MMDiT):
+        mmdit.save_diffusers(folder / "transformer", net)
+    elif isinstance(net, Flux):
+        flux.save_diffusers(folder / "transformer", net)
+    else:
+        raise CheckpointError(f"{path} has a {type(net).__name__}, which diffusers reads no folder of from here")
+    if isinstance(codec, Latents) and isinstance(codec.autoencoder, KLAutoencoder):
+        # Each channel has a mean and a deviation of its own, where published autoencoders have one scale.
+        mean, deviation = tuple(codec.shift.tolist()), tuple((1 / codec.scale).tolist())
+        beside = autoencoder.Beside(1.0, 0.0, mean=mean, deviation=deviation)
+        autoencoder.save_diffusers(folder / "vae", codec.autoencoder, beside)
+        written.append("vae")
+    return written

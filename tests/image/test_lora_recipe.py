@@ -1,0 +1,117 @@
+"""The LoRA recipe on a tiny run: it learns, leaves the model alone, samples, and goes to files other programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+
+from app.main import main
+from core.adapted import Adapted
+from core.cond import Cond
+from core.layout.lora import load as load_lora
+from core.recipe import build, load
+from core.train import newest
+
+QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--cpu"]
+SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder, a text-to-image model in its code and a LoRA on it, each trained for a few steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["--count", "64", "--batch", "4", "--steps", "1"]
+    assert main(["train", "autoencoder", "--out", str(folder / "ae"), *options, *QUIET]) == 0
+    model = ["--autoencoder", str(folder / "ae"), *SIZES]
+    assert main(["train", "ldm", "--out", str(folder / "ldm"), *model, *QUIET]) == 0
+    learn = ["--model", str(folder / "ldm"), "--rank", "2", "--alpha", "4", "--batch", "8", "--steps", "4"]
+    assert main(["train", "lora", "--out", str(folder / "lora"), *learn, *QUIET]) == 0
+    return folder
+
+
+def checkpoint(folder: Path) -> Path:
+    found = newest(folder)
+    assert found is not None
+    return found
+
+
+def test_only_the_lora_is_saved_and_it_has_learned(runs: Path) -> None:
+    path = checkpoint(runs / "lora")
+    tensors = load_file(path)
+    assert path.stat().st_size < checkpoint(runs / "ldm").stat().st_size / 4
+    assert all("lora." in name for name in tensors if name.startswith(("model/", "ema/ema", "optimizer/")))
+    assert any(bool(value.any()) for name, value in tensors.items() if name.endswith(".up"))
+    loaded, base = load(path), load(checkpoint(runs / "ldm"))
+    assert isinstance(loaded.system, Adapted)
+    own = base.system.denoiser.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in loaded.system.denoiser.state_dict().items())
+
+
+def test_a_lora_run_samples_and_goes_on(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--count", "2", "--steps", "1", "--prompt", "a red 7"]
+    assert main(["sample", str(runs / "lora"), "--out", str(tmp_path / "with.png"), *words]) == 0
+    assert main(["sample", str(runs / "ldm"), "--out", str(tmp_path / "without.png"), *words]) == 0
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+    assert main(["inspect", str(runs / "lora")]) == 0
+    assert "checkpoint of image.recipes.lora.tiny" in capsys.readouterr().out
+
+
+def test_the_lora_goes_to_files(runs: Path, tmp_path: Path) -> None:
+    net = load(checkpoint(runs / "ldm")).system.denoiser.net
+    trained = load(checkpoint(runs / "lora")).system
+    assert isinstance(trained, Adapted)
+    for to, start in (("diffusers", "unet."), ("original", "lora_unet_")):
+        out = tmp_path / f"{to}.safetensors"
+        assert main(["convert", str(runs / "lora"), str(out), "--to", to]) == 0
+        assert all(name.startswith(start) for name in load_file(out))
+        found = dict(load_lora(out, net).items())
+        for name, (part,) in trained.lora.items():
+            whole = torch.zeros(len(part.up), part.down[0].numel())
+            for piece in found[name]:
+                whole[piece.start : piece.stop] += piece.matrix().detach().flatten(1)
+            torch.testing.assert_close(whole, part.matrix().detach().flatten(1), rtol=0, atol=1e-6)
+    assert main(["convert", str(runs / "lora"), str(tmp_path / "folder")]) == 2
+
+
+def test_a_model_goes_to_folders_that_diffusers_reads(runs: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(runs / "ldm"), str(tmp_path / "out")]) == 0
+    system = load(checkpoint(runs / "ldm")).system
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "out" / "unet").eval()
+    vae = AutoencoderKL.from_pretrained(tmp_path / "out" / "vae").eval()
+    x, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        wanted = unet(x, torch.tensor([3, 700]), tokens).sample
+        said = system.denoiser.net(x, torch.tensor([3.0, 700.0]), Cond(tokens=tokens))
+        torch.testing.assert_close(said, wanted, rtol=0, atol=1e-5)
+        mean, deviation = (torch.tensor(vae.config[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
+        decoded = vae.decode(x * deviation + mean).sample
+        torch.testing.assert_close(system.codec.decode(x), decoded, rtol=0, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_pictures_of_your_own(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (32, 32), (30 * number, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a red square")
+    recipe = build(
+        "image.recipes.lora.tiny", {"model": str(runs / "ldm"), "data": str(folder), "rank": 1, "batch": 2, "steps": 1}
+    )
+    data, held_out = recipe.data()
+    assert held_out is not None and len(data) + len(held_out) == 8
+    assert data.get(range(1))["x"].shape == (1, 3, 32, 32)
+    assert recipe.ask(0, [0]) == {"caption": ["a red square"]}
+
+
+def test_a_model_that_is_not_there(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "lora", "--model", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *QUIET]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["train", "lora", "--model", str(runs / "ae"), "--out", str(tmp_path / "run"), *QUIET]) == 2
+    assert "makes no samples" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))
