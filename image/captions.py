@@ -32,7 +32,7 @@ COLOURS = {
     "cyan": (0.05, 0.80, 0.85),
 }
 BACKGROUNDS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (0.45, 0.45, 0.45)}
-SIZES = {"small": 10, "": 13, "large": 16}  # pixels
+SIZES = {"small": (12, 9), "": (14, 10), "large": (16, 12)}  # pixels, down and across
 PLACES = {  # column and row, each -1, 0 or 1
     "in the middle": (0, 0),
     "on the left": (-1, 0),
@@ -45,7 +45,7 @@ PLACES = {  # column and row, each -1, 0 or 1
     "in the bottom right corner": (1, 1),
 }
 RELATIONS = {"left of": (0, False), "right of": (0, True), "above": (1, False), "below": (1, True)}  # axis, reversed
-ROWS = {"from left to right": 0, "from top to bottom": 1}  # axis
+INK = slice(1, 7)  # the columns of an 8 x 8 digit that hold its ink
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def scene(seed: int, index: int, held_out: bool) -> Scene:
 
 
 def _compose(generator: np.random.Generator) -> Scene:
-    count = int(generator.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    count = int(generator.choice([1, 2, 3], p=[0.45, 0.4, 0.15]))
     items = [_item(generator, count) for _ in range(count)]
     background = str(generator.choice(list(BACKGROUNDS)))
     if count == 1:
@@ -102,10 +102,9 @@ def _compose(generator: np.random.Generator) -> Scene:
         axis, backwards = RELATIONS[words]
         caption = f"{items[0].words()} {words} {items[1].words()} on {background}"
     else:
-        words = str(generator.choice(list(ROWS)))
-        axis, backwards = ROWS[words], False
+        axis, backwards = 0, False
         first, second, third = (item.words() for item in items)
-        caption = f"{first}, {second} and {third} {words} on {background}"
+        caption = f"{first}, {second} and {third} from left to right on {background}"
     return Scene(_line(generator, items, axis, backwards), background, caption, None, axis, backwards)
 
 
@@ -125,29 +124,30 @@ def _at(item: Item, centre: tuple[float, float]) -> Item:
 
 def _anywhere(generator: np.random.Generator, item: Item, place: tuple[int, int]) -> tuple[float, float]:
     """A centre in the asked third of each axis, all of the digit inside the picture."""
-    half = SIZES[item.size] / 2
-    low = {-1: half, 0: SIDE / 2 - 2, 1: SIDE - half - 3}
-    return (low[place[0]] + generator.uniform(0, 3), low[place[1]] + generator.uniform(0, 3))
+    down, across = SIZES[item.size]
+    x, y = ({-1: size / 2, 0: SIDE / 2 - 2, 1: SIDE - size / 2 - 3}[c] for c, size in zip(place, (across, down)))
+    return (x + generator.uniform(0, 3), y + generator.uniform(0, 3))
 
 
 def _line(generator: np.random.Generator, items: Sequence[Item], axis: int, backwards: bool) -> tuple[Item, ...]:
     """Items one after the other along an axis, with random gaps and little sideways offsets, in the order named."""
     order = list(reversed(items)) if backwards else list(items)
-    sizes = [SIZES[item.size] for item in order]
-    cuts = np.sort(generator.uniform(0, SIDE - sum(sizes), len(order)))
-    level = generator.uniform(max(sizes) / 2, SIDE - max(sizes) / 2)
+    lengths = [SIZES[item.size][1 - axis] for item in order]
+    widths = [SIZES[item.size][axis] for item in order]
+    cuts = np.sort(generator.uniform(0, SIDE - sum(lengths), len(order)))
+    level = generator.uniform(max(widths) / 2, SIDE - max(widths) / 2)
     placed, passed = [], 0
-    for item, size, cut in zip(order, sizes, cuts, strict=True):
-        along = float(cut) + passed + size / 2
-        across = float(np.clip(level + generator.uniform(-2, 2), size / 2, SIDE - size / 2))
+    for item, length, width, cut in zip(order, lengths, widths, cuts, strict=True):
+        along = float(cut) + passed + length / 2
+        across = float(np.clip(level + generator.uniform(-2, 2), width / 2, SIDE - width / 2))
         placed.append(_at(item, (along, across) if axis == 0 else (across, along)))
-        passed += size
+        passed += length
     return tuple(reversed(placed)) if backwards else tuple(placed)
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Handwritten digits in every size: ``of(item)`` is its ink (size, size) in [0, 1]."""
+    """Handwritten digits in every size: ``of(item)`` is its ink (down, across) in [0, 1]."""
 
     source: ImageArray
 
@@ -160,10 +160,10 @@ class Glyphs:
 
     @cached_property
     def inks(self) -> dict[str, Tensor]:
-        """(N, size, size) by name of the size."""
-        ink = (self.source.images + 1) / 2  # (N, 1, 8, 8)
+        """(N, down, across) by name of the size."""
+        ink = (self.source.images[..., INK] + 1) / 2  # (N, 1, 8, 6)
         return {
-            name: F.interpolate(ink, (size, size), mode="bicubic", align_corners=False).clamp(0, 1)[:, 0]
+            name: F.interpolate(ink, size, mode="bicubic", align_corners=False).clamp(0, 1)[:, 0]
             for name, size in SIZES.items()
         }
 
@@ -177,9 +177,9 @@ def render(seen: Scene, glyphs: Glyphs) -> Tensor:
     """The picture of a scene: (3, SIDE, SIDE) in [-1, 1]."""
     image = torch.tensor(BACKGROUNDS[seen.background]).view(3, 1, 1).repeat(1, SIDE, SIDE)
     for item in seen.items:
-        ink, size = glyphs.of(item), SIZES[item.size]
-        left, top = (min(max(round(centre - size / 2), 0), SIDE - size) for centre in item.centre)
-        window = image[:, top : top + size, left : left + size]
+        ink, (down, across) = glyphs.of(item), SIZES[item.size]
+        left, top = (min(max(round(c - size / 2), 0), SIDE - size) for c, size in zip(item.centre, (across, down)))
+        window = image[:, top : top + down, left : left + across]
         window.lerp_(torch.tensor(COLOURS[item.colour]).view(3, 1, 1).expand_as(window), ink.expand_as(window))
     return image * 2 - 1
 

@@ -61,7 +61,7 @@ def tiny(
     autoencoder: str = "",
     width: int = 32,
     text_width: int = 64,
-    steps: int = 8_000,
+    steps: int = 12_000,
     batch: int = 64,
     lr: float = 2e-3,
     count: int = 50_000,
@@ -74,9 +74,10 @@ def tiny(
         denoiser = Denoiser(TextUNet(plan), Flow(), FlowVelocity(), thousandths)
         words = Words(TextEncoder(text_width, 2, 4, 24))
         codec = Latents(KLAutoencoder(tiny_plan(4)))
-        return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
+        # Which digit it is shows most at t = 0.6 to 0.75: the times lean there.
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(0.6), flow, drop=0.1))
 
     training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
-    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     start = begin_with(autoencoder, tiny_autoencoder(count=count))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
