@@ -54,7 +54,7 @@ class Options(Way):
     method: str = option("pigdm", "how to restore: pigdm, dps, or covariance, which asks the model for its own")
     blur: float = option(1.0, "deviation of the blur, in pixels")
     factor: int = option(2, "how many pixels were averaged to one, along each side")
-    noise: float = option(0.0, "deviation of the noise that was added to the picture, whose values go from -1 to 1")
+    noise: float = option(0.02, "deviation of the noise on what was measured, whose values go from -1 to 1")
     pull: float = option(10.0, "how hard dps pulls towards the picture")
     count: int = option(1, "how many results")
     first: int = option(0, "the number of the first result")

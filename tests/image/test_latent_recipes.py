@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from core.autoencoder import KLAutoencoder, Plan
+from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
-from core.autoencoding import Autoencoding
+from core.autoencoding import Autoencoding, Weights
 from core.random import Draw
-from core.recipe import Recipe, build, draw, load
+from core.recipe import Recipe, build, draw, load, restore
 from core.train import Run, train
 from image.features import timm_features, timm_maps
 from image.folder import has_captions, pictures_of
@@ -120,6 +122,23 @@ def test_vgg_s_maps_are_those_of_lpips() -> None:
         (512, 8, 8),
         (512, 4, 4),
     ]
+
+
+def test_an_autoencoder_with_a_feature_network_opens_from_its_weights(weights: Path) -> None:
+    """As a checkpoint is opened: built without memory, then given what was saved."""
+
+    def make() -> Autoencoding:
+        plan = Plan(3, 2, (8, 8), 1, groups=4, middle_attention=False)
+        look = timm_maps("test_resnet", weights, (0, 1))
+        return Autoencoding(KLAutoencoder(plan), Weights(), Perceptual(look), PatchDiscriminator(3, 8, 1))
+
+    saved = make()
+    opened = restore(make, saved.state_dict(), weights)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    places = torch.zeros(2, dtype=torch.float64)
+    draw = Draw(0, range(2))
+    torch.testing.assert_close(opened({"x": x}, draw, places).mean, saved({"x": x}, draw, places).mean)
+    assert not any(value.is_meta for value in [*opened.parameters(), *opened.buffers()])
 
 
 def test_an_autoencoder_learns_from_all_its_losses(pictures: Path, weights: Path) -> None:
