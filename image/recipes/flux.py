@@ -23,7 +23,7 @@ from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
 from core.system import Diffusion, System
 from core.train import newest
-from image.captioned import own_captions, told_digits
+from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import begin_with
 from image.recipes.autoencoder import small as small_autoencoder
 from image.recipes.autoencoder import tiny as tiny_autoencoder
@@ -97,7 +97,7 @@ def tiny(
     """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
 
     def system() -> Diffusion:
-        objective = Objective(LogitNormal(), flow, drop=0.1)
+        objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
         words = tiny_words(text_width)
         return Diffusion(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
@@ -125,7 +125,9 @@ def distilled(
 
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
-        objective = Imitation(Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow)
+        objective = Imitation(
+            Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(TOLD_APART), flow
+        )
         return Diffusion(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
         )

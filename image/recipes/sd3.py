@@ -21,7 +21,7 @@ from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.system import Diffusion
-from image.captioned import own_captions, told_digits
+from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import begin_with
 from image.recipes.autoencoder import small as small_autoencoder
 from image.recipes.autoencoder import tiny as tiny_autoencoder
@@ -86,7 +86,7 @@ def tiny(
         net = MMDiT(4, heads, depth, text_width, text_width, 32, patch, size=8, table=8 // patch, normed=True)
         words = Words(TextEncoder(text_width, 2, 4, 24), vector=text_width)
         denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
-        objective = Objective(LogitNormal(), flow, drop=0.1)
+        objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
         return Diffusion(denoiser, words, Latents(KLAutoencoder(tiny_plan(4))), objective)
 
     training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
