@@ -62,6 +62,8 @@ def main(words: Sequence[str]) -> None:
         return
     sources = opened(path)
     family = next((source.found.family for source in sources.values() if source.found.family), "")
+    if family in ("sd3", "flux"):
+        sources = {name: part._replace(plain=True) for name, part in sources.items()}
     beside = latents(options, family, sources)
     targets = {name: cast(convert(part, options.to, beside), dtype) for name, part in sources.items()}
     if options.to == DIFFUSERS:

@@ -30,7 +30,7 @@ def export(path: Path, out: Path, to: str) -> str:
             raise ValueError(f"a LoRA is one file: call it {out.name}.safetensors")
         save = lora.save_diffusers if to == DIFFUSERS else lora.save_kohya
         save(out, system.attached.net, system.lora)
-        return f"{out}: the LoRA with {'diffusers' if to == DIFFUSERS else 'kohya'}'s names"
+        return f"{out}: the LoRA with the names of {'diffusers' if to == DIFFUSERS else 'kohya'}"
     if to != DIFFUSERS:
         raise CheckpointError(f"{path} is a checkpoint of Langevin: convert it to diffusers first, then that folder")
     out.parent.mkdir(parents=True, exist_ok=True)

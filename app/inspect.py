@@ -114,9 +114,12 @@ def own_rows(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         "precision": precision(tensors),
         "parameters": f"{parameters({n: v for n, v in tensors.items() if n.startswith('model/')}):,}",
     }
-    recipe = build(metadata["recipe"], metadata["arguments"])
-    with torch.device("meta"):
-        system = recipe.system()
+    try:
+        recipe = build(metadata["recipe"], metadata["arguments"])
+        with torch.device("meta"):
+            system = recipe.system()
+    except ValueError as error:  # a recipe of another version, or a LoRA whose model lies elsewhere
+        return rows | {"cannot open": str(error)}
     if isinstance(system, Diffusion):
         rows["network"] = type(system.denoiser.net).__name__
         rows["prediction"] = type(system.denoiser.prediction).__name__

@@ -64,6 +64,7 @@ class Source(NamedTuple):
     where: str
     act: str = ""  # of a CLIP encoder, where no configuration says it
     shortened: bool = False  # an OpenCLIP encoder whose last layer is never asked (Stable Diffusion 2)
+    plain: bool = False  # a CLIP encoder of a system whose single files keep the names of transformers (SD3, Flux)
 
 
 class Target(NamedTuple):
@@ -262,14 +263,17 @@ def _flux(source: Source, shapes: Tensors) -> Rules:
 
 
 def _clip(source: Source, shapes: Tensors) -> Rules:
-    """An encoder with "gelu" is OpenCLIP's, whose original fuses its projections; CLIP's own is as in transformers."""
+    """An encoder with "gelu" is OpenCLIP's, whose original fuses its projections; CLIP's own is as in transformers.
+
+    Stable Diffusion 3 and Flux keep the names of transformers for both.
+    """
     act = str((source.config or {}).get("hidden_act", source.act or "quick_gelu"))
     depth = text_encoder.depth(shapes)
     projected = "text_projection.weight" in shapes or "text_projection" in shapes
     open_clip = list(text_encoder.open_clip_pairs(depth, projected))
     if source.found.layout == "OpenCLIP":
         ours = shapes
-    elif act == "gelu":
+    elif act == "gelu" and not source.plain:
         ours = to_ours(open_clip, shapes, source.where)
     else:
         ours = {}

@@ -191,6 +191,7 @@ def _vae(tensors: Mapping[str, Tensor], layout: str) -> Found:
         rows, width = _shape(tensors, "quantize.embedding.weight")
         return Found("vq", layout, f"VQ autoencoder, f{2 ** (len(levels) - 1)}, {rows} codes of {width} channels")
     use = {4: " (Stable Diffusion 1, 2, XL)", 16: " (Stable Diffusion 3, Flux)"}.get(latent, "")
+    use = use if len(levels) == 4 else ""
     return Found("vae", layout, f"KL autoencoder, f{2 ** (len(levels) - 1)}, {latent} channels{use}")
 
 
