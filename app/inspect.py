@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from core.system import Diffusion
 
 ABOUT = """Say what a file or a folder of weights is: architecture, layout, prediction, schedule, precision, size. Only
 the header is read, and nothing is run. Example: langevin inspect model.safetensors"""
+WEIGHTS = ("diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 MEANINGS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow velocity"}
 
@@ -146,11 +148,12 @@ def scheduler_rows(folder: Path) -> dict[str, str]:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The files of a folder's weights: all shards, or the one file, or one of its variants."""
-    names = ("diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights")
-    mine = [file for file in sorted(folder.glob("*.safetensors")) if file.name.split(".")[0].split("-0")[0] in names]
-    shards = [file for file in mine if "-of-" in file.name]
-    return shards or mine[:1]
+    """The files of a folder's weights: one file or all its shards; of several variants, the one without a name."""
+    variants: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.name.split(".")[0].split("-0")[0] in WEIGHTS:
+            variants.setdefault(re.sub(r"-\d+-of-\d+$", "", file.stem), []).append(file)
+    return variants[min(variants, key=len)] if variants else []
 
 
 def refusal(folder: Path, within: Sequence[Path]) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tests.app.conftest import Command
-from tests.app.test_bad_input import refused
+from tests.app.test_bad_input import ROOT, environment, refused
 from tests.core.layout.text_unets import SD1
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -161,6 +164,26 @@ def test_files_that_are_not_converted(command: Command, run_folder: Path, tmp_pa
     refused(command("inspect", tmp_path / "empty"), "holds no weights")
     refused(command("convert", tmp_path / "empty", out, "--to", "original"), "holds no weights")
     assert not out.exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(unet: Path, tmp_path: Path) -> None:
+    """Files may not grow beyond 20 kB here, as on a disk that is full."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    for words in (["out.safetensors", "--to", "original"], ["out", "--to", "diffusers"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "app.main", "convert", str(unet), str(tmp_path / words[0]), *words[1:]],
+            cwd=ROOT,
+            env=environment(),
+            preexec_fn=limit,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("langevin: ") and "free some space" in done.stderr
+        assert not left(tmp_path)
 
 
 def test_words_that_mean_nothing(command: Command, unet: Path, tmp_path: Path) -> None:

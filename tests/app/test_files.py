@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from app.inspect import weights_in
 from core.layout.text_unet import load_diffusers
 from tests.app.conftest import Command
 from tests.core.layout.text_unets import SD1, SD2, SDXL, randomise
@@ -200,6 +201,22 @@ def test_precisions(command: Command, tmp_path: Path, name: str) -> None:
         assert wanted.keys() == found.keys()
         assert all(torch.equal(value.to(getattr(torch, name)), found[key]) for key, value in wanted.items())
         assert (out / "config.json").exists()
+
+
+def test_shards_and_variants(command: Command, tmp_path: Path) -> None:
+    """Of several variants the one without a name is meant, whole or in shards."""
+    net = UNet2DConditionModel(**SD1)
+    randomise(net)
+    folder = tmp_path / "unet"
+    net.save_pretrained(folder, max_shard_size="1MB")
+    net.half().save_pretrained(folder, variant="fp16")
+    assert len(weights_in(folder)) > 1 and not any("fp16" in file.name for file in weights_in(folder))
+    _, out, _ = command("inspect", folder)
+    assert "float32" in out and "float16" not in out
+    assert command("convert", folder, tmp_path / "whole", "--to", "diffusers")[0] == 0
+    wanted = {name: value for file in weights_in(folder) for name, value in load_file(file).items()}
+    found = load_file(tmp_path / "whole" / WEIGHTS)
+    assert wanted.keys() == found.keys() and all(torch.equal(value, found[name]) for name, value in wanted.items())
 
 
 def test_inspect_says_what_lies_there(command: Command, tmp_path: Path, pipeline: Path, run_folder: Path) -> None:

@@ -109,6 +109,20 @@ def test_pictures_of_your_own(runs: Path, tmp_path: Path) -> None:
     assert recipe.ask(0, [0]) == {"caption": ["a red square"]}
 
 
+def test_a_model_that_lies_elsewhere(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The LoRA's checkpoint still says what it is, and in one sentence what is missing."""
+    (runs / "ldm").rename(runs / "moved")
+    try:
+        assert main(["inspect", str(runs / "lora")]) == 0
+        said = capsys.readouterr().out
+        assert "checkpoint of image.recipes.lora.tiny" in said and "does not exist" in said
+        assert main(["sample", str(runs / "lora"), "--out", str(tmp_path / "x.png")]) == 2
+        assert "does not exist" in capsys.readouterr().err
+    finally:
+        (runs / "moved").rename(runs / "ldm")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_is_not_there(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "lora", "--model", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *QUIET]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.loaders.lora_conversion_utils import (
+    _convert_kohya_flux_lora_to_diffusers,
     _convert_non_diffusers_lora_to_diffusers,
     _maybe_map_sgm_blocks_to_diffusers,
 )
@@ -25,7 +26,8 @@ from core.layout import mmdit as mmdit_layout
 from core.layout import text_unet as unet_layout
 from core.layout.lora import load, load_text, names_of, save_diffusers, save_kohya
 from core.nn.dit import DiT, Patches
-from core.nn.lora import Attached, LoRA, layers_of
+from core.nn.flux import Flux
+from core.nn.lora import Addition, Attached, LoRA, layers_of
 from tests.core.layout import test_flux, test_mmdit, text_unets
 
 Said = Callable[[], Tensor]
@@ -215,6 +217,30 @@ def test_flux_files_with_the_original_names(tmp_path: Path) -> None:
     names = {key.split(".")[0] for key in load_file(tmp_path / "again.safetensors")}
     assert names == {"lora_unet_single_blocks_1_linear1"}
     torch.testing.assert_close(case.attached(load(tmp_path / "again.safetensors", case.net)), wanted, rtol=0, atol=1e-5)
+
+
+def test_diffusers_own_converter_reads_our_kohya_files_of_flux(tmp_path: Path) -> None:
+    """Their converter knows the published widths only, so the network has these, and no weights."""
+    with torch.device("meta"):
+        net = Flux(doubles=1, singles=1)
+    generator = torch.Generator().manual_seed(2)
+    shapes = {name: layer.weight.shape for name, layer in layers_of(net).items() if name.startswith(("do", "si"))}
+    additions = {
+        name: [
+            Addition(torch.randn(1, shape[1], generator=generator), torch.randn(shape[0], 1, generator=generator), 0.5)
+        ]
+        for name, shape in shapes.items()
+    }
+    lora = LoRA(additions)
+    save_kohya(tmp_path / "kohya.safetensors", net, lora)
+    save_diffusers(tmp_path / "ours.safetensors", net, lora)
+    theirs = _convert_kohya_flux_lora_to_diffusers(load_file(tmp_path / "kohya.safetensors"))
+    ours = load_file(tmp_path / "ours.safetensors")
+    assert theirs.keys() == ours.keys() and len(ours) == 40
+    for name in (key for key in ours if "lora_A" in key):
+        x, up = torch.randn(ours[name].shape[1], generator=generator), name.replace("lora_A", "lora_B")
+        wanted, found = theirs[up] @ (theirs[name] @ x), ours[up] @ (ours[name] @ x)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_old_names_adapter_names_and_a_convolution_between(tmp_path: Path) -> None:
