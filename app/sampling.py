@@ -15,6 +15,7 @@ from torch import Tensor
 
 from app.options import option, parse
 from app.way import Way, describe
+from core.compiled import compile_for_sampling
 from core.random import Noise
 from core.recipe import Loaded, Recipe, Sampling, load, told
 from core.system import Diffusion
@@ -33,6 +34,7 @@ class Drawing(Way):
     avoid: str | None = option(None, "a negative prompt: what guidance moves away from")
     average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
     batch: int = option(256, "samples drawn at once; changes speed and memory, not the samples")
+    compile: bool = option(False, "compile the network first: worth it for many steps or many batches of one size")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
     """The samples and the seconds that they took."""
     if options.count < 1 or options.batch < 1 or options.first < 0:
         raise ValueError("--count and --batch must be at least 1, and --first at least 0")
+    if options.compile:
+        compile_for_sampling(loaded.system)
     started = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
     found = []

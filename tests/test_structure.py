@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "ema": set(),
     "checkpoint": set(),
 }
+MAY_IMPORT["compiled"] = PATH | {"autoencoder"}
 BELOW_SYSTEM = set(MAY_IMPORT)
 MAY_IMPORT["data"] = BELOW_SYSTEM
 MAY_IMPORT["cache"] = BELOW_SYSTEM | {"data"}
