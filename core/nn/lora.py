@@ -54,15 +54,15 @@ class Addition(nn.Module):
 
     def forward(self, x: Tensor, layer: Layer) -> Tensor:
         """What it adds to the layer's output for x, as wide as that output."""
-        x = x.to(self.down.dtype)
-        before, after = self.start, len(layer.weight) - self.stop
-        if isinstance(layer, nn.Linear):
-            return F.pad(self.alpha / self.rank * F.linear(F.linear(x, self.down), self.up), (before, after))
+        x, up = x.to(self.down.dtype), self.alpha / self.rank * self.up
         dims = self.down.ndim - 2
-        convolve = CONVOLVE[dims]
-        hidden = convolve(x, self.down, None, layer.stride, layer.padding, layer.dilation)
-        added = convolve(hidden, self.up.view(*self.up.shape, *[1] * dims))
-        return F.pad(self.alpha / self.rank * added, (*[0, 0] * dims, before, after))
+        if isinstance(layer, nn.Linear):
+            added = F.linear(F.linear(x, self.down), up)
+        else:
+            hidden = CONVOLVE[dims](x, self.down, None, layer.stride, layer.padding, layer.dilation)
+            added = CONVOLVE[dims](hidden, up.view(*up.shape, *[1] * dims))
+        before, after = self.start, len(layer.weight) - self.stop
+        return F.pad(added, (*[0, 0] * dims, before, after)) if before or after else added
 
 
 class LoRA(nn.Module):
@@ -114,8 +114,8 @@ class Attached:
         """weights: 1 each unless given. Raises ValueError for a LoRA that is not of this network."""
         self.net, self.loras = net, list(loras)
         self.weights: list[float] = []
-        self.weigh([1.0] * len(self.loras) if weights is None else weights)
         self._originals: dict[str, nn.Parameter] = {}
+        self.weigh([1.0] * len(self.loras) if weights is None else weights)
         layers = layers_of(net)
         for lora in self.loras:
             for name, parts in lora.items():
@@ -127,7 +127,7 @@ class Attached:
 
     def weigh(self, weights: Sequence[float]) -> None:
         """Give each LoRA another weight; fused LoRAs keep theirs, and have to be unfused before."""
-        if len(weights) != len(self.loras) or getattr(self, "_originals", {}):
+        if len(weights) != len(self.loras) or self._originals:
             raise ValueError(f"{len(weights)} weights for {len(self.loras)} LoRAs: give one to each, while not fused")
         self.weights[:] = weights
 
