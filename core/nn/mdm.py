@@ -1,0 +1,211 @@
+"""MDM: a transformer over the frames of a sequence that says x0 (2209.14916).
+
+A frame is a token; time and condition are one more, ``e = perceptron(time) + Linear(cond.vector)``, and each layer is
+the transformer's first form, normalised after its residuals:
+
+    x = norm(x + attention(x)),    x = norm(x + perceptron(x))
+
+The encoder puts e before the frames; the decoder reads it (or one for each word) by cross-attention; the recurrent
+network has e beside every frame. Time t is embedded as position t of the sinusoidal table, so it may be fractional.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.cond import Cond
+from core.nn.attention import attend, merge_heads, split_heads
+
+
+def waves(places: Tensor, width: int) -> Tensor:
+    """Sinusoids of places (N,) -> (N, width), sines and cosines in turn (1706.03762, section 3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=places.device) * (-math.log(10_000.0) / width))
+    angles = places.float()[:, None] * rates  # (N, width / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def placed(frames: Tensor) -> Tensor:
+    """Frames (B, T, D) with the sinusoids of their places added."""
+    places = torch.arange(frames.shape[1], device=frames.device)
+    return frames + waves(places, frames.shape[-1]).to(frames)
+
+
+class Layer(nn.Module):
+    """Self-attention and a GELU perceptron, each followed by its norm; ``reading`` adds cross-attention between.
+
+    Dropout acts on what is added and inside the perceptron.
+    """
+
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float = 0.0, reading: bool = False) -> None:
+        """Raises ValueError when the width does not divide into heads."""
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads: choose a multiple of {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.reader = nn.Linear(width, 3 * width) if reading else None  # rows [q; k; v]; q of frames, k and v of words
+        self.reader_project = nn.Linear(width, width) if reading else None
+        self.norm3 = nn.LayerNorm(width) if reading else None
+        for layer in (self.qkv, self.reader):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None, words: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, N, D), valid (B, N), words (B, L, D), mask (B, L) -> (B, N, D)."""
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        x = self.norm1(x + self._drop(self.project(merge_heads(attend(query, key, value, valid)))))
+        if self.norm3 is None:
+            return self._think(x, self.norm2)
+        assert words is not None
+        return self._think(self.norm2(x + self._drop(self._read(x, words, mask))), self.norm3)
+
+    def _read(self, x: Tensor, words: Tensor, mask: Tensor | None) -> Tensor:
+        assert self.reader is not None and self.reader_project is not None
+        width = x.shape[-1]
+        query = F.linear(x, self.reader.weight[:width], self.reader.bias[:width])
+        key, value = F.linear(words, self.reader.weight[width:], self.reader.bias[width:]).chunk(2, dim=-1)
+        heads = [split_heads(part, self.heads) for part in (query, key, value)]
+        found: Tensor = self.reader_project(merge_heads(attend(heads[0], heads[1], heads[2], mask)))
+        return found
+
+    def _think(self, x: Tensor, norm: nn.Module) -> Tensor:
+        thought: Tensor = norm(x + self._drop(self.contract(self._drop(F.gelu(self.expand(x))))))
+        return thought
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Body(nn.Module):
+    """What turns frames (B, T, D) and what they are told (B, L, D) into frames (B, T, D)."""
+
+    beside = False  # whether a frame comes with what it is told beside it, before it is projected
+
+    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+        raise TypeError("a body of MDM is an Encoder, a Decoder or a Recurrent")
+
+
+class Encoder(Body):
+    """What is told, then the frames, through layers of self-attention."""
+
+    def __init__(self, width: int, hidden: int, depth: int, heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.layers = nn.ModuleList(Layer(width, hidden, heads, dropout) for _ in range(depth))
+
+    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+        count = told.shape[1]
+        x = F.dropout(placed(torch.cat([told, frames], dim=1)), self.dropout, self.training)
+        if valid is not None or mask is not None:
+            seen = torch.ones(told.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+            exists = torch.ones(frames.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+            valid = torch.cat([seen, exists], dim=1)
+        for layer in self.layers:
+            x = layer(x, valid)
+        return x[:, count:]
+
+
+class Decoder(Body):
+    """The frames, through layers that also read what is told."""
+
+    def __init__(self, width: int, hidden: int, depth: int, heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.layers = nn.ModuleList(Layer(width, hidden, heads, dropout, reading=True) for _ in range(depth))
+
+    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+        x = F.dropout(placed(frames), self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, valid, told, mask)
+        return x
+
+
+class Recurrent(Body):
+    """Gated recurrent units over the frames, from the first to the last: later frames never touch earlier ones."""
+
+    beside = True
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, width, depth, batch_first=True)
+
+    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+        found: Tensor = self.gru(placed(frames))[0]
+        return found
+
+
+class MDM(nn.Module):
+    """Sequences (B, T, features) of any length, with a body of any of the three kinds."""
+
+    def __init__(self, features: int, width: int, body: Body, text_width: int | None = None, words: bool = False):
+        """text_width: of cond.vector, or of cond.tokens where each of the ``words`` is told by itself, which a linear
+        layer brings to ``width``; None where the vector has that width already (actions) or there is none.
+        """
+        super().__init__()
+        self.features, self.width, self.words = features, width, words
+        self.body = body
+        self.read = nn.Linear(features + width if body.beside else features, width)
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.tell = None if text_width is None else nn.Linear(text_width, width)
+        self.say = nn.Linear(width, features)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
+        """x (B, T, features), time (B,), cond.valid (B, T); the other slots as the constructor says."""
+        return self.denoise(x, self.clock(time), self.told(cond), cond.mask if self.words else None, cond.valid)
+
+    def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network with its condition inside; the embeddings of times that it has seen are kept."""
+        told, mask, seen = self.told(cond), cond.mask if self.words else None, dict[float, Tensor]()
+
+        def answer(x: Tensor, time: Tensor) -> Tensor:
+            if time.ndim:
+                return self.denoise(x, self.clock(time), told, mask, cond.valid)
+            if float(time) not in seen:
+                seen[float(time)] = self.clock(time[None])
+            return self.denoise(x, seen[float(time)], told, mask, cond.valid)
+
+        return answer
+
+    def clock(self, time: Tensor) -> Tensor:
+        """Times (B,) -> (B, 1, D)."""
+        features = waves(time, self.width).to(self.first.weight)
+        embedded: Tensor = self.second(F.silu(self.first(features)))
+        return embedded[:, None]
+
+    def told(self, cond: Cond) -> Tensor | None:
+        """What is said to every frame, (B, L, D); None where nothing is."""
+        said = cond.tokens if self.words else cond.vector
+        if said is None:
+            return None
+        wanted = self.width if self.tell is None else self.tell.in_features
+        if said.shape[-1] != wanted:
+            raise ValueError(f"a condition of width {said.shape[-1]}: this network takes {wanted}")
+        said = said if self.tell is None else self.tell(said)
+        return said if self.words else said[:, None]
+
+    def denoise(
+        self, x: Tensor, clock: Tensor, told: Tensor | None, mask: Tensor | None, valid: Tensor | None
+    ) -> Tensor:
+        """The network, time and condition embedded; frames that are not ``valid`` (B, T) touch no other."""
+        if valid is not None and valid.shape != x.shape[:2]:
+            raise ValueError(f"valid mask of shape {tuple(valid.shape)} for frames {tuple(x.shape[:2])}")
+        told = clock.expand(len(x), -1, -1) if told is None else told + clock
+        if self.body.beside:
+            x = torch.cat([x, told.expand(-1, x.shape[1], -1)], dim=-1)
+        said: Tensor = self.say(self.body(self.read(x), told, mask, valid))
+        return said
+
+
+def mdm(features: int = 263, text_width: int | None = 512) -> MDM:
+    """The published network of HumanML3D: 8 layers of width 512 and 4 heads (2209.14916, section 4)."""
+    return MDM(features, 512, Encoder(512, 1024, 8, 4), text_width)
