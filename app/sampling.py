@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
+import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.loras import worn
 from app.options import option, parse
 from app.way import Way, describe
 from core.compiled import compile_for_sampling
@@ -20,7 +24,8 @@ from core.random import Noise
 from core.recipe import Loaded, Recipe, Sampling, load, told
 from core.system import Diffusion
 
-ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, or from the newest in a run's folder.
+ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, from the newest in a run's folder, or from a
+published pipeline: a folder with model_index.json, of which one sample is drawn unless --count says more.
 Example: langevin sample runs/edm-tiny --count 64 --sampler heun --grid karras --steps 18 --prompt 3"""
 
 
@@ -34,6 +39,7 @@ class Drawing(Way):
     avoid: str | None = option(None, "a negative prompt: what guidance moves away from")
     average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
     batch: int = option(256, "samples drawn at once; changes speed and memory, not the samples")
+    lora: tuple[str, ...] = option((), "LoRA files to wear, each with a weight if wanted: style.safetensors:0.8")
     compile: bool = option(False, "compile the network first: worth it for many steps or many batches of one size")
 
 
@@ -42,24 +48,59 @@ class Options(Drawing):
     """What `langevin sample` takes."""
 
     out: Path = option(Path("samples.png"), "the file to write")
+    size: tuple[int, ...] | None = option(None, "of a published pipeline's pictures: a side, or height and width")
 
 
 def main(words: Sequence[str]) -> None:
     """Draw, write, say what it took."""
     options, given = parse(
-        Options, "langevin sample", ABOUT, words, [("checkpoint", "a .safetensors file, or a run's folder")]
+        Options,
+        "langevin sample",
+        ABOUT,
+        words,
+        [("checkpoint", "a .safetensors file, or a run's or pipeline's folder")],
     )
     path = newest(Path(given["checkpoint"]))
-    loaded = load(path, options.average)
+    if path.is_dir():
+        few = {name: 1 for name in ("count", "batch") if not any(word.split("=")[0] == f"--{name}" for word in words)}
+        options = dataclasses.replace(options, **few)
+    loaded = opened(path, options.average, options.size)
     sampling = options.sampling(loaded.recipe)
+    warn_of_cuts(loaded.system, options)
     samples, seconds = drawn(loaded, options, sampling)
     numbers = range(options.first, options.first + options.count)
     asked = conditions(loaded.recipe, options.seed, numbers, options.prompt)
-    settings = settings_of(path, options, sampling) | told(asked)
+    settings = settings_of(path, options, sampling) | told(asked) | ({"size": options.size} if options.size else {})
     if loaded.recipe.show is None:
         raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are written")
     loaded.recipe.show(options.out, samples, settings)
     print(f"{options.out}: {options.count} samples in {seconds:.1f} s, {words_of(settings)}")
+
+
+def opened(path: Path, average: str | None, size: Sequence[int] | None = None) -> Loaded:
+    """A checkpoint's model, or a published pipeline's for pictures of a size. Raises ValueError where it cannot be."""
+    if path.is_dir():
+        from image.published import open_pipeline
+
+        if average is not None:
+            raise ValueError(f"{path} is a published pipeline, which has no averages: leave --average out")
+        if size is not None and len(size) not in (1, 2):
+            raise ValueError("--size is one side, or height and width")
+        return open_pipeline(path, None if size is None else (size[0], size[-1])).loaded()
+    if size is not None:
+        raise ValueError(f"{path} has a size of its own, and only published pipelines are given one: leave --size out")
+    return load(path, average)
+
+
+def warn_of_cuts(system: Diffusion, options: Drawing) -> None:
+    """Say on stderr which ends of what was typed are longer than the model reads."""
+    from core.condition.pretrained import PretrainedText
+
+    if isinstance(system.conditioner, PretrainedText):
+        for cut in system.conditioner.truncated([text for text in (options.prompt, options.avoid) if text]):
+            if cut:
+                shown = textwrap.shorten(cut, 100, placeholder=" ...")
+                print(f"langevin: the prompt is longer than this model reads, without '{shown}'", file=sys.stderr)
 
 
 def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor, float]:
@@ -71,9 +112,10 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
     started = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
     found = []
-    for start in range(0, len(numbers), options.batch):
-        part = numbers[start : start + options.batch]
-        found.append(draw(loaded.recipe, loaded.system, options.seed, part, sampling, options.prompt, options.avoid))
+    with worn(loaded.system, options.lora) as system:
+        for start in range(0, len(numbers), options.batch):
+            part = numbers[start : start + options.batch]
+            found.append(draw(loaded.recipe, system, options.seed, part, sampling, options.prompt, options.avoid))
     return torch.cat(found), time.perf_counter() - started
 
 
@@ -115,8 +157,8 @@ def draw(
 
 
 def newest(path: Path) -> Path:
-    """The path itself, or the newest checkpoint in a run's folder."""
-    if not path.is_dir():
+    """The path itself, if it is a file or a published pipeline, or the newest checkpoint in a run's folder."""
+    if not path.is_dir() or (path / "model_index.json").is_file():
         return path
     found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
     if not found:
@@ -136,12 +178,17 @@ def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, o
         "batch": options.batch,
         "prompt": options.prompt,
         "avoid": options.avoid,
+        "lora": list(options.lora),
         **describe(sampling),
     }
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """The SHA-256 of a file; of a folder, that of the names and contents of its tables and weights."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".safetensors"))
+        names = [f"{file.relative_to(path)} {digest(file)}" for file in files]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

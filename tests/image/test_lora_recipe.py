@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -18,7 +19,7 @@ from core.recipe import build, load
 from core.train import newest
 
 QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--cpu"]
-SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "2"]
+SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["train", "autoencoder", "--out", str(folder / "ae"), *options, *QUIET]) == 0
     model = ["--autoencoder", str(folder / "ae"), *SIZES]
     assert main(["train", "ldm", "--out", str(folder / "ldm"), *model, *QUIET]) == 0
-    learn = ["--model", str(folder / "ldm"), "--rank", "2", "--alpha", "4", "--batch", "8", "--steps", "4"]
+    learn = ["--model", str(folder / "ldm"), "--rank", "2", "--alpha", "4", "--batch", "8", "--steps", "6"]
+    learn += ["--lr", "0.5"]  # of which the first steps take a share only
     assert main(["train", "lora", "--out", str(folder / "lora"), *learn, *QUIET]) == 0
     return folder
 
@@ -56,7 +58,8 @@ def test_a_lora_run_samples_and_goes_on(runs: Path, tmp_path: Path, capsys: pyte
     words = ["--count", "2", "--steps", "1", "--prompt", "a red 7"]
     assert main(["sample", str(runs / "lora"), "--out", str(tmp_path / "with.png"), *words]) == 0
     assert main(["sample", str(runs / "ldm"), "--out", str(tmp_path / "without.png"), *words]) == 0
-    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+    pictures = [np.asarray(Image.open(tmp_path / f"{name}.png"), int) for name in ("with", "without")]
+    assert np.abs(pictures[0] - pictures[1]).max() > 5
     assert main(["inspect", str(runs / "lora")]) == 0
     assert "checkpoint of image.recipes.lora.tiny" in capsys.readouterr().out
 
@@ -76,6 +79,27 @@ def test_the_lora_goes_to_files(runs: Path, tmp_path: Path) -> None:
                 whole[piece.start : piece.stop] += piece.matrix().detach().flatten(1)
             torch.testing.assert_close(whole, part.matrix().detach().flatten(1), rtol=0, atol=1e-6)
     assert main(["convert", str(runs / "lora"), str(tmp_path / "folder")]) == 2
+
+
+def test_sampling_with_lora_files(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A LoRA worn as a file is the LoRA of the run; with weight 0 it is not there; the picture replays."""
+    file = tmp_path / "style.safetensors"
+    assert main(["convert", str(runs / "lora"), str(file)]) == 0
+    words = ["--count", "2", "--steps", "2", "--prompt", "a red 7"]
+
+    def drawn(folder: str, *more: str) -> np.ndarray:
+        picture = tmp_path / f"{folder}{len(more)}.png"
+        assert main(["sample", str(runs / folder), "--out", str(picture), *words, *more]) == 0
+        return np.asarray(Image.open(picture), int)
+
+    plain, run, worn = drawn("ldm"), drawn("lora"), drawn("ldm", "--lora", str(file))
+    assert np.abs(plain - run).max() > 1 >= np.abs(worn - run).max()
+    assert np.array_equal(drawn("ldm", "--lora", f"{file}:0", f"{file}:-0.0"), plain)
+    assert main(["replay", str(tmp_path / "ldm2.png")]) == 0
+    for wrong, said in (("gone.safetensors", "does not exist"), (f"{file}:much", "'much' is no weight")):
+        assert main(["sample", str(runs / "ldm"), "--out", str(tmp_path / "x.png"), "--lora", wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_a_model_goes_to_folders_that_diffusers_reads(runs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""LoRA files at work while a model draws: ``style.safetensors`` or, with a weight, ``style.safetensors:0.8``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from core.layout.lora import load
+from core.nn.lora import Attached
+from core.system import Diffusion
+
+
+@contextmanager
+def worn(system: Diffusion, words: Sequence[str]) -> Iterator[Diffusion]:
+    """The system with these LoRAs fused into its network inside the with block; afterwards it is as it was.
+
+    Raises ValueError for a weight that is no number, and CheckpointError for a file that is no LoRA of this network.
+    """
+    net = system.denoiser.net
+    if not words or not isinstance(net, nn.Module):
+        yield system
+        return
+    named = [weighed(word) for word in words]
+    attached = Attached(net, [load(path, net) for path, _ in named], [weight for _, weight in named])
+    attached.fuse()
+    try:
+        yield system
+    finally:
+        attached.unfuse()
+        attached.detach()
+
+
+def weighed(word: str) -> tuple[Path, float]:
+    """A file and its weight, 1 unless one is said."""
+    name, colon, weight = word.rpartition(":")
+    if not colon or weight.endswith(".safetensors"):
+        return Path(word), 1.0
+    try:
+        return Path(name), float(weight)
+    except ValueError as error:
+        raise ValueError(f"'{weight}' is no weight for the LoRA {name}: write {name}:0.8") from error
