@@ -20,14 +20,17 @@ from core.system import Diffusion, System
 from core.train import Run, newest, train
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
+SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"
 PIXELS = 2**18  # of the pictures that are described at once
 
 
 def begin_with(autoencoder: str, first: Recipe) -> Start:
     """A run begins with the autoencoder of a checkpoint, or of a run's folder, or else trains ``first``.
 
-    Then shift and scale of the latents are measured.
+    Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open.
     """
+    if not first.name:
+        raise ValueError("the recipe of the autoencoder has no name: make it by build()")
 
     def start(system: System, folder: Path) -> None:
         if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):

@@ -17,16 +17,14 @@ from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Loaded, Recipe, Sampling, Start, Training, linear, load
+from core.recipe import Loaded, Recipe, Sampling, Start, Training, build, linear, load
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
 from core.system import Diffusion, System
 from core.train import newest
 from image.captioned import TOLD_APART, own_captions, told_digits
-from image.latent import begin_with
-from image.recipes.autoencoder import small as small_autoencoder
-from image.recipes.autoencoder import tiny as tiny_autoencoder
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan
 from image.recipes.flow import thousandths
 
@@ -58,7 +56,7 @@ def schnell(data: str, autoencoder: str, size: int = 1024, length: int = 256) ->
         return Diffusion(denoiser, published_words(length), published_latents(), objective)
 
     training = Training(1024, 500_000, 1e-4, warmup=1_024_000, ema={"ema": Constant(0.9999)})
-    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     sampling = Sampling(euler, trailing, steps=4)
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
 
@@ -76,7 +74,7 @@ def small(
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
-    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     grid = shifted(trailing, shift_from_mu((size // 16) ** 2))
     sampling = Sampling(dpmpp_2m, grid, steps=25, guidance=4.0)
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
@@ -105,7 +103,7 @@ def tiny(
 
     training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
-    start = begin_with(autoencoder, tiny_autoencoder(count=count))
+    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
 
 

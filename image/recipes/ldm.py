@@ -14,15 +14,13 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import LogitNormal, Objective, epsilon, flow, indices
 from core.prediction import Epsilon, FlowVelocity
-from core.recipe import Recipe, Sampling, Training, linear
+from core.recipe import Recipe, Sampling, Training, build, linear
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, Flow, scaled_linear_betas
 from core.system import Diffusion
 from image.captioned import TOLD_APART, own_captions, told_digits
-from image.latent import begin_with
-from image.recipes.autoencoder import small as small_autoencoder
-from image.recipes.autoencoder import tiny as tiny_autoencoder
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan
 from image.recipes.flow import thousandths
 
@@ -38,7 +36,7 @@ def paper(data: str, autoencoder: str, size: int = 256) -> Recipe:
 
     training = Training(680, 390_000, 1e-4, warmup=6_800_000, ema={"ema": Constant(0.9999)})
     sampling = Sampling(ddim, trailing, steps=200, guidance=10.0)
-    start = begin_with(autoencoder, small_autoencoder(data, size))
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
     return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
 
 
@@ -53,7 +51,7 @@ def small(data: str, autoencoder: str = "", size: int = 128, width: int = 128) -
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
-    start = begin_with(autoencoder, small_autoencoder(data, size))
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
     return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
 
 
@@ -78,5 +76,5 @@ def tiny(
 
     training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
-    start = begin_with(autoencoder, tiny_autoencoder(count=count))
+    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

@@ -35,7 +35,7 @@ def paper(
 ) -> Recipe:
     """On a large model: rank 16 on all of its attention, a few thousand small steps."""
     training = Training(batch, steps, lr, 100 * batch, cosine, weight_decay=1e-2, ema={"ema": Constant(0.999)})
-    return adapted(model, data, rank, alpha, targets, training)
+    return _adapted(model, data, rank, alpha, targets, training)
 
 
 def tiny(
@@ -50,10 +50,10 @@ def tiny(
 ) -> Recipe:
     """On a tiny model, of the digits for instance: minutes on two CPU cores."""
     training = Training(batch, steps, lr, 50 * batch, cosine, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
-    return adapted(model, data, rank, alpha, targets, training)
+    return _adapted(model, data, rank, alpha, targets, training)
 
 
-def adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str, ...], training: Training) -> Recipe:
+def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str, ...], training: Training) -> Recipe:
     """A model's own recipe with a LoRA to train; on captioned pictures of your own, or else on the model's data.
 
     model: a checkpoint, or a run's folder. Raises CheckpointError where there is none.

@@ -16,15 +16,13 @@ from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Recipe, Sampling, Training, linear
+from core.recipe import Recipe, Sampling, Training, build, linear
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.system import Diffusion
 from image.captioned import TOLD_APART, own_captions, told_digits
-from image.latent import begin_with
-from image.recipes.autoencoder import small as small_autoencoder
-from image.recipes.autoencoder import tiny as tiny_autoencoder
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan
 from image.recipes.flow import thousandths
 
@@ -65,7 +63,7 @@ def small(
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
-    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
 
 
@@ -91,7 +89,7 @@ def tiny(
 
     training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
-    start = begin_with(autoencoder, tiny_autoencoder(count=count))
+    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
 
 
@@ -109,5 +107,5 @@ def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe
 
     training = Training(4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", ema={"ema": Constant(0.9999)})
     sampling = Sampling(euler, STEPS, steps=28, guidance=7.0)
-    start = begin_with(autoencoder, small_autoencoder(data, size, LATENT))
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
