@@ -57,7 +57,7 @@ def _replace(module: nn.Module, method: str, function: Callable[..., Any]) -> No
 
 
 def _frozen(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled function, its weights frozen: tracing and compiling both ask for it, at the first call of a shape."""
+    """The compiled function, its weights frozen, which tracing and compiling ask for at the first call of a shape."""
     from torch._inductor import config
 
     def call(*inputs: Any) -> Any:

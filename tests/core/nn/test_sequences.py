@@ -1,4 +1,4 @@
-"""Networks of sequences: frames that do not exist change nothing, what is prepared says the same, attention is linear."""
+"""Networks of sequences: frames that do not exist change nothing; what is prepared says the same."""
 
 from __future__ import annotations
 
