@@ -62,8 +62,10 @@ def main(words: Sequence[str]) -> None:
     )
     path = newest(Path(given["checkpoint"]))
     if path.is_dir():
-        few = {name: 1 for name in ("count", "batch") if not any(word.split("=")[0] == f"--{name}" for word in words)}
-        options = dataclasses.replace(options, **few)
+        given_names = {word.split("=")[0] for word in words}
+        count = options.count if "--count" in given_names else 1
+        batch = options.batch if "--batch" in given_names else 1
+        options = dataclasses.replace(options, count=count, batch=batch)
     loaded = opened(path, options.average, options.size)
     sampling = options.sampling(loaded.recipe)
     warn_of_cuts(loaded.system, options)

@@ -17,6 +17,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -91,6 +92,27 @@ def sdxl(folder: Path) -> Path:
     return saved(pipeline, folder)
 
 
+def refiner(folder: Path) -> Path:
+    """SDXL's refiner: the second CLIP only, and an aesthetic score in place of the target size."""
+    second = clip_tokenizer(folder / "words", pad="!")
+    net = UNet2DConditionModel(
+        **UNET | XL | {"cross_attention_dim": 32, "projection_class_embeddings_input_dim": 8 * 5 + 32}
+    )
+    pipeline = StableDiffusionXLImg2ImgPipeline(
+        vae=autoencoder(4, 0.13025, force_upcast=True),
+        text_encoder=None,
+        text_encoder_2=clip(second, 32, projected=32, seed=4),
+        tokenizer=None,
+        tokenizer_2=second,
+        unet=randomised(net, 14),
+        scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **SCALED),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    return saved(pipeline, folder)
+
+
 def sd3(folder: Path) -> Path:
     """Stable Diffusion 3: two CLIPs side by side, narrower than the T5 after them, on a flow shifted by 3."""
     tokenizer, second = clip_tokenizer(folder / "words"), clip_tokenizer(folder / "words", pad="!")
@@ -148,6 +170,11 @@ def flux(folder: Path, guided: bool = True) -> Path:
         transformer=randomised(net, 12),
     )
     return saved(pipeline, folder)
+
+
+def schnell(folder: Path) -> Path:
+    """Flux schnell: told no guidance, and its times are not shifted."""
+    return flux(folder, guided=False)
 
 
 def saved(pipeline: Any, folder: Path) -> Path:
