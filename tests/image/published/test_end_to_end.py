@@ -133,7 +133,7 @@ def test_other_schedulers(folders: dict[str, Path], tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("family", ["stable_diffusion", "sdxl", "sd3", "flux"])
 def test_faster_samplers_run_on_the_same_folder(folders: dict[str, Path], family: str) -> None:
-    """All end in the same picture, nearer to it the more steps they take; a random network leaves them no more to do."""
+    """All end in the same picture, and come nearer to it the more steps they take."""
     pipeline = open_pipeline(folders[family], 16)
 
     def picture(name: str, steps: int) -> Tensor:
