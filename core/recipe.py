@@ -238,8 +238,9 @@ def restore(make: Callable[[], S], state: Mapping[str, Tensor], path: Path) -> S
 
 
 def told(asked: Mapping[str, Any]) -> dict[str, object]:
-    """What belongs into the settings of samples that were asked for so: their captions, if they have any."""
-    return {"captions": list(asked["caption"])} if "caption" in asked else {}
+    """What belongs into the settings of samples that were asked for so: their captions, and sizes where they differ."""
+    said: dict[str, object] = {"captions": list(asked["caption"])} if "caption" in asked else {}
+    return said | ({"sizes": torch.as_tensor(asked["valid"]).sum(1).tolist()} if "valid" in asked else {})
 
 
 def draw(recipe: Recipe, system: System, seed: int, samples: Sequence[int], sampling: Sampling | None = None) -> Tensor:

@@ -1,0 +1,1 @@
+"""Systems that turn words into motions."""

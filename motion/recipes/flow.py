@@ -1,0 +1,73 @@
+"""A diffusion transformer on the straight path from noise to motion: flow matching, a recipe of our own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from core.denoiser import Denoiser
+from core.ema import Power
+from core.grid import trailing
+from core.nn.dit import DiT, Sequence
+from core.objective import LogitNormal, Objective, flow
+from core.prediction import FlowVelocity
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.dpm import dpmpp_2m
+from core.schedule import Flow
+from core.system import Diffusion
+from motion.skeleton import HUMAN
+from motion.told import folder, procedural, reading
+
+
+def thousandths(t: Tensor) -> Tensor:
+    """The time that the network embeds."""
+    return 1000 * t
+
+
+def paper(data: str, width: int = 512, depth: int = 12) -> Recipe:
+    """50 million parameters on HumanML3D, to stand beside the published systems: a day on one GPU."""
+    training = Training(128, 300_000, 2e-4, warmup=128_000, decay=linear, ema={"ema": Power(0.05)})
+    return _on_folder(data, width, depth, training)
+
+
+def small(data: str, width: int = 256, depth: int = 8) -> Recipe:
+    """On HumanML3D or your own recordings: hours on one GPU."""
+    return _on_folder(data, width, depth, Training(64, 100_000, 3e-4, warmup=64_000, ema={"ema": Power(0.05)}))
+
+
+def tiny(
+    width: int = 128,
+    depth: int = 6,
+    text_width: int = 64,
+    steps: int = 3000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    count: int = 20_000,
+    seconds: float = 1500.0,
+) -> Recipe:
+    """The built-in procedural motions: a quarter of an hour on two CPU cores.
+
+    seconds: of the processor, after which training ends with the steps that it has made.
+    """
+    training = Training(
+        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), seconds=seconds, ema={"ema": Power(0.06)}
+    )
+
+    def system() -> Diffusion:
+        return _system(width, depth, 4, text_width, 2, 40)
+
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5), training, count)
+
+
+def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
+    def system() -> Diffusion:
+        return _system(width, depth, width // 64, 256, 4, 80)
+
+    return folder(system, Sampling(dpmpp_2m, trailing, steps=25, guidance=3.0), training, data)
+
+
+def _system(width: int, depth: int, heads: int, text: int, text_depth: int, length: int) -> Diffusion:
+    net = DiT(Sequence(HUMAN.features, width), depth, heads)
+    denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
+    return Diffusion(
+        denoiser, reading(text, width, text_depth, length), objective=Objective(LogitNormal(), flow, drop=0.1)
+    )

@@ -1,0 +1,69 @@
+"""MDM: a transformer that says the clean motion itself (Tevet et al. 2022, 2209.14916)."""
+
+from __future__ import annotations
+
+from core.denoiser import Denoiser
+from core.ema import Constant, Power
+from core.grid import trailing
+from core.nn.mdm import MDM, Decoder, mdm
+from core.objective import Objective, indices
+from core.prediction import X0
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.ddpm import ddpm
+from core.sample.dpm import dpmpp_2m
+from core.schedule import Discrete, cosine_betas
+from core.system import Diffusion
+from motion.skeleton import HUMAN
+from motion.told import folder, procedural, reading
+
+
+def paper(data: str) -> Recipe:
+    """The published network, schedule and sampler, on HumanML3D (2209.14916, section 4).
+
+    Its captions go through an encoder that learns along, in the place of CLIP's.
+    """
+
+    def system() -> Diffusion:
+        denoiser = Denoiser(mdm(HUMAN.features), Discrete(cosine_betas()), X0())
+        return Diffusion(denoiser, reading(512, 512, 4, 80), objective=Objective(indices, drop=0.1))
+
+    training = Training(64, 600_000, 1e-4, ema={"ema": Constant(0.9999)})
+    return folder(system, Sampling(ddpm, trailing, steps=1000, guidance=2.5), training, data)
+
+
+def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
+    """On HumanML3D or your own recordings, each word read by itself: hours on one GPU."""
+
+    def system() -> Diffusion:
+        net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 6), 256, words=True)
+        denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
+        return Diffusion(denoiser, reading(256, depth=4, length=80), objective=Objective(indices, drop=0.1))
+
+    training = Training(64, 200_000, 2e-4, warmup=64_000, ema={"ema": Power(0.05)})
+    return folder(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5), training, data)
+
+
+def tiny(
+    width: int = 128,
+    depth: int = 6,
+    text_width: int = 64,
+    steps: int = 3000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    count: int = 20_000,
+    seconds: float = 1500.0,
+) -> Recipe:
+    """The built-in procedural motions, each word read by itself: a quarter of an hour on two CPU cores.
+
+    seconds: of the processor, after which training ends with the steps that it has made.
+    """
+
+    def system() -> Diffusion:
+        net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 4, dropout=0.0), text_width, words=True)
+        denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
+        return Diffusion(denoiser, reading(text_width), objective=Objective(indices, drop=0.1))
+
+    training = Training(
+        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), seconds=seconds, ema={"ema": Power(0.06)}
+    )
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5), training, count)

@@ -1,0 +1,69 @@
+"""MotionDiffuse: linear attention over frames and words, which says the noise (Zhang et al. 2022, 2208.15001)."""
+
+from __future__ import annotations
+
+from core.denoiser import Denoiser
+from core.ema import Constant, Power
+from core.grid import trailing
+from core.nn.motiondiffuse import MotionDiffuse
+from core.objective import Objective, epsilon, indices
+from core.prediction import Epsilon
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sample.ddpm import ddpm
+from core.sample.dpm import dpmpp_2m
+from core.schedule import Discrete, linear_betas
+from core.system import Diffusion
+from motion.skeleton import HUMAN
+from motion.told import SHAPE, folder, procedural, reading
+
+
+def paper(data: str) -> Recipe:
+    """The published network, schedule and sampler, without guidance, on HumanML3D (2208.15001, section 4).
+
+    Its captions go through an encoder that learns along, in the place of CLIP's and the layers on it.
+    """
+
+    def system() -> Diffusion:
+        denoiser = Denoiser(MotionDiffuse(HUMAN.features), Discrete(linear_betas()), Epsilon())
+        return Diffusion(denoiser, reading(256, 2048, 4, 80), objective=Objective(indices, epsilon))
+
+    training = Training(1024, 100_000, 2e-4, clip=0.5, ema={"ema": Constant(0.9999)})
+    return folder(system, Sampling(ddpm, trailing, steps=1000), training, data)
+
+
+def small(data: str, width: int = 256, depth: int = 6) -> Recipe:
+    """On HumanML3D or your own recordings: hours on one GPU."""
+
+    def system() -> Diffusion:
+        net = MotionDiffuse(HUMAN.features, width=width, hidden=2 * width, depth=depth)
+        denoiser = Denoiser(net, Discrete(linear_betas()), Epsilon())
+        return Diffusion(denoiser, reading(256, 4 * width, 4, 80), objective=Objective(indices, epsilon, drop=0.1))
+
+    training = Training(128, 100_000, 2e-4, clip=0.5, ema={"ema": Power(0.05)})
+    return folder(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, data)
+
+
+def tiny(
+    width: int = 128,
+    depth: int = 5,
+    text_width: int = 64,
+    steps: int = 3000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    count: int = 20_000,
+    seconds: float = 1500.0,
+) -> Recipe:
+    """The built-in procedural motions: a quarter of an hour on two CPU cores.
+
+    seconds: of the processor, after which training ends with the steps that it has made.
+    """
+
+    def system() -> Diffusion:
+        net = MotionDiffuse(HUMAN.features, SHAPE[0], width, 2 * width, depth, 4, text_width)
+        denoiser = Denoiser(net, Discrete(linear_betas()), Epsilon())
+        return Diffusion(denoiser, reading(text_width, 4 * width), objective=Objective(indices, epsilon, drop=0.1))
+
+    training = Training(
+        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), seconds=seconds, ema={"ema": Power(0.06)}
+    )
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, count)

@@ -1,0 +1,95 @@
+"""Recipes of motions: every preset builds, tiny ones learn and sample, and MDM's sampler is the published one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.cond import Cond
+from core.denoiser import Denoiser
+from core.grid import trailing
+from core.nn.mdm import MDM, Encoder
+from core.prediction import X0
+from core.random import Draw, Noise
+from core.recipe import build, domains, told
+from core.sample.ddpm import ddpm
+from core.sample.step import run
+from core.schedule import Discrete, cosine_betas
+from core.system import Diffusion
+
+TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
+NAMES = ("mdm", "motiondiffuse", "flow")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = build(f"motion.recipes.{name}.tiny", TINY)
+    system = recipe.system()
+    assert isinstance(system, Diffusion)
+    batch = recipe.data()[0].get(range(4))
+    losses = system.loss(batch, Draw(0, range(4)))
+    losses.mean.backward()
+    assert losses.each.isfinite().all()
+    assert all(value.grad is not None for value in system.denoiser.net.parameters() if value.requires_grad)
+    asked = recipe.ask(0, [0, 1])
+    sampler = recipe.sampling.sampler
+    x = run(
+        system.eval().sample(
+            Noise(0, [0, 1]), recipe.shape, asked, sampler=sampler, grid=trailing, steps=2, guidance=2.0
+        )
+    )
+    assert x.shape == (2, *recipe.shape) and bool(x.isfinite().all())
+    assert recipe.show is not None
+    recipe.show(tmp_path / "motions.png", x, told(asked))
+    assert (tmp_path / "motions.png").stat().st_size > 1000
+
+
+def test_motion_is_a_domain_and_published_presets_build() -> None:
+    assert "motion" in domains()
+    for name in NAMES:
+        for preset in ("paper", "small"):
+            recipe = build(f"motion.recipes.{name}.{preset}", {"data": "somewhere"})
+            with torch.device("meta"):
+                system = recipe.system()
+            assert recipe.shape == (196, 263)
+            assert sum(value.numel() for value in system.parameters()) > 1e6
+    assert recipe.understand is not None
+    assert recipe.understand("walks; runs", 3)["caption"] == ["walks", "runs", "walks"]
+
+
+def test_the_published_networks_have_the_published_sizes() -> None:
+    with torch.device("meta"):
+        system = build("motion.recipes.mdm.paper", {"data": "x"}).system()
+    assert isinstance(system, Diffusion)
+    count = sum(value.numel() for value in system.denoiser.parameters())
+    assert count == pytest.approx(17.88e6, rel=1e-3)
+
+
+@torch.no_grad()
+def test_mdm_samples_step_by_step_as_published_in_double_precision() -> None:
+    """1,000 cosine steps: x' = c0 x0 + c1 x + sqrt(beta-tilde) noise, with the tables of the published code."""
+    torch.manual_seed(0)
+    net = MDM(3, 8, Encoder(8, 8, 1, 2, dropout=0.0)).double().eval()
+    angles = [((i / 1000 + 0.008) / 1.008) * math.pi / 2 for i in range(1001)]
+    shrunk = [1 - (math.cos(after) / math.cos(before)) ** 2 for before, after in zip(angles, angles[1:])]
+    betas = torch.tensor(shrunk, dtype=torch.float64).clamp(max=0.999)
+    bar = (1 - betas).cumprod(0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+    denoiser, noise = Denoiser(net, Discrete(cosine_betas()), X0()), Noise(0, [0])
+    times = trailing(denoiser.schedule, 1000)
+    x = noise.start((4, 3))
+    expected, worst = x, 0.0
+    for index, step in enumerate(ddpm(denoiser.bind(Cond()), x, times, noise)):
+        t = 999 - index
+        clean = net(expected, torch.tensor([float(t)], dtype=torch.float64))
+        mean = betas[t] * before[t].sqrt() / (1 - bar[t]) * clean
+        mean = mean + (1 - before[t]) * (1 - betas[t]).sqrt() / (1 - bar[t]) * expected
+        spread = (betas[t] * (1 - before[t]) / (1 - bar[t])).sqrt()
+        expected = mean + (spread * noise.normal(expected, index) if t else 0)
+        worst = max(worst, float((step.x - expected).abs().max()))
+        expected = step.x
+    assert worst < 1e-6
