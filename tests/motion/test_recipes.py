@@ -21,7 +21,7 @@ from core.schedule import Discrete, cosine_betas
 from core.system import Diffusion
 
 TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
-NAMES = ("mdm", "motiondiffuse", "flow")
+NAMES = ("mdm", "motiondiffuse", "motion_flow")
 
 
 @pytest.mark.parametrize("name", NAMES)
