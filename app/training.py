@@ -65,9 +65,8 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
         raise ValueError(f"--seconds must be above zero, not {options.seconds:g}")
     if options.precision not in ("no", "bf16", "fp16"):
         raise ValueError(f"--precision is no, bf16 or fp16, not '{options.precision}'")
-    training = dataclasses.replace(
-        recipe.training, seed=options.seed, seconds=options.seconds, precision=options.precision
-    )
+    seconds = recipe.training.seconds if options.seconds is None else options.seconds
+    training = dataclasses.replace(recipe.training, seed=options.seed, seconds=seconds, precision=options.precision)
     return dataclasses.replace(recipe, training=training)
 
 

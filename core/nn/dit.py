@@ -44,6 +44,9 @@ class Front(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Data (B, ...) -> tokens (B, N, width)."""
 
+    def exist(self, valid: Tensor) -> Tensor:
+        """Which positions of the data are real -> which tokens are (B, N)."""
+
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
         """What was said (B, N, features) -> data laid out like x."""
 
@@ -77,6 +80,9 @@ class Patches(nn.Module):
         # Contiguous here, or every block would drag the layout of the convolution along.
         return patches.flatten(2).transpose(1, 2).contiguous() + positions.to(patches.dtype)
 
+    def exist(self, valid: Tensor) -> Tensor:
+        return valid
+
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
         axes, patch = x.ndim - 2, self.patch
         sizes = [length // patch for length in x.shape[2:]]
@@ -98,16 +104,37 @@ class Points(nn.Module):
         tokens: Tensor = self.project(x)
         return tokens
 
+    def exist(self, valid: Tensor) -> Tensor:
+        return valid
+
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
         return tokens
 
 
 class Sequence(Points):
-    """Sequences (B, T, C) of any length: points with the sine-cosine position of their place."""
+    """Sequences (B, T, C) of any length: points with the sine-cosine position of their place.
+
+    ``patch`` neighbours are one token, and the last token is filled up with zeros.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int = 1) -> None:
+        super().__init__(channels * patch, width)
+        self.patch = patch
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = super().forward(x)
+        tokens = super().forward(self._full(x).unflatten(1, (-1, self.patch)).flatten(2))
         return tokens + sincos_positions((tokens.shape[1],), self.width).to(tokens)
+
+    def exist(self, valid: Tensor) -> Tensor:
+        """A token exists where one of its places does; the others in it are read as they are."""
+        return self._full(valid).unflatten(1, (-1, self.patch)).any(-1)
+
+    def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
+        return tokens.unflatten(2, (self.patch, -1)).flatten(1, 2)[:, : x.shape[1]]
+
+    def _full(self, x: Tensor) -> Tensor:
+        spare = -x.shape[1] % self.patch
+        return torch.cat([x, x.new_zeros(x.shape[0], spare, *x.shape[2:])], dim=1) if spare else x
 
 
 @dataclass(frozen=True)
@@ -217,6 +244,7 @@ class DiT(nn.Module):
     def denoise(self, x: Tensor, modulations: Modulations, valid: Tensor | None = None) -> Tensor:
         """The network, its modulations given; tokens that are not ``valid`` (B, N) touch no other and come out 0."""
         tokens = self.front(x)
+        valid = None if valid is None else self.front.exist(valid)
         if valid is not None and valid.shape != tokens.shape[:2]:
             raise ValueError(f"valid mask of shape {tuple(valid.shape)} for tokens {tuple(tokens.shape[:2])}")
         for block, modulation in zip(self.blocks, modulations.blocks):

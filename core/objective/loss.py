@@ -9,6 +9,7 @@ to the line above; so every prediction minimises the same thing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,12 +25,14 @@ from core.prediction import LearnedRange
 from core.random import Draw, Stream
 from core.schedule import Discrete, log_snr
 
+Term = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # x0 as estimated, x0, valid -> (B,), already weighted
+
 
 class Losses(NamedTuple):
     """What a batch cost."""
 
     mean: Tensor  # (), what is minimised
-    each: Tensor  # (B,), the weighted error of each sample, without the terms of the variance and the uncertainty
+    each: Tensor  # (B,), the weighted error of each sample, without the terms added to it
     t: Tensor  # (B,), float64 on the host
 
 
@@ -65,7 +68,8 @@ class Objective(nn.Module):
     uncertainty: a learned u(log-SNR), trained along;
     bound:       the weight of the variational bound, for a learned variance; T / 1000 in 2102.09672;
     integrand:   divide by the density over log-SNR, so that ``weight`` is the integrand over log-SNR and ``times``
-                 changes the variance only (2303.00848, equation 6).
+                 changes the variance only (2303.00848, equation 6);
+    beside:      a further loss of x0 as it is estimated, for what a domain knows of its data (2209.14916, section 3).
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Objective(nn.Module):
         uncertainty: Uncertainty | None = None,
         bound: float = 0.0,
         integrand: bool = False,
+        beside: Term | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= drop <= 1:
@@ -91,6 +96,7 @@ class Objective(nn.Module):
         self.uncertainty = uncertainty
         self.bound = bound
         self.integrand = integrand
+        self.beside = beside
 
     def keep(self, draw: Draw) -> Tensor:
         """Which samples keep their condition: (B,) bool."""
@@ -121,6 +127,8 @@ class Objective(nn.Module):
             total = each / expected.exp() + expected
         if self.bound:
             total = total + self.bound * self._bound(denoiser, x, x_t, t, output)
+        if self.beside is not None:
+            total = total + self.beside(denoiser.read(x_t, t, output).clean, x, cond.valid)
         return Losses(total.mean(), each.detach(), t)
 
     def _bound(self, denoiser: Denoiser, x: Tensor, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:

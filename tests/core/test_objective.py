@@ -21,10 +21,12 @@ from core.objective import (
     MinSNR,
     Mode,
     Objective,
+    Offset,
     Sigmoid,
     Uncertainty,
     UniformLogSNR,
     Weight,
+    Within,
     average,
     cosmap,
     epsilon,
@@ -224,6 +226,27 @@ def test_transport_is_the_cheapest_pairing() -> None:
     assert torch.allclose(((x - paired) ** 2).sum(), best)
 
 
+def test_offset_noise_has_the_covariance_of_an_offset() -> None:
+    """The map is linear, so its matrix says it all: A A^T = I + scale^2 within a channel and 0 between channels."""
+    offset, x = Offset(0.3), torch.zeros(12, 2, 2, 3, dtype=torch.float64)
+    matrix = offset(x, torch.eye(12, dtype=torch.float64).view(12, 2, 2, 3)).view(12, 12).T
+    expected = torch.eye(12, dtype=torch.float64) + 0.09 * torch.block_diag(*[torch.ones(6, 6)] * 2)
+    torch.testing.assert_close(matrix @ matrix.T, expected, rtol=0, atol=1e-12)
+    noise = torch.randn(3, 2, 5, dtype=torch.float64)
+    assert torch.equal(Offset(0.0)(noise, noise), noise)
+
+
+def test_a_share_of_a_density_is_between_its_quantiles() -> None:
+    schedule = Discrete(scaled_linear_betas())
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    assert Within(indices, 0.0, 0.2)(schedule, u).unique().tolist() == list(range(200))
+    assert Within(indices, 0.5, 1.0)(schedule, u).unique().tolist() == list(range(500, 1000))
+    times = Within(LogNormal(), 0.25, 0.75)(EDM(), u[1:])
+    assert torch.equal(times, LogNormal()(EDM(), 0.25 + 0.5 * u[1:]))
+    with pytest.raises(ValueError, match="quantiles"):
+        Within(uniform, 0.5, 0.5)
+
+
 def test_only_valid_positions_count() -> None:
     error = torch.arange(12.0).view(2, 3, 2)
     valid = torch.tensor([[True, True, False], [False, True, False]])
@@ -313,3 +336,21 @@ def test_hybrid_loss_adds_the_bound() -> None:
     assert torch.allclose(hybrid.mean, plain + 0.05 * bound.mean())
     with pytest.raises(ValueError, match="Discrete"):
         Objective(bound=1.0)(Denoiser(net, VP(), LearnedRange(V())), data(), Cond(), DRAW)
+
+
+@pytest.mark.parametrize("prediction", [X0(), V(), FlowVelocity()])
+def test_a_loss_beside_is_of_x0_as_it_is_estimated(prediction: Prediction) -> None:
+    schedule = Cosine() if not isinstance(prediction, FlowVelocity) else Flow()
+    denoiser, x = Denoiser(Says(schedule, prediction), schedule, prediction), torch.randn(6, 3).double()
+    valid = torch.ones(6, 3, dtype=torch.bool)
+
+    def near(clean: Tensor, truth: Tensor, exists: Tensor | None) -> Tensor:
+        assert exists is valid and truth is x
+        return 2 * ((clean - 0.1) / 0.3).square().mean(1)  # of x_t, which the network's x0 gives back
+
+    plain = Objective()(denoiser, x, Cond(valid=valid), DRAW)
+    both = Objective(beside=near)(denoiser, x, Cond(valid=valid), DRAW)
+    alpha, sigma = (value[:, None] for value in schedule(plain.t))
+    x_t = alpha * x + sigma * DRAW.normal(x, Stream.NOISE)
+    torch.testing.assert_close(both.mean - plain.mean, 2 * x_t.square().mean(), rtol=1e-6, atol=1e-9)
+    assert torch.equal(both.each, plain.each)

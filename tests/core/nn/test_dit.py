@@ -37,6 +37,7 @@ FRONTS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (lambda: Patches((8, 4), 3, 24, 2), (3, 8, 4)),
     (lambda: Patches((4, 4, 2), 1, 24, 2), (1, 4, 4, 2)),
     (lambda: Sequence(5, 24), (7, 5)),
+    (lambda: Sequence(5, 24, patch=3), (7, 5)),
     (lambda: Points(3, 24), (6, 3)),
 ]
 
@@ -125,6 +126,28 @@ def test_padding_touches_nothing() -> None:
     for i, length in enumerate(lengths):
         alone = net(x[i : i + 1, :length], time[i : i + 1])
         torch.testing.assert_close(padded[i : i + 1, :length], alone, rtol=0, atol=1e-6)
+
+
+def test_neighbours_become_one_token_and_come_back() -> None:
+    net = randomise(DiT(Sequence(5, 24, patch=3), depth=2, heads=3))
+    x, time, valid = torch.randn(2, 8, 5), torch.tensor([10.0, 400.0]), torch.arange(8) < torch.tensor([[8], [5]])
+    front = net.front
+    assert isinstance(front, Sequence)
+    whole = torch.cat([x, torch.zeros(2, 1, 5)], dim=1).view(2, 3, 15)
+    torch.testing.assert_close(front(x), Sequence.forward(_like(front, 24, 15), whole))
+    assert torch.equal(front.fold(whole, x), x)
+    assert front.exist(valid).tolist() == [[True, True, True], [True, True, False]]
+    # A token that does not exist touches nothing, and comes out 0.
+    said, polluted = net(x, time, Cond(valid=valid)), torch.where(torch.arange(8)[:, None] < 6, x, 9.0)
+    torch.testing.assert_close(net(polluted, time, Cond(valid=valid))[1], said[1], rtol=0, atol=1e-6)
+    assert not said[1, 6:].any() and said[1, :6].any() and said[0, 6:].any()
+
+
+def _like(front: Sequence, width: int, features: int) -> Sequence:
+    """The front that takes the neighbours as features of one place, with the same weights."""
+    other = Sequence(features, width)
+    other.load_state_dict(front.state_dict())
+    return other
 
 
 def test_points_have_no_order_and_sequences_have() -> None:
