@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.data import Batch, Dataset
 from core.metrics import features, frechet, kernel, neighbours
+from core.random import Draw, Stream
 from core.recipe import Evaluate, Recipe, Sampling, Start, Training
 from core.system import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
 from image.defaults import show
 from image.folder import open_source
 from image.reader import Reader, caption_accuracy, train_reader
-from image.source import Captioned, divide
+from image.source import Captioned, Source, divide
 
 NEIGHBOURS = 3  # how many real pictures, or samples, a ball of precision and recall reaches
 
 # Which digit a latent shows is told apart at t = 0.6 to 0.75, so training's logit-normal times lean there.
 TOLD_APART = 0.6
+
+
+@dataclass(frozen=True)
+class Wordless:
+    """An augmentation that takes a share of the captions away, and leaves what else is told of these pictures.
+
+    It takes the place of ``Objective.drop`` where the null would say something false, such as another size.
+    """
+
+    share: float = 0.1
+
+    def __call__(self, batch: Batch, draw: Draw) -> Batch:
+        gone = (draw.uniform(Stream.DROP) < self.share).tolist()
+        return {**batch, "caption": ["" if none else text for none, text in zip(gone, batch["caption"], strict=True)]}
 
 
 def told_digits(
@@ -32,8 +49,12 @@ def told_digits(
     training: Training,
     count: int,
     start: Start | None = None,
+    data: Callable[[], tuple[Dataset, Dataset]] | None = None,
 ) -> Recipe:
-    """A recipe on ``count`` captioned digits. It is asked for captions that training never shows, and read back."""
+    """A recipe on ``count`` captioned digits. It is asked for captions that training never shows, and read back.
+
+    data: what it is trained on instead, such as these digits in another frame.
+    """
 
     def parts() -> tuple[CaptionedDigits, CaptionedDigits]:
         return captioned_digits(count)
@@ -43,7 +64,7 @@ def told_digits(
         shape,
         sampling,
         training,
-        parts,
+        data or parts,
         show=show,
         ask=ask_unseen,
         understand=typed_captions,
@@ -61,13 +82,17 @@ def own_captions(
     data: str,
     size: int,
     start: Start | None = None,
+    cut: Callable[[Source], Dataset] | None = None,
 ) -> Recipe:
-    """A recipe on captioned pictures of your own (see ``image.folder``), asked for the captions that are held out."""
+    """A recipe on captioned pictures of your own (see ``image.folder``), asked for the captions that are held out.
+
+    cut: makes a data set of the training pictures, which are squares of ``size`` without it.
+    """
 
     @cache
-    def parts() -> tuple[Captioned, Captioned]:
+    def parts() -> tuple[Dataset, Captioned]:
         train, held_out = divide(open_source(Path(data)))
-        return Captioned(train, size), Captioned(held_out, size)
+        return Captioned(train, size) if cut is None else cut(train), Captioned(held_out, size)
 
     def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
         held_out = parts()[1].source

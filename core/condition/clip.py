@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from core.cond import Cond
 from core.condition import Batch
+from core.condition.frame import framed
 from core.condition.pretrained import Clip, Encoder, PretrainedText, captions_of, repeated
-from core.nn.embeddings import sinusoid
 
 
 class ClipText(PretrainedText):
@@ -88,22 +87,4 @@ class SdxlText(PretrainedText):
         return Cond(vector=readings[-1].pooled, tokens=torch.cat([found.states[-2] for found in readings], dim=-1))
 
     def _framed(self, said: Cond, batch: Batch, score: float | None) -> Cond:
-        pooled = said.vector
-        assert pooled is not None
-        count = len(pooled)
-        size = _numbers(batch, "size", self.size, count)
-        numbers = [size, _numbers(batch, "crop", (0, 0), count)]
-        if score is None:
-            numbers.append(_numbers(batch, "target", self.size, count))
-        else:
-            numbers.append(torch.as_tensor(batch.get("score", score), dtype=torch.float32).expand(count)[:, None])
-        told = torch.cat(numbers, dim=1).to(pooled.device)  # (B, 6), the refiner's (B, 5)
-        waves = sinusoid(told.flatten(), self.width).view(count, -1)
-        return Cond(vector=torch.cat([pooled, waves.to(pooled.dtype)], dim=1), tokens=said.tokens)
-
-
-def _numbers(batch: Batch, name: str, usual: tuple[int, int], count: int) -> Tensor:
-    found = torch.as_tensor(batch.get(name, usual), dtype=torch.float32)
-    if found.shape not in ((2,), (count, 2)):
-        raise ValueError(f"'{name}' must be two numbers for each of {count} samples, not of shape {tuple(found.shape)}")
-    return found.expand(count, 2)
+        return framed(said, batch, self.size, self.width, score)

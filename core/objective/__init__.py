@@ -7,6 +7,7 @@ from core.objective.density import (
     Mode,
     Places,
     UniformLogSNR,
+    Within,
     cosmap,
     independent,
     indices,
@@ -15,7 +16,7 @@ from core.objective.density import (
     uniform,
 )
 from core.objective.loss import Losses, Objective, Uncertainty, average
-from core.objective.pairing import Pairing, as_drawn, optimal_transport
+from core.objective.pairing import Offset, Pairing, as_drawn, optimal_transport
 from core.objective.weight import (
     P2,
     EDMWeight,
@@ -40,12 +41,14 @@ __all__ = [
     "MinSNR",
     "Mode",
     "Objective",
+    "Offset",
     "Pairing",
     "Places",
     "Sigmoid",
     "Uncertainty",
     "UniformLogSNR",
     "Weight",
+    "Within",
     "as_drawn",
     "average",
     "cosmap",

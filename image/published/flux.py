@@ -6,7 +6,7 @@ import torch
 
 from core.condition.pretrained import open_clip, open_t5
 from core.condition.t5 import FluxText
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, thousandths
 from core.distill import imitating
 from core.layout import flux
 from core.prediction import FlowVelocity
@@ -17,7 +17,6 @@ from core.system import Diffusion
 from image.published.folder import Folder
 from image.published.pipeline import Pipeline, Size, open_latents, shrinking, sides
 from image.published.scheduler import read_flow
-from image.recipes.flow import thousandths
 
 SIDE = 1024
 LENGTHS = {True: 512, False: 256}  # of T5's text: dev's and schnell's

@@ -6,7 +6,7 @@ import torch
 
 from core.condition.pretrained import open_clip, open_t5
 from core.condition.t5 import Sd3Text
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, thousandths
 from core.layout import mmdit
 from core.prediction import FlowVelocity
 from core.recipe import Sampling
@@ -16,7 +16,6 @@ from core.system import Diffusion
 from image.published.folder import Folder
 from image.published.pipeline import Pipeline, Size, open_latents, shrinking, sides
 from image.published.scheduler import read_flow
-from image.recipes.flow import thousandths
 
 LENGTH = 256  # of T5's text, and of the zeros in its place
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from core.condition import ClassLabel, Conditioner
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, thousandths
 from core.ema import Constant, Power
 from core.grid import trailing
 from core.nn.ncsnpp import ddpmpp_cifar10
@@ -18,11 +16,6 @@ from core.sample.rungekutta import adaptive
 from core.schedule import Flow
 from core.system import Diffusion
 from image.defaults import files, flip, pictures, real_digits
-
-
-def thousandths(t: Tensor) -> Tensor:
-    """``1000 t``, the range that sinusoids are made for."""
-    return 1000 * t
 
 
 def paper(data: str) -> Recipe:

@@ -9,7 +9,7 @@ from core.autoencoder.net import sd3_vae
 from core.checkpoint import CheckpointError
 from core.codec import Latents
 from core.condition.words import Words
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, thousandths
 from core.distill import Imitation, Teacher, imitating, inherit
 from core.ema import Constant, Power
 from core.grid import shifted, trailing
@@ -26,7 +26,6 @@ from core.train import newest
 from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan
-from image.recipes.flow import thousandths
 
 SCALES = (1.0, 6.0)  # the guidance that students learn
 LATENT = 16  # channels of the code of FLUX.1's autoencoder, scaled by 0.3611 after a shift by 0.1159

@@ -6,7 +6,7 @@ from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd_vae
 from core.codec import Latents
 from core.condition.words import Words
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, thousandths
 from core.ema import Constant, Power
 from core.grid import trailing
 from core.nn import text_unet_plan as unet
@@ -22,7 +22,6 @@ from core.system import Diffusion
 from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan
-from image.recipes.flow import thousandths
 
 
 def paper(data: str, autoencoder: str, size: int = 256) -> Recipe:

@@ -9,7 +9,7 @@ from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd3_vae
 from core.codec import Latents
 from core.condition.words import Words
-from core.denoiser import Denoiser
+from core.denoiser import Denoiser, thousandths
 from core.ema import Constant, Power
 from core.grid import between, linspace, shifted, trailing
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
@@ -24,7 +24,6 @@ from core.system import Diffusion
 from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan
-from image.recipes.flow import thousandths
 
 LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
 SHIFT = 3.0  # of time, at 1024 x 1024

@@ -1,0 +1,158 @@
+"""SDXL: a U-Net that hears how large a picture was and where it was cut, and its refiner (2307.01952)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from core.autoencoder import KLAutoencoder, Plan
+from core.autoencoder.net import sd_vae
+from core.codec import Latents
+from core.condition.frame import NUMBERS, WITH_SCORE, Framed
+from core.condition.words import Words
+from core.denoiser import Denoiser
+from core.ema import Constant, Power
+from core.grid import leading, trailing
+from core.nn import text_unet_plan as unet
+from core.nn.text import TextEncoder
+from core.nn.text_unet import TextUNet
+from core.objective import Density, Objective, Offset, Within, epsilon, indices
+from core.prediction import Epsilon
+from core.recipe import Recipe, Sampling, Training, build, linear
+from core.sample.dpm import dpmpp_2m
+from core.sample.euler import euler
+from core.schedule import Discrete, scaled_linear_betas
+from core.system import Diffusion
+from image.buckets import Bucketed, bucket_sizes
+from image.captioned import Wordless, own_captions, told_digits
+from image.framed import framed_digits
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
+from image.recipes.autoencoder import tiny_plan
+from image.source import Source
+
+STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
+CLEANEST = Within(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000
+SCORE = 6.0  # of beauty, which the refiner is told of pictures of which the data do not say it
+# Without their caption, pictures still say their size and crop, so the null is not put in place of both.
+UNTOLD = Wordless(0.1)
+
+
+def paper(data: str, autoencoder: str, size: int = 1024) -> Recipe:
+    """SDXL's base (2.6 B) on captioned pictures in buckets of their shapes: Euler in 50 steps, guidance 5."""
+    encoder = partial(TextEncoder, 2048, 32, 32, 77, rows=49_408)  # as wide as both of the published encoders
+    return _published(unet.sdxl(), encoder, None, indices, 800_000, data, autoencoder, size)
+
+
+def refiner(data: str, autoencoder: str, size: int = 1024) -> Recipe:
+    """SDXL's refiner (2.3 B), which learns the cleanest fifth of the table only, and hears a score of beauty."""
+    encoder = partial(TextEncoder, 1280, 32, 20, 77, rows=49_408)  # the sizes of OpenCLIP ViT-bigG/14's
+    return _published(unet.sdxl_refiner(), encoder, SCORE, CLEANEST, 200_000, data, autoencoder, size)
+
+
+def small(data: str, autoencoder: str = "", size: int = 256, width: int = 128, batch: int = 256) -> Recipe:
+    """On your captioned pictures in buckets of their shapes, in the code of a small KL-f8: a day on one GPU."""
+
+    def system() -> Diffusion:
+        widths, told = (width, 2 * width, 4 * width), 256 + 64 * NUMBERS
+        plan = unet.Plan(4, 4, widths, (0, 1, 2), 256, middle_depth=2, head_width=64, vector_width=told, linear=True)
+        words = Framed(Words(TextEncoder(256, 6, 4, 77), vector=256), (size, size), 64)
+        codec = Latents(KLAutoencoder(Plan(widths=(64, 128, 256, 256))))
+        return Diffusion(denoiser(plan), words, codec, objective(indices))
+
+    training = Training(batch, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)}, augment=UNTOLD)
+    return _in_buckets(system, Sampling(dpmpp_2m, trailing, 25, 4.0), training, data, autoencoder, size)
+
+
+def tiny(
+    autoencoder: str = "",
+    width: int = 32,
+    text_width: int = 64,
+    steps: int = 12_000,
+    batch: int = 64,
+    lr: float = 2e-3,
+    count: int = 50_000,
+) -> Recipe:
+    """The built-in captioned digits, some of them blurred or cut: half an hour on two cores with its autoencoder."""
+    return _tiny(indices, None, autoencoder, width, text_width, steps, batch, lr, count)
+
+
+def tiny_refiner(
+    autoencoder: str = "",
+    width: int = 32,
+    text_width: int = 64,
+    steps: int = 4_000,
+    batch: int = 64,
+    lr: float = 2e-3,
+    count: int = 50_000,
+) -> Recipe:
+    """A refiner for ``tiny``, in the same autoencoder's code: it goes on where a fifth of the noise is left."""
+    return _tiny(CLEANEST, SCORE, autoencoder, width, text_width, steps, batch, lr, count)
+
+
+def denoiser(plan: unet.Plan) -> Denoiser:
+    """The U-Net of a plan on the published table of betas."""
+    return Denoiser(TextUNet(plan), Discrete(scaled_linear_betas()), Epsilon())
+
+
+def objective(times: Density) -> Objective:
+    """The plain squared error of the noise, which has an offset."""
+    return Objective(times, epsilon, pairing=Offset(0.05))
+
+
+def _tiny(
+    times: Density,
+    score: float | None,
+    autoencoder: str,
+    width: int,
+    text_width: int,
+    steps: int,
+    batch: int,
+    lr: float,
+    count: int,
+) -> Recipe:
+    def system() -> Diffusion:
+        widths, told = (width, 2 * width, 3 * width), text_width + 16 * (NUMBERS if score is None else WITH_SCORE)
+        plan = unet.Plan(
+            4, 4, widths, (1, 1, 1), text_width, blocks=1, head_width=width, vector_width=told, linear=True, groups=8
+        )
+        words = Framed(Words(TextEncoder(text_width, 2, 4, 24), vector=text_width), (32, 32), 16, score)
+        return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(tiny_plan(4))), objective(times))
+
+    ema = {"ema": Power(0.06)}
+    training = Training(batch, steps, lr, 200 * batch, linear, betas=(0.9, 0.99), ema=ema, augment=UNTOLD)
+    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
+    return told_digits(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))
+
+
+def _published(
+    plan: unet.Plan,
+    encoder: Callable[[], TextEncoder],
+    score: float | None,
+    times: Density,
+    steps: int,
+    data: str,
+    autoencoder: str,
+    size: int,
+) -> Recipe:
+    """A network of the published size, with a text encoder of the published sizes that learns its own language."""
+
+    def system() -> Diffusion:
+        words = Framed(Words(encoder(), vector=1280), (size, size), 256, score)
+        return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(sd_vae()), 0.13025), objective(times))
+
+    ema = {"ema": Constant(0.9999)}
+    training = Training(2048, steps, 1e-4, warmup=20_480_000, ema=ema, augment=UNTOLD)
+    return _in_buckets(system, Sampling(euler, STEPS, 50, 5.0), training, data, autoencoder, size)
+
+
+def _in_buckets(
+    system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str, autoencoder: str, size: int
+) -> Recipe:
+    """A recipe on pictures of your own that keep about their shape, each at the area of a square of ``size``."""
+    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
+
+    def cut(source: Source) -> Bucketed:
+        return Bucketed(source, bucket_sizes(size * size), training.batch, random_crop=True)
+
+    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start, cut)
