@@ -5,6 +5,7 @@ from core.edit.inpaint import Inpainted, inpaint, masked_condition, repaint
 from core.edit.invert import invert, invert_exactly
 from core.edit.measure import DPS, Posterior, scalar_variance
 from core.edit.operator import Blur, Downsample, Linear, Mask
+from core.edit.parts import Part, in_parts, ramp
 
 __all__ = [
     "DPS",
@@ -13,13 +14,16 @@ __all__ = [
     "Inpainted",
     "Linear",
     "Mask",
+    "Part",
     "Posterior",
     "begin",
     "image_to_image",
+    "in_parts",
     "inpaint",
     "invert",
     "invert_exactly",
     "masked_condition",
+    "ramp",
     "repaint",
     "scalar_variance",
     "strengthened",

@@ -1,0 +1,82 @@
+"""Samples made of parts, by closed forms: each part is its own, overlaps blend, one part is plain sampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.cond import Cond
+from core.denoiser import Bound, Estimate
+from core.edit import Part, in_parts, ramp
+from core.grid import trailing
+from core.random import Noise
+from core.sample.ancestral import euler_ancestral
+from core.sample.dpm import dpmpp_2m
+from core.sample.step import Sampler, run
+from core.schedule import VP, Flow, Schedule
+
+
+class Normal:
+    """Data of mean ``cond.vector`` (B, 1) and variance 1/4 at every place, in closed form."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def bind(self, cond: Cond = Cond()) -> Bound:
+        assert cond.vector is not None
+        mean = cond.vector[:, None]
+
+        def estimate(x: Tensor, t: Tensor) -> Estimate:
+            alpha, sigma = self.schedule(t)
+            return Estimate(mean + alpha / 4 / (alpha**2 / 4 + sigma**2) * (x - alpha * mean))
+
+        return Bound(self.schedule, estimate)
+
+
+def told(mean: float) -> Cond:
+    return Cond(vector=torch.full((4, 1), mean, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("schedule", [VP(), Flow()])
+@pytest.mark.parametrize("sampler", [dpmpp_2m, euler_ancestral])
+def test_a_part_that_is_all_is_plain_sampling(schedule: Schedule, sampler: Sampler) -> None:
+    model, noise, times = Normal(schedule), Noise(0, range(4)), trailing(schedule, 8)
+    x = noise.start((6, 2)).double()
+    plain = run(sampler(model.bind(told(3)), x, times, noise))
+    one = in_parts(model, [Part(told(3), torch.ones(1, 6, 1))])
+    assert torch.equal(run(sampler(one, x, times, noise)), plain)
+    # Told the same, parts that overlap are one: every place of this law is by itself.
+    halves = [Part(told(3), ramp(4, 0, 2)[None, :, None]), Part(told(3), ramp(4, 2, 0)[None, :, None], 2)]
+    torch.testing.assert_close(run(sampler(in_parts(model, halves), x, times, noise)), plain)
+
+
+def test_each_part_does_what_it_is_told_and_overlaps_lie_between() -> None:
+    model, times, noise = Normal(Flow()), trailing(Flow(), 20), Noise(0, range(4))
+    parts = [Part(told(-4), ramp(8, 0, 4)[None, :, None]), Part(told(4), ramp(8, 4, 0)[None, :, None], 4)]
+    found = run(dpmpp_2m(in_parts(model, parts), noise.start((12, 50)).double(), times, noise)).mean((0, 2))
+    expected = torch.tensor([-4.0] * 4 + [-2.4, -0.8, 0.8, 2.4] + [4.0] * 4, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=0.2, rtol=0)
+
+
+def test_parts_may_be_features_in_place_of_places() -> None:
+    model, times, noise = Normal(Flow()), trailing(Flow(), 20), Noise(0, range(4))
+    left = torch.tensor([1.0, 0.0])[None, None].expand(1, 30, 2)
+    parts = [Part(told(-4), left), Part(told(4), 1 - left)]
+    found = run(dpmpp_2m(in_parts(model, parts), noise.start((30, 2)).double(), times, noise)).mean((0, 1))
+    torch.testing.assert_close(found, torch.tensor([-4.0, 4.0]).double(), atol=0.2, rtol=0)
+
+
+def test_ramps_add_up_to_one() -> None:
+    assert ramp(5, 2, 2).tolist() == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+    torch.testing.assert_close(ramp(9, 0, 6)[3:] + ramp(7, 6, 0)[:6], torch.ones(6))
+    with pytest.raises(ValueError, match="do not fit"):
+        ramp(5, 3, 3)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    model, x, t = Normal(Flow()), torch.zeros(4, 6, 1).double(), torch.tensor(0.5).double()
+    with pytest.raises(ValueError, match="no part says anything"):
+        in_parts(model, [Part(told(0), torch.ones(1, 5, 1))])(x, t)
+    with pytest.raises(ValueError, match="ends at place 7"):
+        in_parts(model, [Part(told(0), torch.ones(1, 6, 1), 1)])(x, t)

@@ -1,0 +1,172 @@
+"""Editing and composing: what is kept is kept to the bit, gaps close where they should, segments and limbs their own.
+
+The closed form is a mixture of real clips: given the kept frames of one of them, it knows what was between.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.cond import Cond
+from core.denoiser import Bound, Denoiser
+from core.edit import Inpainted, inpaint
+from core.grid import trailing
+from core.guidance import Thresholded
+from core.mixture import Mixture
+from core.nn.mdm import MDM, Encoder
+from core.prediction import X0
+from core.random import Noise
+from core.recipe import Sampling
+from core.sample.dpm import dpmpp_2m
+from core.sample.heun import heun
+from core.sample.step import run
+from core.schedule import Cosine, Flow
+from core.system import Diffusion
+from motion.compose import Segment, limbs_told, segments, sequence
+from motion.editing import Closing, above_the_belt, edited, features_of, gap, limbs
+from motion.features import Normal, decode, decode_root
+from motion.generator import Motions, normal_of
+from motion.physics import acceleration
+from motion.skeleton import HUMAN
+from motion.told import reading
+
+SAMPLING = Sampling(dpmpp_2m, trailing, 3, guidance=2.0)
+
+
+@pytest.fixture(scope="module")
+def normal() -> Normal:
+    return normal_of()
+
+
+@pytest.fixture(scope="module")
+def clips(normal: Normal) -> Tensor:
+    """Eight clips (8, 120, 263), normalised."""
+    x: Tensor = Motions(8, normal).get(range(8))["x"]
+    return x
+
+
+@pytest.fixture(scope="module")
+def system() -> Diffusion:
+    """A small network with random weights in everything."""
+    torch.manual_seed(0)
+    net = MDM(263, 16, Encoder(16, 16, 1, 2, dropout=0.0), 16)
+    model = Diffusion(Denoiser(net, Cosine(), X0()), reading(16, 16, 1, 12)).eval()
+    for value in model.parameters():
+        nn.init.normal_(value, std=0.4)
+    return model
+
+
+def test_features_belong_to_joints() -> None:
+    parts = torch.stack([features_of([joint]) for joint in range(22)])
+    assert (parts.sum(0) == 1).all() and parts.shape == (22, 263)
+    assert parts[0].sum() == 7 and parts[15].sum() == 12 and parts[10].sum() == 13
+    names = [HUMAN.names[joint] for joint in above_the_belt()]
+    assert len(names) == 13 and "left_wrist" in names and not any("foot" in name for name in names)
+    with pytest.raises(ValueError, match="0 to 21"):
+        features_of([22])
+
+
+def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, clips: Tensor) -> None:
+    mixture, schedule, noise = Mixture(clips, torch.full(clips.shape, 1e-4)), Flow(), Noise(0, range(2))
+
+    class Model:
+        def __init__(self) -> None:
+            self.schedule = schedule
+
+        def bind(self, cond: Cond = Cond()) -> Bound:
+            return mixture.denoiser(schedule)
+
+    known, mask = clips[[2, 5]].double(), gap(120, 30, 60)
+    closing = Closing(normal, known, 30, 60)
+    found = run(
+        inpaint(Thresholded(Model(), closing), Cond(), known, mask, noise, sampler=heun, grid=trailing, steps=12)
+    )
+    assert torch.equal(found[:, :30], known[:, :30]) and torch.equal(found[:, 60:], known[:, 60:])
+    joints, truth = (decode(normal.undo(x)) for x in (found, known))
+    assert float((joints - truth)[:, :30].norm(dim=-1).max()) < 1e-9
+    assert float((joints - truth)[:, 60:].norm(dim=-1).max()) < 1e-5
+    assert float((joints - truth).norm(dim=-1).max()) < 0.1
+    assert (acceleration(joints, 20.0) < 1.3 * acceleration(truth, 20.0) + 5).all()
+
+
+def test_closing_brings_the_root_to_its_place(normal: Normal, clips: Tensor) -> None:
+    known = clips[:3].double()
+    other = clips[[4, 5, 6]].double()
+    mended = Closing(normal, known, 20, 70)(other)
+    composite = torch.where(gap(120, 20, 70) == 0, known, mended)
+    for found, truth in zip(decode_root(normal.undo(composite)), decode_root(normal.undo(known))):
+        torch.testing.assert_close(found[:, 70:, [0, 2]], truth[:, 70:, [0, 2]], rtol=0, atol=1e-6)
+    # What is closed stays as it is, and only turns and velocities of the root change.
+    torch.testing.assert_close(Closing(normal, known, 20, 70)(mended), mended, rtol=0, atol=1e-9)
+    torch.testing.assert_close(mended[:, 70:], other[:, 70:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(mended[:, 20:, 3:], other[:, 20:, 3:], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="before the clip does"):
+        Closing(normal, known, 20, 120)
+
+
+def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, system: Diffusion) -> None:
+    known, noise = clips[:2], Noise(0, [0, 1])
+    on = edited(system, "walks on", known, gap(120, 40, 120), noise, SAMPLING)
+    assert torch.equal(on[:, :40], known[:, :40]) and not torch.allclose(on[:, 40:], known[:, 40:], atol=0.1)
+    torch.testing.assert_close(
+        decode(normal.undo(on))[:, :41, 0], decode(normal.undo(known))[:, :41, 0], atol=2, rtol=0
+    )
+    upper = edited(system, "waves", known, limbs(120, above_the_belt()), noise, SAMPLING)
+    legs = features_of([joint for joint in range(22) if joint not in above_the_belt()]).bool()
+    assert torch.equal(upper[..., legs], known[..., legs])
+    joints, truth = decode(normal.undo(upper)), decode(normal.undo(known))
+    torch.testing.assert_close(joints[:, :, [0, 1, 4, 7, 10]], truth[:, :, [0, 1, 4, 7, 10]])
+    assert float((joints - truth)[:, :, 20].norm(dim=-1).mean()) > 0.05
+    for first, last in ((5, 5), (-1, 4), (7, 121)):
+        with pytest.raises(ValueError, match="is none"):
+            gap(120, first, last)
+
+
+def test_kept_frames_are_kept_at_every_estimate(normal: Normal, clips: Tensor, system: Diffusion) -> None:
+    known, mask = clips[:1], gap(120, 30, 60)
+    told = system.conditioner({"caption": ["sits"], "valid": torch.ones(1, 120, dtype=torch.bool)})
+    bound = Inpainted(Thresholded(system.guided(2.0), Closing(normal, known, 30, 60)), known, mask).bind(told)
+    clean = bound(torch.randn(1, 120, 263), torch.tensor(0.7))
+    assert torch.equal(clean[:, :30], known[:, :30]) and torch.equal(clean[:, 60:], known[:, 60:])
+    root = [decode_root(normal.undo(x))[1][:, 60] for x in (clean, known)]
+    torch.testing.assert_close(root[0], root[1], rtol=0, atol=1e-4)
+
+
+def test_segments_overlap_and_add_up() -> None:
+    spans = segments([Segment("walks", 40), Segment("sits", 30), Segment("waves", 20)], 8)
+    assert [start for start, _ in spans] == [0, 32, 54]
+    total = torch.zeros(74)
+    for start, weight in spans:
+        total[start : start + len(weight)] += weight
+    torch.testing.assert_close(total, torch.ones(74))
+    with pytest.raises(ValueError, match="do not fit"):
+        segments([Segment("walks", 40), Segment("sits", 10), Segment("waves", 20)], 8)
+    with pytest.raises(ValueError, match="at least one"):
+        segments([], 8)
+
+
+def test_a_sequence_of_one_is_plain_sampling_and_ends_are_their_own(system: Diffusion) -> None:
+    noise = Noise(3, [0, 1])
+    one = sequence(system, [Segment("walks", 40)], 8, noise, SAMPLING)
+    asked = {"caption": ["walks"] * 2, "valid": torch.ones(2, 40, dtype=torch.bool)}
+    steps = system.sample(noise, (40, 263), asked, sampler=dpmpp_2m, grid=trailing, steps=3, guidance=2.0)
+    assert torch.equal(one, run(steps))
+    both = sequence(system, [Segment("walks", 40), Segment("sits", 30)], 8, noise, SAMPLING)
+    other = sequence(system, [Segment("walks", 40), Segment("jumps", 30)], 8, noise, SAMPLING)
+    assert both.shape == (2, 62, 263)
+    assert not torch.allclose(both[:, 40:], other[:, 40:])
+    alone = sequence(system, [Segment("walks", 40), Segment("sits", 30)], 8, Noise(3, [1]), SAMPLING)
+    torch.testing.assert_close(alone[0], both[1], rtol=0, atol=1e-5)
+
+
+def test_limbs_are_told_different_things(system: Diffusion) -> None:
+    noise, upper = Noise(3, [0]), above_the_belt()
+    lower = [joint for joint in range(22) if joint not in upper]
+    same = limbs_told(system, [("walks", upper), ("walks", lower)], 24, noise, SAMPLING)
+    torch.testing.assert_close(same, sequence(system, [Segment("walks", 24)], 0, noise, SAMPLING))
+    mixed = limbs_told(system, [("waves", upper), ("walks", lower)], 24, noise, SAMPLING)
+    assert float((mixed - same)[..., features_of(upper).bool()].abs().max()) > 1e-3
+    with pytest.raises(ValueError, match="no part says anything"):
+        limbs_told(system, [("waves", upper)], 24, noise, SAMPLING)
