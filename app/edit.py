@@ -14,13 +14,13 @@ from torch import Tensor
 from app.edits import METHODS, OPERATORS, Job, Options, changed, inpainted, inverted, restored, shape_of
 from app.names import look_up
 from app.options import parse
-from app.sampling import digest, newest, words_of
+from app.sampling import digest, newest, opened, warn_of_cuts, words_of
 from app.way import describe
 from core.random import Noise
-from core.recipe import load
 from core.sample.euler import euler
 
-ABOUT = """Edit a picture with a checkpoint that `langevin train` wrote, or with the newest in a run's folder.
+ABOUT = """Edit a picture with a checkpoint that `langevin train` wrote, the newest in a run's folder, or a published
+pipeline: a folder with model_index.json.
 Image to image is what it does by itself; --mask inpaints, --invert goes to the picture's own noise and back,
 --restore takes the picture for a measurement of what is wanted. Pictures are scaled and cropped to the model's size.
 Example: langevin edit runs/ldm-tiny picture.png --prompt "a red 7 on white" --strength 0.6 --out edited.png"""
@@ -28,12 +28,19 @@ Example: langevin edit runs/ldm-tiny picture.png --prompt "a red 7 on white" --s
 
 def main(words: Sequence[str]) -> None:
     """Edit, write, say what it took."""
-    places = [("checkpoint", "a .safetensors file, or a run's folder"), ("picture", "the picture to edit")]
+    places = [
+        ("checkpoint", "a .safetensors file, or a run's or pipeline's folder"),
+        ("picture", "the picture to edit"),
+    ]
+    from image.published.scheduler import plain
+
     options, given = parse(Options, "langevin edit", ABOUT, words, places)
     kind, edit = chosen(options)
     path, picture = newest(Path(given["checkpoint"])), Path(given["picture"])
-    loaded = load(path, options.average)
+    loaded = opened(path, options.average, options.size)
     way = options.sampling(loaded.recipe)
+    way = dataclasses.replace(way, sampler=plain(way.sampler))
+    warn_of_cuts(loaded.system, [options.prompt, options.avoid, options.shows])
     job = Job(
         loaded,
         options,

@@ -60,6 +60,7 @@ class Options(Way):
     first: int = option(0, "the number of the first result")
     average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
     out: Path = option(Path("edited.png"), "the file to write")
+    size: tuple[int, ...] | None = option(None, "of a published pipeline's pictures: a side, or height and width")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def main(words: Sequence[str]) -> None:
         options = dataclasses.replace(options, count=count, batch=batch)
     loaded = opened(path, options.average, options.size)
     sampling = options.sampling(loaded.recipe)
-    warn_of_cuts(loaded.system, options)
+    warn_of_cuts(loaded.system, [options.prompt, options.avoid])
     samples, seconds = drawn(loaded, options, sampling)
     numbers = range(options.first, options.first + options.count)
     asked = conditions(loaded.recipe, options.seed, numbers, options.prompt)
@@ -94,12 +94,12 @@ def opened(path: Path, average: str | None, size: Sequence[int] | None = None) -
     return load(path, average)
 
 
-def warn_of_cuts(system: Diffusion, options: Drawing) -> None:
+def warn_of_cuts(system: Diffusion, typed: Sequence[str | None]) -> None:
     """Say on stderr which ends of what was typed are longer than the model reads."""
     from core.condition.pretrained import PretrainedText
 
     if isinstance(system.conditioner, PretrainedText):
-        for cut in system.conditioner.truncated([text for text in (options.prompt, options.avoid) if text]):
+        for cut in system.conditioner.truncated([text for text in typed if text]):
             if cut:
                 shown = textwrap.shorten(cut, 100, placeholder=" ...")
                 print(f"langevin: the prompt is longer than this model reads, without '{shown}'", file=sys.stderr)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,9 +175,10 @@ def _weights(kind: Any, folder: Path) -> nn.Module:
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} has no .safetensors file: fetch it, or convert its pickle where you trust it")
     try:
-        model, found = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with _silence():
+            model, found = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:
         raise ValueError(
             f"{folder} holds no text encoder that can be opened, or one cut short: get it again"
@@ -190,3 +192,19 @@ def _weights(kind: Any, folder: Path) -> nn.Module:
         raise ValueError(f"{folder} does not hold the text encoder that its config.json says: {', '.join(wrong[:3])}")
     encoder: nn.Module = model
     return encoder
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep transformers from drawing a bar and reporting keys on stderr; what is wrong is said in one sentence."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
