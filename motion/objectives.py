@@ -11,6 +11,7 @@ They are terms of ``core.objective.Objective(beside=...)``, which decodes what t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +26,11 @@ class Geometry:
     """The weighted sum of the three losses, each a mean over frames, joints and axes, in square metres.
 
     From the root on positions add up over a clip, so their errors do, too; ``local`` leaves the way of the root out of
-    the positions and velocities, and compares poses. Contacts are the true ones of x0.
+    the positions and velocities, and compares poses. Contacts are the true ones of x0. ``normal`` is asked for when the
+    first loss is, because a system is built before its data are looked at.
     """
 
-    normal: Normal
+    normal: Callable[[], Normal]
     positions: float = 1.0
     velocities: float = 1.0
     contacts: float = 1.0
@@ -42,7 +44,8 @@ class Geometry:
 
     def __call__(self, clean: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
         """The loss of x0 as it is estimated (B, T, D), normalised, beside the true x -> (B,)."""
-        features, truth = self.normal.undo(clean), self.normal.undo(x)
+        normal = self.normal()
+        features, truth = normal.undo(clean), normal.undo(x)
         guess, known = decode(features, self.skeleton), decode(truth, self.skeleton)  # (B, T, J, 3)
         exists = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
         both = exists[:, 1:] & exists[:, :-1]

@@ -19,6 +19,7 @@ from motion.data import LONGEST, MotionFiles, published
 from motion.features import Normal
 from motion.generator import Motions, motions, normal_of
 from motion.judging import judged
+from motion.objectives import Geometry
 from motion.showing import show
 from motion.skeleton import HUMAN
 from motion.track import FRAMES
@@ -29,6 +30,11 @@ SHAPE = (FRAMES - 1, HUMAN.features)
 def reading(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
     """Captions through an encoder that learns with the model, and which frames exist."""
     return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
+
+
+def smooth(normal: Callable[[], Normal], weight: float) -> Geometry | None:
+    """Losses of what is seen first in a film: limbs that shake and feet that slide."""
+    return Geometry(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
 
 
 def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:

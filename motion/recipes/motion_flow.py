@@ -15,13 +15,15 @@ from core.ema import Power
 from core.grid import trailing
 from core.nn.dit import DiT, Sequence
 from core.objective import LogitNormal, Objective, flow
+from core.objective.loss import Term
 from core.prediction import X0
 from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Flow
 from core.system import Diffusion
+from motion.generator import normal_of
 from motion.skeleton import HUMAN
-from motion.told import folder, procedural, reading
+from motion.told import folder, procedural, reading, smooth
 
 
 def thousandths(t: Tensor) -> Tensor:
@@ -52,19 +54,21 @@ def tiny(
     steps: int = 8000,
     batch: int = 32,
     lr: float = 1e-3,
+    geometry: float = 100.0,
     count: int = 20_000,
     seconds: float = 1500.0,
 ) -> Recipe:
     """The built-in procedural motions: a quarter of an hour on two CPU cores.
 
-    seconds: of the processor, after which training ends with the steps that it has made.
+    geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
+    steps that it has made.
     """
     training = Training(
         batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), seconds=seconds, ema={"ema": Power(0.06)}
     )
 
     def system() -> Diffusion:
-        return _system(width, depth, 4, text_width, 2, 40)
+        return _system(width, depth, 4, text_width, 2, 40, smooth(normal_of, geometry))
 
     return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5), training, count)
 
@@ -76,8 +80,10 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
     return folder(system, Sampling(dpmpp_2m, trailing, steps=25, guidance=3.0), training, data)
 
 
-def _system(width: int, depth: int, heads: int, text: int, text_depth: int, length: int) -> Diffusion:
+def _system(
+    width: int, depth: int, heads: int, text: int, text_depth: int, length: int, beside: Term | None = None
+) -> Diffusion:
     net = DiT(Sequence(HUMAN.features, width, patch=4), depth, heads)
     denoiser = Denoiser(net, Flow(), X0(), thousandths)
-    objective = Objective(LogitNormal(), speed, drop=0.1)
+    objective = Objective(LogitNormal(), speed, drop=0.1, beside=beside)
     return Diffusion(denoiser, reading(text, width, text_depth, length), objective=objective)
