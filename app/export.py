@@ -10,6 +10,7 @@ from core.adapted import Adapted
 from core.autoencoder import KLAutoencoder
 from core.checkpoint import DRAFT, CheckpointError
 from core.codec import Latents
+from core.condition.frame import Framed
 from core.layout import autoencoder, flux, lora, mmdit, text_unet
 from core.layout.conversion import DIFFUSERS
 from core.nn.flux import Flux
@@ -49,7 +50,9 @@ def save_parts(folder: Path, system: Diffusion, path: Path) -> list[str]:
     net, codec, written = system.denoiser.net, system.codec, ["transformer"]
     if isinstance(net, TextUNet):
         written = ["unet"]
-        text_unet.save_diffusers(folder / "unet", net)
+        frame = system.conditioner
+        numbers = text_unet.Beside(sinusoids=frame.width if isinstance(frame, Framed) else None)
+        text_unet.save_diffusers(folder / "unet", net, numbers)
     elif isinstance(net, MMDiT):
         mmdit.save_diffusers(folder / "transformer", net)
     elif isinstance(net, Flux):

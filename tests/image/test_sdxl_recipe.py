@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
+from app.export import save_parts
 from core.data import Ordered
 from core.nn.text_unet import TextUNet
 from core.random import Draw, Noise
@@ -118,6 +121,29 @@ def test_pictures_of_your_own_come_in_buckets_with_their_true_numbers(tmp_path: 
     assert len(shapes) > 1 and all(height * width <= 128**2 for height, width in shapes)
     assert len(crops) > 2  # crops are placed at random
     assert held_out.get([0])["x"].shape == (1, 3, 128, 128)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny_refiner"])
+def test_what_was_trained_here_is_an_sdxl_to_diffusers(
+    systems: dict[str, Diffusion], preset: str, tmp_path: Path
+) -> None:
+    """Its U-Net loads there, and hears the same numbers in the same words."""
+    system = systems[preset]
+    assert save_parts(tmp_path, system, tmp_path) == ["unet", "vae"]
+    theirs: Any = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    numbers = {"size": (24, 30), "crop": (0, 5)} | ({"target": (32, 40)} if preset == "tiny" else {"score": 5.5})
+    cond = system.conditioner({"caption": ["a red 7 on white", "a 2"], **numbers})
+    assert cond.vector is not None and cond.mask is not None
+    row = torch.tensor([24.0, 30.0, 0.0, 5.0, *((32.0, 40.0) if preset == "tiny" else (5.5,))])
+    x, time = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 30.0])
+    with torch.no_grad():
+        found = system.denoiser.net(x, time, cond)
+        told = {"text_embeds": cond.vector[:, :16], "time_ids": row.expand(2, -1)}
+        expected = theirs(
+            x, time, cond.tokens, encoder_attention_mask=cond.mask, added_cond_kwargs=told, return_dict=False
+        )[0]
+    assert expected.std() > 0.05
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
 
 
 def test_the_tiny_base_hands_over_to_its_refiner(systems: dict[str, Diffusion]) -> None:
