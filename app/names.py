@@ -14,9 +14,14 @@ class UnknownNameError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to ``name``, or None when nothing is close."""
-    found = difflib.get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=0.5)
-    return next((k for k in known if found and k.lower() == found[0]), None)
+    """The known name closest to ``name``, or None when nothing is close; of several, one with the same first letter."""
+    typed, names = name.lower(), {k.lower(): k for k in known}
+    found = difflib.get_close_matches(typed, names, n=3, cutoff=0.5)
+
+    def close(other: str) -> tuple[float, bool]:
+        return difflib.SequenceMatcher(None, other, typed).ratio(), other[:1] == typed[:1]
+
+    return names[max(found, key=close)] if found else None
 
 
 def look_up(what: str, name: str, table: Mapping[str, T], see: str) -> T:
