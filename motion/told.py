@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from core.condition import Conditioner, Together, Valid
 from core.condition.words import Words
 from core.nn.text import TextEncoder
+from core.objective import Weight
 from core.recipe import Recipe, Sampling, Training
 from core.system import Diffusion
 from motion.data import LONGEST, MotionFiles, published
@@ -30,6 +32,11 @@ SHAPE = (FRAMES - 1, HUMAN.features)
 def reading(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
     """Captions through an encoder that learns with the model, and which frames exist."""
     return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
+
+
+def held(weight: Weight) -> Weight:
+    """A weight that rises no further where noise is less than a quarter of the signal."""
+    return lambda log_snr: weight(log_snr.clamp(max=2 * math.log(4)))
 
 
 def smooth(normal: Callable[[], Normal], weight: float) -> Geometry | None:

@@ -6,8 +6,6 @@ is wide: it cannot pass noise on, so it says the clean motion, and errs in the p
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from core.denoiser import Denoiser
@@ -23,17 +21,12 @@ from core.schedule import Flow
 from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
-from motion.told import folder, procedural, reading, smooth
+from motion.told import folder, held, procedural, reading, smooth
 
 
 def thousandths(t: Tensor) -> Tensor:
     """The time that the network embeds."""
     return 1000 * t
-
-
-def speed(log_snr: Tensor) -> Tensor:
-    """The squared error of the velocity, as if no noise were smaller than a fifth."""
-    return flow(log_snr.clamp(max=2 * math.log(4)))
 
 
 def paper(data: str, width: int = 512, depth: int = 12) -> Recipe:
@@ -85,5 +78,5 @@ def _system(
 ) -> Diffusion:
     net = DiT(Sequence(HUMAN.features, width, patch=4), depth, heads)
     denoiser = Denoiser(net, Flow(), X0(), thousandths)
-    objective = Objective(LogitNormal(), speed, drop=0.1, beside=beside)
+    objective = Objective(LogitNormal(), held(flow), drop=0.1, beside=beside)
     return Diffusion(denoiser, reading(text, width, text_depth, length), objective=objective)

@@ -12,6 +12,7 @@ from core.cond import Cond
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.nn.mdm import MDM, Encoder
+from core.objective import velocity
 from core.prediction import X0
 from core.random import Draw, Noise
 from core.recipe import build, domains, told
@@ -19,6 +20,7 @@ from core.sample.ddpm import ddpm
 from core.sample.step import run
 from core.schedule import Discrete, cosine_betas
 from core.system import Diffusion
+from motion.told import held
 
 TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
 NAMES = ("mdm", "motiondiffuse", "motion_flow")
@@ -46,6 +48,11 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     assert recipe.show is not None
     recipe.show(tmp_path / "motions.png", x, told(asked))
     assert (tmp_path / "motions.png").stat().st_size > 1000
+
+
+def test_a_held_weight_stays_where_noise_is_small() -> None:
+    ratio = torch.tensor([0.5, 2.0, 4.0, 100.0], dtype=torch.float64)  # of signal to noise
+    assert held(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
 
 
 def test_motion_is_a_domain_and_published_presets_build() -> None:
