@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.options import option, parse
-from app.sampling import Drawing, digest, drawn, opened, words_of
+from app.sampling import Drawing, digest, drawn, newest, opened, words_of
 
 ABOUT = """Read the settings in a picture that `langevin sample` wrote, draw it again and compare.
 Example: langevin replay samples.png"""
@@ -34,6 +34,8 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"the checkpoint {path} is not there any more: say where it is with --checkpoint")
     if digest(path) != settings["sha256"]:
         raise ValueError(f"{path} is not the checkpoint that made {old.name}: its content differs")
+    if settings.get("refiner") and digest(newest(Path(settings["refiner"]))) != settings["refiner_sha256"]:
+        raise ValueError(f"{settings['refiner']} is not the refiner that ended {old.name}: its content differs")
     loaded = opened(path, settings["average"], settings.get("size"))
     way = Drawing(**{field.name: settings[field.name] for field in fields(Drawing) if field.name in settings})
     samples, seconds = drawn(loaded, way, way.sampling(loaded.recipe))

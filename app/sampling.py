@@ -18,10 +18,12 @@ from torch import Tensor
 
 from app.loras import worn
 from app.options import option, parse
+from app.refined import Refiner, size_of
 from app.way import Way, describe
 from core.compiled import compile_for_sampling
 from core.random import Noise
 from core.recipe import Loaded, Recipe, Sampling, load, told
+from core.sample.step import run
 from core.system import Diffusion
 
 ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, from the newest in a run's folder, or from a
@@ -40,6 +42,7 @@ class Drawing(Way):
     average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
     batch: int = option(256, "samples drawn at once; changes speed and memory, not the samples")
     lora: tuple[str, ...] = option((), "LoRA files to wear, each with a weight if wanted: style.safetensors:0.8")
+    refiner: str | None = option(None, "an SDXL refiner, a folder or checkpoint, for the last fifth of the noise")
     compile: bool = option(False, "compile the network first: worth it for many steps or many batches of one size")
 
 
@@ -111,14 +114,29 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
         raise ValueError("--count and --batch must be at least 1, and --first at least 0")
     if options.compile:
         compile_for_sampling(loaded.system)
+    refiner = refiner_of(options, loaded)
     started = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
     found = []
     with worn(loaded.system, options.lora) as system:
         for start in range(0, len(numbers), options.batch):
             part = numbers[start : start + options.batch]
-            found.append(draw(loaded.recipe, system, options.seed, part, sampling, options.prompt, options.avoid))
+            asked = (options.prompt, options.avoid)
+            found.append(draw(loaded.recipe, system, options.seed, part, sampling, *asked, refiner))
     return torch.cat(found), time.perf_counter() - started
+
+
+def refiner_of(options: Drawing, base: Loaded) -> Refiner | None:
+    """The refiner that was asked for, at the size of the base's pictures. Raises ValueError for another size."""
+    if options.refiner is None:
+        return None
+    path = newest(Path(options.refiner))
+    found = opened(path, None, size_of(base) if path.is_dir() else None)
+    if found.recipe.shape != base.recipe.shape:
+        raise ValueError(
+            f"{path} takes latents of {found.recipe.shape}, where these are {base.recipe.shape}: give their refiner"
+        )
+    return Refiner(found.system, options.sampling(found.recipe))
 
 
 def conditions(recipe: Recipe, seed: int, samples: Sequence[int], prompt: str | None) -> Mapping[str, Any]:
@@ -138,22 +156,27 @@ def draw(
     sampling: Sampling,
     prompt: str | None = None,
     avoid: str | None = None,
+    refiner: Refiner | None = None,
 ) -> Tensor:
     """Decoded samples with these numbers (len(samples), ...), on the host. Raises ValueError when they diverged."""
-    x = None
-    for step in system.sample(
-        Noise(seed, samples),
-        recipe.shape,
-        conditions(recipe, seed, samples, prompt),
-        sampler=sampling.sampler,
-        grid=sampling.grid,
-        steps=sampling.steps,
-        guidance=sampling.guidance,
-        guide=sampling.guide,
-        avoid=None if avoid is None else conditions(recipe, seed, samples, avoid),
-    ):
-        x = step.x
-    if x is None or not bool(x.isfinite().all()):
+    noise, asked = Noise(seed, samples), conditions(recipe, seed, samples, prompt)
+    unwanted = None if avoid is None else conditions(recipe, seed, samples, avoid)
+    if refiner is not None:
+        x = refiner.walk(system, recipe.shape, sampling, noise, asked, unwanted)
+    else:
+        steps = system.sample(
+            noise,
+            recipe.shape,
+            asked,
+            sampler=sampling.sampler,
+            grid=sampling.grid,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            guide=sampling.guide,
+            avoid=unwanted,
+        )
+        x = run(steps)
+    if not bool(x.isfinite().all()):
         raise ValueError("sampling diverged (NaN or infinity): take more steps, less guidance or another sampler")
     return system.decode(x).cpu()
 
@@ -181,6 +204,11 @@ def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, o
         "prompt": options.prompt,
         "avoid": options.avoid,
         "lora": list(options.lora),
+        **(
+            {"refiner": options.refiner, "refiner_sha256": digest(newest(Path(options.refiner)))}
+            if options.refiner
+            else {}
+        ),
         **describe(sampling),
     }
 

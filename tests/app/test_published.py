@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from image.published import open_pipeline
+from core.random import Noise
+from image.published import hand_off, open_pipeline
 from image.sheet import read_settings
 from tests.app.conftest import Command
 from tests.app.test_bad_files import cut, without_a_key
@@ -26,6 +27,7 @@ FEW = ["--prompt", "a red cat", "--size", "32", "--steps", "2"]
 MAKERS: Mapping[str, Callable[[Path], Path]] = {
     "stable_diffusion": tiny_pipelines.stable_diffusion,
     "sdxl": tiny_pipelines.sdxl,
+    "refiner": tiny_pipelines.refiner,
     "sd3": tiny_pipelines.sd3,
     "flux": tiny_pipelines.flux,
 }
@@ -80,6 +82,29 @@ def test_a_pipeline_that_has_changed_is_not_replayed(command: Command, copy: Pat
     rewrite(copy / "scheduler" / "scheduler_config.json", {"beta_end": 0.013})
     refused(command("replay", tmp_path / "x.png"), "its content differs")
     assert not (tmp_path / "x-replay.png").exists()
+
+
+def test_a_refiner_ends_what_a_base_began(command: Command, folders: dict[str, Path], tmp_path: Path) -> None:
+    base, refiner = folders["sdxl"], folders["refiner"]
+    words = ["--steps", 6, "--guidance", 3, "--avoid", "a dog"]
+    assert not sampled(command, base, tmp_path / "x.png", *words, "--refiner", refiner)
+    asked, avoid = {"caption": ["a red cat"]}, {"caption": ["a dog"]}
+    pipelines = open_pipeline(base, 32), open_pipeline(refiner, 32)
+    code = hand_off(*pipelines, Noise(0, [0]), asked, steps=6, guidance=3.0, avoid=avoid)
+    expected = (pipelines[0].system.decode(code)[0].clamp(-1, 1).permute(1, 2, 0) + 1) * 127.5
+    assert np.abs(seen(tmp_path / "x.png") - expected.numpy()).max() <= 1
+    sampled(command, base, tmp_path / "alone.png", *words)
+    assert (seen(tmp_path / "alone.png") != seen(tmp_path / "x.png")).any()
+    status, said, _ = command("replay", tmp_path / "x.png")
+    assert status == 0 and "the same picture" in said
+    for options, wrong in (
+        (["--steps", 1], "none of 1 steps"),
+        (["--refiner", folders["sd3"]], "give their refiner"),
+        (["--refiner", tmp_path / "nowhere"], "nowhere"),
+    ):
+        refused(command("sample", base, *FEW, "--refiner", refiner, *options, "--out", tmp_path / "y.png"), wrong)
+    refused(command("sample", folders["flux"], *FEW, "--refiner", refiner, "--out", tmp_path / "y.png"), "refiner")
+    assert not (tmp_path / "y.png").exists()
 
 
 @pytest.fixture
@@ -214,7 +239,6 @@ def test_folders_that_cannot_be_used(
         (["--steps", "0"], ["at least 1"]),
         (["--average", "ema"], ["no averages"]),
         (["--lora", "nowhere.safetensors"], ["nowhere.safetensors"]),
-        (["--sampler", "huen"], ["'huen'", "'heun'"]),
     ],
     ids=" ".join,
 )
