@@ -15,7 +15,7 @@ class UnknownNameError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``name``, or None when nothing is close; of several, one with the same first letter."""
-    typed, names = name.lower(), {k.lower(): k for k in known}
+    typed, names = name.lower(), {k.lower(): k for k in reversed(list(known))}
     found = difflib.get_close_matches(typed, names, n=3, cutoff=0.5)
 
     def close(other: str) -> tuple[float, bool]:
