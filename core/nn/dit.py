@@ -164,12 +164,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
         """x (B, N, D), six tensors (B, 1, D), valid (B, N) -> (B, N, D)."""
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        return self.think(self.look(x, modulation, valid), modulation)
+
+    def look(self, x: Tensor, modulation: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
+        """The first half: attention."""
+        shift, scale, gate, *_ = modulation
         qkv = self.qkv(modulate(x, shift, scale, 1e-6)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-        x = torch.addcmul(x, gate, self.project(merge_heads(attend(query, key, value, valid))))
-        hidden = F.gelu(self.expand(modulate(x, mlp_shift, mlp_scale, self.mlp_epsilon)), approximate="tanh")
-        return torch.addcmul(x, mlp_gate, self.contract(hidden))
+        return torch.addcmul(x, gate, self.project(merge_heads(attend(query, key, value, valid))))
+
+    def think(self, x: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """The second half: the perceptron."""
+        *_, shift, scale, gate = modulation
+        hidden = F.gelu(self.expand(modulate(x, shift, scale, self.mlp_epsilon)), approximate="tanh")
+        return torch.addcmul(x, gate, self.contract(hidden))
 
 
 class TimeEmbedding(nn.Module):

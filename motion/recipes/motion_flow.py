@@ -11,7 +11,8 @@ from torch import Tensor
 from core.denoiser import Denoiser
 from core.ema import Power
 from core.grid import trailing
-from core.nn.dit import DiT, Sequence
+from core.nn.dit import Sequence
+from core.nn.textdit import TextDiT
 from core.objective import LogitNormal, Objective, flow
 from core.objective.loss import Term
 from core.prediction import X0
@@ -76,7 +77,7 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
 def _system(
     width: int, depth: int, heads: int, text: int, text_depth: int, length: int, beside: Term | None = None
 ) -> Diffusion:
-    net = DiT(Sequence(HUMAN.features, width, patch=4), depth, heads)
+    net = TextDiT(Sequence(HUMAN.features, width, patch=4), depth, heads, text)
     denoiser = Denoiser(net, Flow(), X0(), thousandths)
     objective = Objective(LogitNormal(), held(flow), drop=0.1, beside=beside)
-    return Diffusion(denoiser, reading(text, width, text_depth, length), objective=objective)
+    return Diffusion(denoiser, reading(text, 0, text_depth, length), objective=objective)
