@@ -7,6 +7,7 @@ No pickle is ever read. Whatever a file turns out to be (truncated, foreign, of 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,6 +46,20 @@ class Outline(NamedTuple):
 
     words: dict[str, str]  # its metadata
     tensors: dict[str, Tensor]  # of its shapes and precisions, without contents (on the meta device)
+
+
+class Mapped(dict[str, Tensor]):
+    """Tensors in files that the system maps into memory: it reads a page of a file when it is first used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[mmap.mmap] = []
+
+    def forget(self) -> None:
+        """Take the files' pages out of memory, until they are used again; what was written to the tensors is undone."""
+        for file in self.files:
+            if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+                file.madvise(mmap.MADV_DONTNEED)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -155,10 +170,23 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return found
 
 
-def read(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, under the rest of their names."""
-    with _opened(path) as file:
-        return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+def read(path: Path, prefix: str = "") -> Mapped:
+    """The tensors whose names start with ``prefix``, under the rest of their names; see ``Mapped``."""
+    shapes = {name: value for name, value in outline(path).tensors.items() if name.startswith(prefix)}
+    with path.open("rb") as file:
+        length = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length - 8))
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    found = Mapped()
+    found.files.append(whole)
+    for name, value in shapes.items():
+        if value.numel():
+            place = length + header[name]["data_offsets"][0]
+            flat = torch.frombuffer(whole, dtype=value.dtype, count=value.numel(), offset=place)
+        else:
+            flat = torch.empty(0, dtype=value.dtype)
+        found[name[len(prefix) :]] = flat.view(value.shape)
+    return found
 
 
 def outline(path: Path) -> Outline:

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.checkpoint import CheckpointError, read
+from core.checkpoint import CheckpointError, Mapped, read
 
 WEIGHTS = "diffusion_pytorch_model"
+SMALL = 2**20  # bytes
 
 
 class Form(NamedTuple):
@@ -58,7 +59,11 @@ def dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def to_ours(pairs: Iterable[Pair], tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """Foreign tensors -> our state. Raises CheckpointError naming what is missing, unknown or of unequal shapes."""
+    """Foreign tensors -> our state. Raises CheckpointError naming what is missing, unknown or of unequal shapes.
+
+    Pages of a file that were read to make one tensor of several are taken out of memory again. Small ones are copied:
+    the system maps a file in clusters of pages, and would bring back what lies beside them.
+    """
     pairs = list(pairs)
     named = [name for pair in pairs for name in pair.theirs]
     missing, unknown = sorted(set(named) - tensors.keys()), sorted(tensors.keys() - set(named))
@@ -70,7 +75,10 @@ def to_ours(pairs: Iterable[Pair], tensors: Mapping[str, Tensor], what: str) -> 
         parts = [tensors[name] for name in pair.theirs]
         if any(part.shape != parts[0].shape for part in parts):
             raise CheckpointError(f"{what} has parts of unequal shapes: {', '.join(pair.theirs)}")
-        state[pair.ours] = pair.form.read(parts)
+        whole = pair.form.read(parts)
+        state[pair.ours] = whole.clone() if isinstance(tensors, Mapped) and whole.nbytes < SMALL else whole
+    if isinstance(tensors, Mapped):
+        tensors.forget()
     return state
 
 
@@ -105,9 +113,11 @@ def read_folder(folder: Path, class_name: str) -> tuple[dict[str, Any], dict[str
         raise CheckpointError(
             f"{folder} has no {WEIGHTS}.safetensors: fetch it, or convert its pickle where you trust it"
         )
-    tensors: dict[str, Tensor] = {}
+    tensors = Mapped()
     for file in files:
-        tensors |= read(file)
+        shard = read(file)
+        tensors.update(shard)
+        tensors.files += shard.files
     return config, tensors
 
 

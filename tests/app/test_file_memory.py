@@ -58,10 +58,7 @@ def written(folder: Path, kind: type[nn.Module], dtype: torch.dtype, config: dic
 
 
 def test_memory_stays_near_the_size_of_the_file(tmp_path: Path) -> None:
-    """Loading, and converting, take at most 1.15 of a file of 100 MB.
-
-    Once every parameter is used, what was fused counts twice where the file's own pages are not dropped yet.
-    """
+    """Loading a file of 100 MB, then using every parameter of it, and converting it take at most 1.15 of its size."""
     sizes = {"cross_attention_dim": 768, "attention_head_dim": 8}
     told = {"joint_attention_dim": 1024, "pooled_projection_dim": 768, "pos_embed_max_size": 48, "sample_size": 32}
     for end, widths, layers, heads in (("", (64, 128, 256, 256), 7, 8), ("-tiny", (32, 32, 32, 32), 1, 1)):
@@ -82,4 +79,4 @@ def test_memory_stays_near_the_size_of_the_file(tmp_path: Path) -> None:
     found = [line.split() for line in done.stdout.splitlines() if line.startswith(("unet ", "mmdit ", "convert "))]
     assert [way for way, *_ in found] == [way for way, _ in jobs], done.stdout + done.stderr
     for way, loading, used in found:
-        assert 0.01 < float(loading) <= 1.15 and 0.5 < float(used) <= 1.20, (way, loading, used)
+        assert 0.01 < float(loading) <= 1.15 and 0.5 < float(used) <= 1.15, (way, loading, used)

@@ -21,6 +21,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.safetensors"
     weight = torch.randn(3, 4)
     tensors = {"model/a": weight, "model/tied": weight, "model/turned": weight.T, "x": torch.tensor(3)}
+    tensors["none"] = torch.zeros(0, 3)
     write(path, tensors, METADATA)
     assert read_metadata(path) == METADATA
     found = read(path)
@@ -28,6 +29,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
     assert read(path, "model/").keys() == {"a", "tied", "turned"}
     assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_pages_that_are_forgotten_are_read_again(tmp_path: Path) -> None:
+    wanted = torch.arange(10_000.0)
+    write(tmp_path / "a.safetensors", {"x": wanted}, METADATA)
+    found = read(tmp_path / "a.safetensors")
+    found["x"].zero_()
+    assert torch.equal(read(tmp_path / "a.safetensors")["x"], wanted)  # the file itself is never written
+    found.forget()
+    assert torch.equal(found["x"], wanted)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
