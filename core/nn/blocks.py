@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -59,6 +60,11 @@ class Style:
         return value.view(*value.shape, *[1] * self.dims)
 
 
+def silu(x: Tensor) -> Tensor:
+    """SiLU; where no gradient is asked for, in the memory of x, which must be the caller's own."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 def zero(layer: nn.Module) -> nn.Module:
     """The same layer, starting at zero."""
     for parameter in layer.parameters():
@@ -105,7 +111,7 @@ class Residual(nn.Module):
 
     def told(self, x: Tensor, time: Tensor) -> Tensor:
         """The block when its projection of the embedding, (B or 1, out) or twice as wide, is known already."""
-        h = F.silu(self.norm1(x))
+        h = silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
@@ -115,7 +121,7 @@ class Residual(nn.Module):
             h = self.norm2(h) * (1 + scale) + shift
         else:
             h = self.norm2(h + time)
-        h = self.conv2(F.dropout(F.silu(h), self.style.dropout, self.training))
+        h = self.conv2(F.dropout(silu(h), self.style.dropout, self.training))
         return h + (x if self.skip is None else self.skip(x))
 
 

@@ -164,8 +164,8 @@ class SingleBlock(nn.Module):
         """x (B, L + N, D) -> the same."""
         shift, scale, gate = modulation
         normed = modulate(x, shift, scale, EPSILON)
-        parts = [self.look(normed, turns, mask), gelu(self.expand(normed))]
-        return torch.addcmul(x, gate, self.leave(torch.cat(parts, dim=-1)))
+        both = torch.cat([self.look(normed, turns, mask), gelu(self.expand(normed))], dim=-1)
+        return torch.addcmul(x, gate, self.leave(both))
 
     def look(self, normed: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
         """What the tokens see: (B, L + N, D)."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.cond import Cond
-from core.nn.blocks import Residual, StridedDown, Style, zero
+from core.nn.blocks import Residual, StridedDown, Style, silu, zero
 from core.nn.embeddings import sinusoid
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import Reading, SpatialTransformer, listed
@@ -271,5 +271,5 @@ class TextUNet(Encoder):
                 number += 1
             if level.resample is not None:
                 h = level.resample(h, states[-1].shape[2:])
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        out: Tensor = self.conv_out(silu(self.norm_out(h)))
         return out

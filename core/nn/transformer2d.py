@@ -103,7 +103,7 @@ class TransformerLayer(nn.Module):
             x = self.first(h) + x
         x = self.second(self.norm2(x), readings[0], mask) + x
         value, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
-        return self.contract(value * F.gelu(gate)) + x
+        return self.contract(F.gelu(gate).mul_(value)) + x
 
 
 class SpatialTransformer(nn.Module):
