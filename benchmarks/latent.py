@@ -5,13 +5,15 @@
 On a CPU the unit is processor time, which other work on the machine hardly changes; on a GPU (``--device cuda``) it is
 the time between two events. In each round every way is run once, in an order that turns; a ratio is the median over the
 rounds of ours / theirs. Theirs is eager on a CPU; on a GPU compiled is measured beside theirs compiled as well. Memory
-is the most that a process of its own holds while it loads and does the task twice, less what it held after its imports.
+is the most that a process of its own holds while it loads and does the task twice, less what it held after its imports;
+the C library is told to give back at once what is freed, for what it would keep depends on luck, by a tenth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -104,7 +106,8 @@ def resident(field: str) -> float:
 def in_its_own_process(name: str, whose: str, folder: Path, device: torch.device) -> float:
     """``memory`` where nothing else has been."""
     words = [sys.executable, __file__, name, "--memory-of", whose, "--folder", str(folder), "--device", str(device)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}  # also ends glibc's adapting of it
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.splitlines()[-1])
 
 
