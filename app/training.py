@@ -26,7 +26,7 @@ class Options:
     out: Path | None = option(None, "the run's folder (default: runs/RECIPE-PRESET)")
     seed: int = option(0, "seed of data order, noise and initial weights")
     seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
-    precision: str = option("no", "mixed precision: no, bf16 or fp16")
+    precision: str | None = option(None, "mixed precision: no, bf16 or fp16 (default: the preset's)")
     workers: int = option(0, "processes that read data ahead")
     log: int = option(50, "steps between two lines of the log; 0 is never, as below")
     save: int = option(1000, "steps between two checkpoints")
@@ -63,10 +63,11 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
     """The recipe with what the command line says of its training."""
     if options.seconds is not None and not options.seconds > 0:
         raise ValueError(f"--seconds must be above zero, not {options.seconds:g}")
-    if options.precision not in ("no", "bf16", "fp16"):
+    if options.precision not in (None, "no", "bf16", "fp16"):
         raise ValueError(f"--precision is no, bf16 or fp16, not '{options.precision}'")
     seconds = recipe.training.seconds if options.seconds is None else options.seconds
-    training = dataclasses.replace(recipe.training, seed=options.seed, seconds=seconds, precision=options.precision)
+    precision = recipe.training.precision if options.precision is None else options.precision
+    training = dataclasses.replace(recipe.training, seed=options.seed, seconds=seconds, precision=precision)
     return dataclasses.replace(recipe, training=training)
 
 

@@ -86,7 +86,9 @@ def tiny(
         objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
         return Diffusion(denoiser, words, Latents(KLAutoencoder(tiny_plan(4))), objective)
 
-    training = Training(batch, steps, lr, 200 * batch, Cooldown(0.75), betas=(0.9, 0.99), ema={"ema": Power(0.06)})
+    training = Training(
+        batch, steps, lr, 200 * batch, Cooldown(0.75), (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)}
+    )
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

@@ -58,7 +58,15 @@ def tiny(
     steps that it has made.
     """
     training = Training(
-        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), seconds=seconds, ema={"ema": Power(0.06)}
+        batch,
+        steps,
+        lr,
+        100 * batch,
+        linear,
+        betas=(0.9, 0.99),
+        precision="bf16",
+        seconds=seconds,
+        ema={"ema": Power(0.06)},
     )
 
     def system() -> Diffusion:

@@ -69,6 +69,14 @@ def tiny(
         return Diffusion(denoiser, reading(text_width, 4 * width), objective=objective)
 
     training = Training(
-        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), seconds=seconds, ema={"ema": Power(0.06)}
+        batch,
+        steps,
+        lr,
+        100 * batch,
+        linear,
+        betas=(0.9, 0.99),
+        precision="bf16",
+        seconds=seconds,
+        ema={"ema": Power(0.06)},
     )
     return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, count)
