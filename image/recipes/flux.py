@@ -17,7 +17,7 @@ from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Cooldown, Loaded, Recipe, Sampling, Start, Training, build, linear, load
+from core.recipe import Loaded, Recipe, Sampling, Start, Training, build, linear, load
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
@@ -86,7 +86,7 @@ def tiny(
     singles: int = 4,
     patch: int = 2,
     text_width: int = 64,
-    steps: int = 4_500,
+    steps: int = 7_200,
     batch: int = 64,
     lr: float = 1e-3,
     count: int = 50_000,
@@ -100,9 +100,7 @@ def tiny(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
         )
 
-    training = Training(
-        batch, steps, lr, 200 * batch, Cooldown(0.75), (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)}
-    )
+    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

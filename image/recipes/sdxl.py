@@ -18,7 +18,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import Density, Objective, Offset, Within, epsilon, indices
 from core.prediction import Epsilon
-from core.recipe import Cooldown, Recipe, Sampling, Training, build
+from core.recipe import Recipe, Sampling, Training, build, linear
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Discrete, scaled_linear_betas
@@ -67,7 +67,7 @@ def tiny(
     autoencoder: str = "",
     width: int = 32,
     text_width: int = 64,
-    steps: int = 6_000,
+    steps: int = 9_000,
     batch: int = 64,
     lr: float = 2e-3,
     count: int = 50_000,
@@ -119,9 +119,7 @@ def _tiny(
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(tiny_plan(4))), objective(times))
 
     ema = {"ema": Power(0.06)}
-    training = Training(
-        batch, steps, lr, 200 * batch, Cooldown(0.75), (0.9, 0.99), precision="bf16", ema=ema, augment=UNTOLD
-    )
+    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema=ema, augment=UNTOLD)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     return told_digits(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))

@@ -17,7 +17,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import Objective, epsilon, indices, velocity
 from core.prediction import Epsilon, V
-from core.recipe import Cooldown, Recipe, Sampling, Training, build
+from core.recipe import Recipe, Sampling, Training, build, linear
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.sample.plms import plms
@@ -65,7 +65,7 @@ def tiny(
     width: int = 32,
     text_width: int = 64,
     v: bool = False,
-    steps: int = 6_000,
+    steps: int = 9_000,
     batch: int = 64,
     lr: float = 2e-3,
     count: int = 50_000,
@@ -78,9 +78,7 @@ def tiny(
         words = Words(TextEncoder(text_width, 2, 4, 24))
         return Diffusion(denoiser(plan, v), words, Latents(KLAutoencoder(tiny_plan(4))), objective(v))
 
-    training = Training(
-        batch, steps, lr, 200 * batch, Cooldown(0.75), (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)}
-    )
+    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0), training, count, start)
 
