@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.catalogue import find
 from app.options import flags_of, flags_of_function, option, read
+from app.processes import side_by_side
 from core.recipe import Recipe, build
 from core.train import Run, train
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
 same settings, a run that was stopped or killed goes on as if nothing had happened.
 Example: langevin train edm --preset tiny --out runs/edm-tiny
-For several processes: torchrun --nproc-per-node 4 -m app.main train ..."""
+On several machines: torchrun --nnodes ... -m app.main -- train ..."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Options:
     seed: int = option(0, "seed of data order, noise and initial weights")
     seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
     precision: str | None = option(None, "mixed precision: no, bf16 or fp16 (default: the preset's)")
+    processes: int = option(1, "processes on this machine that share each batch: one a GPU, or a core")
+    threads: int | None = option(None, "threads of the processor in each process (default: the preset's, or torch's)")
     workers: int = option(0, "processes that read data ahead")
     log: int = option(50, "steps between two lines of the log; 0 is never, as below")
     save: int = option(1000, "steps between two checkpoints")
@@ -39,6 +43,7 @@ class Options:
 
 def main(words: Sequence[str], system: str | None = None) -> None:
     """Read the options, train, say where the checkpoint lies."""
+    own_words = ["train", *([] if system is None else [system]), *words]
     if system is None:
         if not words or words[0].startswith("-"):
             _explain(words)
@@ -52,6 +57,10 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     values = read(program, about, [], [*flags_of(Options), *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
     recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
+    if options.processes > 1 and "RANK" not in os.environ:
+        if status := side_by_side(own_words, options.processes):
+            raise SystemExit(status)
+        return
     folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
     path = train(recipe, run_of(folder, options))
     print(path)
@@ -66,8 +75,13 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
     if options.precision not in (None, "no", "bf16", "fp16"):
         raise ValueError(f"--precision is no, bf16 or fp16, not '{options.precision}'")
     seconds = recipe.training.seconds if options.seconds is None else options.seconds
+    if options.processes < 1 or (options.threads is not None and options.threads < 1):
+        raise ValueError("--processes and --threads must be at least 1")
     precision = recipe.training.precision if options.precision is None else options.precision
-    training = dataclasses.replace(recipe.training, seed=options.seed, seconds=seconds, precision=precision)
+    threads = recipe.training.threads if options.threads is None else options.threads
+    training = dataclasses.replace(
+        recipe.training, seed=options.seed, seconds=seconds, precision=precision, threads=threads
+    )
     return dataclasses.replace(recipe, training=training)
 
 

@@ -38,8 +38,6 @@ Show = Callable[[Path, Tensor, dict[str, object]], None]  # writes decoded sampl
 Ask = Callable[[int, Sequence[int]], Mapping[str, Any]]  # seed, samples -> the conditions to sample them with
 Understand = Callable[[str, int], Mapping[str, Any]]  # what a person typed, count -> that condition for all samples
 Evaluate = Callable[[Tensor, Mapping[str, Any]], Mapping[str, object]]  # samples, their conditions -> figures by name
-
-
 Start = Callable[[System, Path], None]  # a system with new weights, the run's folder -> weights from elsewhere in it
 
 
@@ -58,6 +56,20 @@ class Sampling:
             raise ValueError(f"sampling takes at least 1 step, not {self.steps}")
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a person wants changed in a recording: anything that goes on in time, such as a motion."""
+
+    prompt: str = ""
+    keep: tuple[tuple[int, int | None], ...] | None = None  # spans of frames that stay; without an end, to the end
+    part: str | None = None  # what is made anew of the other frames, by the recipe's name for it; without one, all
+    seconds: float | None = None  # how long the result is; without a number, as long as the recording
+
+
+# A recording's file, the change -> x (B, ...) as it is diffused, a sample of the change for each sample of the noise.
+Revise = Callable[[Diffusion, Path, Change, Noise, Sampling], Tensor]
+# What a person typed, the seconds that each of its prompts lasts -> x (B, ...), in which one follows the other.
+Follow = Callable[[Diffusion, str, Sequence[float], Noise, Sampling], Tensor]
 Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
 
 
@@ -116,6 +128,7 @@ class Training:
     clip: float | None = 1.0  # the largest norm of the gradient
     parts: int = 1  # accumulate the gradient over so many equal parts of the batch
     precision: str = "no"  # accelerate's mixed precision: "no", "bf16" or "fp16"
+    threads: int | None = None  # of the processor; tiny networks are fastest on one. None leaves it to torch
     seconds: float | None = None  # end after so many seconds of training, if that is before ``steps``
     clock: Callable[[], float] = time.process_time  # which seconds: of the processor, or ``time.monotonic``
     ema: Mapping[str, Profile] = field(default_factory=lambda: {"ema": Constant(0.9999)})  # the first is sampled
@@ -152,6 +165,8 @@ class Recipe:
     ask: Ask = _ask_nothing
     understand: Understand | None = None
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    revise: Revise | None = None
+    follow: Follow | None = None
     start: Start | None = None  # gives a new run the weights that it does not learn itself
     described: bool = False  # describe the data by the codec once, before training, and train on that
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in

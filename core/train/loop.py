@@ -78,7 +78,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     main = accelerator.is_main_process
     record = Record(run.folder, state.step, training.steps, run.tensorboard) if main else None
     teller = Teller(recipe, run, held_out, record)
-    with _stop_signals() as stop:
+    with _stop_signals() as stop, _threads(training.threads):
         for loss in steps(training, state, accelerator, ordered, shares, run.workers):
             done = _progress(training, state, accelerator) >= 1
             teller.tell(state, loss, done)
@@ -264,6 +264,17 @@ def _agreed(stop: bool, step: int, accelerator: Accelerator) -> bool:
         return False
     flag = torch.tensor(float(stop), device=accelerator.device)
     return float(accelerator.reduce(flag, "sum")) > 0
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads for each operation inside the with block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -74,5 +74,7 @@ def _on_digits(
     system: Callable[[], Autoencoding], latent: int, steps: int, batch: int, lr: float, count: int
 ) -> Recipe:
     """A recipe on ``count`` captioned digits."""
-    training = Training(batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), ema={"ema": Constant(0.99)})
+    training = Training(
+        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), threads=1, ema={"ema": Constant(0.99)}
+    )
     return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))

@@ -100,7 +100,9 @@ def tiny(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
         )
 
-    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
+    training = Training(
+        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
@@ -129,7 +131,9 @@ def distilled(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
         )
 
-    training = Training(batch, steps, lr, 50 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
+    training = Training(
+        batch, steps, lr, 50 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=imitating)
     return told_digits(system, (4, 8, 8), sampling, training, count, begin_as(teacher))
 

@@ -73,7 +73,9 @@ def tiny(
         codec = Latents(KLAutoencoder(tiny_plan(4)))
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(TOLD_APART), flow, drop=0.1))
 
-    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
+    training = Training(
+        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

@@ -86,7 +86,9 @@ def tiny(
         objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
         return Diffusion(denoiser, words, Latents(KLAutoencoder(tiny_plan(4))), objective)
 
-    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
+    training = Training(
+        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
@@ -104,7 +106,9 @@ def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe
         codec = Latents(KLAutoencoder(sd3_vae()), 1.5305, 0.0609)
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(math.log(SHIFT)), flow, drop=0.1))
 
-    training = Training(4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", ema={"ema": Constant(0.9999)})
+    training = Training(
+        4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", threads=1, ema={"ema": Constant(0.9999)}
+    )
     sampling = Sampling(euler, STEPS, steps=28, guidance=7.0)
     start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)

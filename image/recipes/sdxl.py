@@ -119,7 +119,9 @@ def _tiny(
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(tiny_plan(4))), objective(times))
 
     ema = {"ema": Power(0.06)}
-    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema=ema, augment=UNTOLD)
+    training = Training(
+        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema=ema, augment=UNTOLD
+    )
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     return told_digits(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))

@@ -78,7 +78,9 @@ def tiny(
         words = Words(TextEncoder(text_width, 2, 4, 24))
         return Diffusion(denoiser(plan, v), words, Latents(KLAutoencoder(tiny_plan(4))), objective(v))
 
-    training = Training(batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", ema={"ema": Power(0.06)})
+    training = Training(
+        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0), training, count, start)
 

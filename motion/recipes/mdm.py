@@ -75,6 +75,7 @@ def tiny(
         linear,
         betas=(0.9, 0.99),
         precision="bf16",
+        threads=1,
         seconds=seconds,
         ema={"ema": Power(0.06)},
     )
