@@ -1,4 +1,4 @@
-"""`langevin edit`: change a picture with a trained model, and write what came out with the settings that made it."""
+"""`langevin edit`: change a picture or a recording with a trained model, and write it with what made it."""
 
 from __future__ import annotations
 
@@ -14,48 +14,56 @@ from torch import Tensor
 from app.edits import METHODS, OPERATORS, Job, Options, changed, inpainted, inverted, restored, shape_of
 from app.names import look_up
 from app.options import parse
+from app.recordings import OF_PICTURES, OF_RECORDINGS, refuse, revised
 from app.sampling import digest, newest, opened, warn_of_cuts, words_of
 from app.way import describe
 from core.random import Noise
+from core.recipe import Loaded, Recipe, Sampling
 from core.sample.euler import euler
 
-ABOUT = """Edit a picture with a checkpoint that `langevin train` wrote, the newest in a run's folder, or a published
-pipeline: a folder with model_index.json.
+ABOUT = """Edit a picture or a recording with a checkpoint that `langevin train` wrote, the newest in a run's folder, or
+a published pipeline: a folder with model_index.json.
 Image to image is what it does by itself; --mask inpaints, --invert goes to the picture's own noise and back,
 --restore takes the picture for a measurement of what is wanted. Pictures are scaled and cropped to the model's size.
-Example: langevin edit runs/ldm-tiny picture.png --prompt "a red 7 on white" --strength 0.6 --out edited.png"""
+Example: langevin edit runs/ldm-tiny picture.png --prompt "a red 7 on white" --strength 0.6 --out edited.png
+Of a recording, such as a motion in a .bvh or .npz file, --keep says which frames stay, --part what of it moves anew,
+--seconds how long it goes on.
+Example: langevin edit runs/mdm clip.bvh --prompt "a person waves the left hand" --keep 0:20,60: --out between.gif"""
 
 
 def main(words: Sequence[str]) -> None:
     """Edit, write, say what it took."""
     places = [
         ("checkpoint", "a .safetensors file, or a run's or pipeline's folder"),
-        ("picture", "the picture to edit"),
+        ("file", "the picture or recording to edit"),
     ]
+    options, given = parse(Options, "langevin edit", ABOUT, words, places)
+    way_of_editing = chosen(options)
+    path, file = newest(Path(given["checkpoint"])), Path(given["file"])
+    loaded = opened(path, options.average, options.size)
+    warn_of_cuts(loaded.system, [options.prompt, options.avoid, options.shows])
+    started = time.perf_counter()
+    if loaded.recipe.revise is not None:
+        refuse(options, OF_PICTURES, "pictures, and this model makes recordings")
+        kind, made, way = "changed", *revised(loaded, options, file)
+    else:
+        refuse(options, OF_RECORDINGS, "recordings, and this model makes none")
+        kind, made, way = way_of_editing[0], *edited(loaded, options, file, way_of_editing[1])
+    settings = settings_of(kind, path, file, options, way)
+    write(loaded.recipe, options, made, settings)
+    took = f"{time.perf_counter() - started:.1f} s"
+    print(f"{options.out}: {file.name}, {kind}, in {took}, {words_of(settings)}")
+
+
+def edited(loaded: Loaded, options: Options, file: Path, edit: Callable[[Job], Tensor]) -> tuple[Tensor, Sampling]:
+    """An edit of a picture, and the way it was sampled."""
     from image.published.scheduler import plain
 
-    options, given = parse(Options, "langevin edit", ABOUT, words, places)
-    kind, edit = chosen(options)
-    path, picture = newest(Path(given["checkpoint"])), Path(given["picture"])
-    loaded = opened(path, options.average, options.size)
     way = options.sampling(loaded.recipe)
-    way = dataclasses.replace(way, sampler=plain(way.sampler))
-    warn_of_cuts(loaded.system, [options.prompt, options.avoid, options.shows])
-    job = Job(
-        loaded,
-        options,
-        dataclasses.replace(way, sampler=euler) if options.invert else way,
-        Noise(options.seed, range(options.first, options.first + options.count)),
-        shape_of(loaded),
-        picture,
-    )
-    started = time.perf_counter()
+    way = dataclasses.replace(way, sampler=euler if options.invert else plain(way.sampler))
+    noise = Noise(options.seed, range(options.first, options.first + options.count))
     with torch.no_grad():
-        made = edit(job)
-    settings = settings_of(kind, path, picture, job)
-    write(options.out, made, settings)
-    took = f"{time.perf_counter() - started:.1f} s"
-    print(f"{options.out}: {picture.name}, {kind}, in {took}, {words_of(settings)}")
+        return edit(Job(loaded, options, way, noise, shape_of(loaded), file)), way
 
 
 def chosen(options: Options) -> tuple[str, Callable[[Job], Tensor]]:
@@ -83,24 +91,26 @@ def chosen(options: Options) -> tuple[str, Callable[[Job], Tensor]]:
     return ("inverted", inverted) if options.invert else ("image to image", changed)
 
 
-def settings_of(kind: str, path: Path, picture: Path, job: Job) -> dict[str, object]:
+def settings_of(kind: str, path: Path, file: Path, options: Options, way: Sampling) -> dict[str, object]:
     """Everything that makes the same edit again."""
-    plain: dict[str, object] = {"edit": kind, "picture": str(picture), "picture_sha256": digest(picture)}
+    plain: dict[str, object] = {"edit": kind, "picture": str(file), "picture_sha256": digest(file)}
     for field in dataclasses.fields(Options):
-        value = getattr(job.options, field.name)
+        value = getattr(options, field.name)
         plain[field.name] = str(value) if isinstance(value, Path) else value
-    if job.options.mask is not None:
-        plain["mask_sha256"] = digest(job.options.mask)
+    if options.mask is not None:
+        plain["mask_sha256"] = digest(options.mask)
     del plain["out"]
-    said: Mapping[str, object] = {"checkpoint": str(path), "sha256": digest(path), **describe(job.way)}
+    said: Mapping[str, object] = {"checkpoint": str(path), "sha256": digest(path), **describe(way)}
     return {**plain, **said}
 
 
-def write(path: Path, made: Tensor, settings: dict[str, object]) -> None:
-    """One result as it is, several as a sheet."""
+def write(recipe: Recipe, options: Options, made: Tensor, settings: dict[str, object]) -> None:
+    """A recording as its recipe writes it; one picture as it is, several as a sheet."""
     from image.sheet import picture, save_page, save_sheet
 
-    if len(made) == 1:
-        save_page(path, picture(made[0]), settings)
+    if recipe.revise is not None and recipe.show is not None:
+        recipe.show(options.out, made, settings | {"captions": [options.prompt or ""] * len(made)})
+    elif len(made) == 1:
+        save_page(options.out, picture(made[0]), settings)
     else:
-        save_sheet(path, made, settings)
+        save_sheet(options.out, made, settings)

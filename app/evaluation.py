@@ -36,6 +36,8 @@ def main(words: Sequence[str]) -> None:
     loaded = load(path, options.average)
     if loaded.recipe.evaluate is None:
         raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are measured")
+    if options.seconds:
+        raise ValueError("samples are measured as long as the recipe makes them: leave --seconds out")
     sampling = options.sampling(loaded.recipe)
     samples, seconds = drawn(loaded, options, sampling)
     asked = conditions(loaded.recipe, options.seed, range(options.first, options.first + options.count), options.prompt)

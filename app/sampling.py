@@ -41,6 +41,9 @@ class Drawing(Way):
     avoid: str | None = option(None, "a negative prompt: what guidance moves away from")
     average: str | None = option(None, "which average of the weights; 'model' for the weights themselves")
     batch: int = option(256, "samples drawn at once; changes speed and memory, not the samples")
+    seconds: tuple[float, ...] = option(
+        (), "for recordings: prompts follow one another, each for so many seconds, or all for as many"
+    )
     lora: tuple[str, ...] = option((), "LoRA files to wear, each with a weight if wanted: style.safetensors:0.8")
     refiner: str | None = option(None, "an SDXL refiner, a folder or checkpoint, for the last fifth of the noise")
     compile: bool = option(False, "compile the network first: worth it for many steps or many batches of one size")
@@ -74,8 +77,11 @@ def main(words: Sequence[str]) -> None:
     warn_of_cuts(loaded.system, [options.prompt, options.avoid])
     samples, seconds = drawn(loaded, options, sampling)
     numbers = range(options.first, options.first + options.count)
-    asked = conditions(loaded.recipe, options.seed, numbers, options.prompt)
-    settings = settings_of(path, options, sampling) | told(asked) | ({"size": options.size} if options.size else {})
+    if options.seconds:
+        said: dict[str, object] = {"captions": [options.prompt] * options.count}
+    else:
+        said = told(conditions(loaded.recipe, options.seed, numbers, options.prompt))
+    settings = settings_of(path, options, sampling) | said | ({"size": options.size} if options.size else {})
     if loaded.recipe.show is None:
         raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are written")
     loaded.recipe.show(options.out, samples, settings)
@@ -114,6 +120,8 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
         raise ValueError("--count and --batch must be at least 1, and --first at least 0")
     if options.compile:
         compile_for_sampling(loaded.system)
+    if options.seconds and (options.avoid or options.refiner):
+        raise ValueError("prompts that follow one another are sampled without --avoid and --refiner: leave them out")
     refiner = refiner_of(options, loaded)
     started = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
@@ -121,6 +129,10 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
     with worn(loaded.system, options.lora) as system:
         for start in range(0, len(numbers), options.batch):
             part = numbers[start : start + options.batch]
+            if options.seconds:
+                noise = Noise(options.seed, part)
+                found.append(followed(loaded.recipe, system, options.prompt, options.seconds, noise, sampling))
+                continue
             asked = (options.prompt, options.avoid)
             found.append(draw(loaded.recipe, system, options.seed, part, sampling, *asked, refiner))
     return torch.cat(found), time.perf_counter() - started
@@ -176,6 +188,22 @@ def draw(
             avoid=unwanted,
         )
         x = run(steps)
+    return finished(system, x)
+
+
+def followed(
+    recipe: Recipe, system: Diffusion, prompt: str | None, seconds: Sequence[float], noise: Noise, sampling: Sampling
+) -> Tensor:
+    """Decoded recordings in which prompts follow one another. Raises ValueError where the recipe cannot."""
+    if recipe.follow is None:
+        raise ValueError(f"{recipe.name} makes nothing that goes on in time: leave --seconds out")
+    if prompt is None:
+        raise ValueError("--seconds says how long each prompt lasts: say with --prompt what follows what")
+    return finished(system, recipe.follow(system, prompt, seconds, noise, sampling))
+
+
+def finished(system: Diffusion, x: Tensor) -> Tensor:
+    """What was sampled, decoded, on the host. Raises ValueError when it diverged."""
     if not bool(x.isfinite().all()):
         raise ValueError("sampling diverged (NaN or infinity): take more steps, less guidance or another sampler")
     return system.decode(x).cpu()
@@ -203,6 +231,7 @@ def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, o
         "batch": options.batch,
         "prompt": options.prompt,
         "avoid": options.avoid,
+        **({"seconds": list(options.seconds)} if options.seconds else {}),
         "lora": list(options.lora),
         **(
             {"refiner": options.refiner, "refiner_sha256": digest(newest(Path(options.refiner)))}

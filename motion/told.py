@@ -17,6 +17,7 @@ from core.nn.text import TextEncoder
 from core.objective import Weight
 from core.recipe import Recipe, Sampling, Training
 from core.system import Diffusion
+from motion.changing import following, revising
 from motion.data import LONGEST, MotionFiles, published
 from motion.features import Normal
 from motion.generator import Motions, motions, normal_of
@@ -66,6 +67,8 @@ def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Tr
         ask=ask,
         understand=_typing(SHAPE[0]),
         evaluate=lambda: judged(*parts(), normal_of()),
+        revise=revising(normal_of, SHAPE[0]),
+        follow=following(SHAPE[0]),
     )
 
 
@@ -94,6 +97,8 @@ def folder(system: Callable[[], Diffusion], sampling: Sampling, training: Traini
         ask=ask,
         understand=_typing(LONGEST),
         evaluate=lambda: judged(*parts(), normal()),
+        revise=revising(normal, LONGEST),
+        follow=following(LONGEST),
     )
 
 
