@@ -103,17 +103,18 @@ class Closing:
 @torch.no_grad()
 def edited(
     system: Diffusion,
-    caption: str,
+    caption: str | Sequence[str],
     known: Tensor,
     mask: Tensor,
     noise: Noise,
     sampling: Sampling,
     closing: Closing | None = None,
 ) -> Tensor:
-    """Clips known (B, T, D), normalised, with what the mask (1, T, D) marks made anew as the caption says."""
+    """Clips known (B, T, D), normalised, made anew where the mask (1, T, D) is 1, as the caption or their own say."""
     denoiser = system.guided(sampling.guidance, sampling.guide)
     valid = torch.ones(known.shape[:2], dtype=torch.bool)
-    cond = system.conditioner({"caption": [caption] * len(known), "valid": valid}).to(system.like.device)
+    captions = [caption] * len(known) if isinstance(caption, str) else list(caption)
+    cond = system.conditioner({"caption": captions, "valid": valid}).to(system.like.device)
     if closing is not None:
         denoiser = Thresholded(denoiser, closing)
     steps = inpaint(
