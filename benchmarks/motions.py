@@ -33,7 +33,7 @@ from core.schedule import Schedule
 from core.train import newest
 from motion.changing import OVERLAP, told
 from motion.compose import segments, sequence
-from motion.editing import Closing, edited, gap
+from motion.editing import bridging, edited, gap
 from motion.features import decode
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
@@ -162,8 +162,8 @@ def between(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
     """Gaps of held-out clips, filled."""
     normal, way = normal_of(), loaded.recipe.sampling
     known, captions = clips(loaded, options.count)
-    closing = Closing(normal, known, FIRST, LAST)
-    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, closing)
+    mend = bridging(normal, known, FIRST, LAST)
+    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
     seams = torch.cat([away[:, FIRST - 1 : FIRST], away[:, LAST : LAST + 1]], dim=1).amax(1)

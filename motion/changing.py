@@ -18,7 +18,7 @@ from core.random import Noise
 from core.recipe import Change, Follow, Revise, Sampling
 from core.system import Diffusion
 from motion.compose import Segment, sequence
-from motion.editing import Closing, above_the_belt, edited, features_of
+from motion.editing import Joined, above_the_belt, bridging, edited, features_of
 from motion.features import Normal, canonical, encode
 from motion.files import read
 from motion.kinematics import resample
@@ -104,7 +104,8 @@ def revised(
     spans = spans_of(mask[0].any(-1))
     for number, (first, last) in enumerate(spans):
         limit = spans[number + 1][0] if number + 1 < len(spans) else known.shape[1]
-        closes = last < limit and bool(mask[:, first:last, :4].any())
+        whole = bool(mask[:, first:last, :4].any())  # the root, too
+        closes = whole and last < limit
         while first < last:
             before = max(BEFORE, (longest - (last - first)) // 2)
             start = max(0, min(first - before, limit - longest))
@@ -117,8 +118,8 @@ def revised(
                 )
             window = known[:, start:stop]
             made = mask[:, start:stop] * (torch.arange(start, stop) >= first)[None, :, None]
-            closing = Closing(normal, window, first - start, last - start) if closes else None
-            found = edited(system, caption, window, made, noise, sampling, closing).to(known)
+            mend = (bridging if whole else Joined)(normal, window, first - start, min(last, stop) - start)
+            found = edited(system, caption, window, made, noise, sampling, mend).to(known)
             known = torch.cat([known[:, :start], found, known[:, stop:]], dim=1)
             first = stop
     return known

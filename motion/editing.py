@@ -6,15 +6,22 @@ also where they were, ``Closing`` mends each estimate of x0: the turns and veloc
 
     turn_s += w_s (what the heading lacks),    velocity_s += w_s (what the root lacks),    sum_s w_s = 1
 
-with w a raised cosine, so that nothing jumps at the seams.
+with w a raised cosine, so that nothing jumps at the seams. Poses need not jump either. What is kept says where limbs go
+from there, and ``Joined`` leads each estimate of x0 on from it: what it lacks at a seam, in value (d) and in slope (v),
+is added and fades over N frames, along the cubic that ends with neither,
+
+    x_s += (2 u^3 - 3 u^2 + 1) d + (u^3 - 2 u^2 + u) N v,    u = s / N <= 1
+
+which animators call inertialization.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.edit import inpaint
@@ -24,7 +31,7 @@ from core.recipe import Sampling
 from core.sample.step import run
 from core.system import Diffusion
 from motion.features import Groups, Normal, decode_root
-from motion.rotation import rotate
+from motion.rotation import about_y, rotate
 from motion.skeleton import HUMAN, Skeleton
 
 LEGS = ("pelvis", "hip", "knee", "ankle", "foot")  # names of joints that end so are below the belt
@@ -100,6 +107,67 @@ class Closing:
         return self.normal.apply(features)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """x0 (B, T, D), normalised, whose frames ``first`` to ``last`` - 1 go on from what is kept, and lead to it.
+
+    A gap may begin or end with the clip. ``reach`` is the number of frames in which a correction fades. Contacts stay:
+    a foot rests or does not.
+    """
+
+    normal: Normal
+    known: Tensor  # (B, T, D), normalised
+    first: int
+    last: int
+    reach: int = 10
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        known, made = self.known.to(clean), clean[:, self.first : self.last]
+        mended = made
+        if self.first > 0:
+            before = known[:, max(self.first - 2, 0) : self.first]
+            there = self.normal.apply(onwards(self.normal.undo(before)))
+            mended = mended + self._lacks(before[:, -1], there, made)
+        if self.last < clean.shape[1]:
+            after = known[:, self.last : self.last + 2]
+            mended = mended + self._lacks(after[:, 0], 2 * after[:, 0] - after[:, -1], made.flip(1)).flip(1)
+        poses = torch.cat([mended[..., :-4], made[..., -4:]], dim=-1)
+        return torch.cat([clean[:, : self.first], poses, clean[:, self.last :]], dim=1)
+
+    def _lacks(self, here: Tensor, there: Tensor, made: Tensor) -> Tensor:
+        """What frames (B, N, D) lack to begin there (B, D), as fast as it is from here (B, D) to there."""
+        value, slope = there - made[:, 0], there - here
+        if made.shape[1] > 1:
+            slope = slope - (made[:, 1] - made[:, 0])
+        reach = min(self.reach, made.shape[1])
+        u = (torch.arange(made.shape[1], dtype=made.dtype, device=made.device) / reach).clamp(max=1)[:, None]
+        fades, turns = 2 * u**3 - 3 * u**2 + 1, u**3 - 2 * u**2 + u
+        return fades * value[:, None] + turns * reach * slope[:, None]
+
+
+def onwards(features: Tensor) -> Tensor:
+    """The frame (..., D) after features (..., T, D): joints where its velocities lead, all else in a straight line."""
+    last = features[..., -1, :]
+    turn, _, height, positions, _, velocities, _ = Groups((last.shape[-1] + 1) // 12).slices()
+    root = F.pad(last[..., height], (1, 1))[..., None, :]  # (..., 1, 3)
+    joints = torch.cat([root, last[..., positions].unflatten(-1, (-1, 3))], dim=-2)
+    joints = joints + last[..., velocities].unflatten(-1, (-1, 3))
+    joints = joints - joints[..., :1, :] * joints.new_tensor([1.0, 0.0, 1.0])
+    faced = rotate(about_y(2 * last[..., turn]), joints)
+    ahead = 2 * last - features[..., -min(2, features.shape[-2]), :]
+    told = [faced[..., 0, 1:2], faced[..., 1:, :].flatten(-2)]
+    return torch.cat([ahead[..., : height.start], *told, ahead[..., positions.stop :]], dim=-1)
+
+
+def bridging(normal: Normal, known: Tensor, first: int, last: int) -> Callable[[Tensor], Tensor]:
+    """What mends the estimates of a gap: its poses go on from what is kept, and its root ends where it was."""
+    joined = Joined(normal, known, first, last)
+    if last == known.shape[1]:
+        return joined
+    closing = Closing(normal, known, first, last)
+    return lambda clean: closing(joined(clean))
+
+
 @torch.no_grad()
 def edited(
     system: Diffusion,
@@ -108,15 +176,18 @@ def edited(
     mask: Tensor,
     noise: Noise,
     sampling: Sampling,
-    closing: Closing | None = None,
+    mend: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Clips known (B, T, D), normalised, made anew where the mask (1, T, D) is 1, as the caption or their own say."""
+    """Clips known (B, T, D), normalised, made anew where the mask (1, T, D) is 1, as the caption or their own say.
+
+    mend: what every estimate of x0 passes through, such as ``bridging``.
+    """
     denoiser = system.guided(sampling.guidance, sampling.guide)
     valid = torch.ones(known.shape[:2], dtype=torch.bool)
     captions = [caption] * len(known) if isinstance(caption, str) else list(caption)
     cond = system.conditioner({"caption": captions, "valid": valid}).to(system.like.device)
-    if closing is not None:
-        denoiser = Thresholded(denoiser, closing)
+    if mend is not None:
+        denoiser = Thresholded(denoiser, mend)
     steps = inpaint(
         denoiser,
         cond,

@@ -25,8 +25,8 @@ from core.sample.step import run
 from core.schedule import Cosine, Flow
 from core.system import Diffusion
 from motion.compose import Segment, limbs_told, segments, sequence
-from motion.editing import Closing, above_the_belt, edited, features_of, gap, limbs
-from motion.features import Normal, decode, decode_root
+from motion.editing import Closing, Joined, above_the_belt, bridging, edited, features_of, gap, limbs, onwards
+from motion.features import Groups, Normal, decode, decode_root
 from motion.generator import Motions, normal_of
 from motion.physics import acceleration
 from motion.skeleton import HUMAN
@@ -104,6 +104,47 @@ def test_closing_brings_the_root_to_its_place(normal: Normal, clips: Tensor) -> 
     torch.testing.assert_close(mended[:, 20:, 3:], other[:, 20:, 3:], rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="before the clip does"):
         Closing(normal, known, 20, 120)
+
+
+def test_a_frame_says_where_joints_are_in_the_next_one(normal: Normal, clips: Tensor) -> None:
+    features = normal.undo(clips.double())
+    found = torch.stack([onwards(features[:, :frame]) for frame in (1, 2, 60)], dim=1)
+    poses = slice(Groups(22).slices()[2].start, Groups(22).slices()[3].stop)
+    torch.testing.assert_close(found[..., poses], features[:, [1, 2, 60], poses], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[:, 2, :3], 2 * features[:, 59, :3] - features[:, 58, :3])
+
+
+def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) -> None:
+    known, other = clips[:3].double(), clips[[4, 5, 6]].double()
+    joined = Joined(normal, known, 30, 70, 10)
+    mended = joined(other)
+    joints, truth = (decode(normal.undo(torch.where(gap(120, 30, 70) == 0, known, x))) for x in (mended, known))
+    assert float((joints - truth)[:, :31].norm(dim=-1).max()) < 1e-5
+    # Nothing happens in the middle, outside, or to contacts; what goes on already is left alone.
+    torch.testing.assert_close(mended[:, 40:60], other[:, 40:60], rtol=0, atol=1e-12)
+    assert torch.equal(mended[:, :30], other[:, :30]) and torch.equal(mended[:, 70:], other[:, 70:])
+    assert torch.equal(mended[..., -4:], other[..., -4:])
+    torch.testing.assert_close(mended[:, 69, :-4], (2 * known[:, 70] - known[:, 71])[:, :-4], rtol=0, atol=1e-9)
+    # At u = 1 / N a cubic of value d and slope v has lost at most (3 d + 2 N v) / N^2 of going straight.
+    bend = (mended[:, 32] - 2 * mended[:, 31] + mended[:, 30])[:, 4:67].abs().max()
+    jump = (other[:, 30] - known[:, 29])[:, 4:67].abs().max()
+    assert float(bend) < 0.2 * float(jump)
+    for first, last, may in ((0, 120, []), (30, 120, range(30, 40)), (0, 70, range(60, 70))):
+        part = Joined(normal, known, first, last)(other)
+        changed = ((part - other).abs().amax((0, 2)) > 1e-9).nonzero().flatten().tolist()
+        assert set(changed) == set(may)
+
+
+def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) -> None:
+    known, other = clips[:3].double(), clips[[4, 5, 6]].double()
+    made = torch.where(gap(120, 30, 70) == 0, known, bridging(normal, known, 30, 70)(other))
+    joints, truth, rough = (
+        decode(normal.undo(x)) for x in (made, known, torch.where(gap(120, 30, 70) == 0, known, other))
+    )
+    assert float((joints - truth)[:, 70:].norm(dim=-1).max()) < 1e-5
+    at_seams = [acceleration(x[:, span], 20.0) for x in (joints, rough) for span in (slice(28, 32), slice(68, 72))]
+    assert float(torch.stack(at_seams[:2]).max()) < 1.5 * float(acceleration(truth, 20.0).max())
+    assert float(torch.stack(at_seams[:2]).max()) < 0.5 * float(torch.stack(at_seams[2:]).max())
 
 
 def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, system: Diffusion) -> None:
