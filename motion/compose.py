@@ -53,15 +53,19 @@ def sequence(
     noise: Noise,
     sampling: Sampling,
     skeleton: Skeleton = HUMAN,
+    correction: float = 0.0,
 ) -> Tensor:
-    """Clips (B, T, D), normalised, in which one segment follows the other; T is their sum without the overlaps."""
+    """Clips (B, T, D), normalised, in which one segment follows the other; T is their sum without the overlaps.
+
+    correction: how hard the overlaps are pulled to where both segments agree, the paper's lambda_2.
+    """
     spans = segments(told, overlap)
     count = len(noise.samples)
     parts = [
         Part(_told(system, segment.caption, count, segment.frames), weight[None, :, None], start)
         for segment, (start, weight) in zip(told, spans)
     ]
-    return _sampled(system, parts, (spans[-1][0] + told[-1].frames, skeleton.features), noise, sampling)
+    return _sampled(system, parts, (spans[-1][0] + told[-1].frames, skeleton.features), noise, sampling, correction)
 
 
 def limbs_told(
@@ -71,14 +75,18 @@ def limbs_told(
     noise: Noise,
     sampling: Sampling,
     skeleton: Skeleton = HUMAN,
+    correction: float = 0.0,
 ) -> Tensor:
-    """Clips (B, frames, D), normalised, in which each caption moves its own joints; together they are all joints."""
+    """Clips (B, frames, D), normalised, in which each caption moves its own joints; together they are all joints.
+
+    correction: how hard the body is pulled to where the captions agree, the paper's lambda_1.
+    """
     count = len(noise.samples)
     parts = [
         Part(_told(system, caption, count, frames), features_of(joints, skeleton).expand(1, frames, -1))
         for caption, joints in told
     ]
-    return _sampled(system, parts, (frames, skeleton.features), noise, sampling)
+    return _sampled(system, parts, (frames, skeleton.features), noise, sampling, correction)
 
 
 def _told(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
@@ -88,9 +96,14 @@ def _told(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
 
 @torch.no_grad()
 def _sampled(
-    system: Diffusion, parts: Sequence[Part], shape: tuple[int, int], noise: Noise, sampling: Sampling
+    system: Diffusion,
+    parts: Sequence[Part],
+    shape: tuple[int, int],
+    noise: Noise,
+    sampling: Sampling,
+    correction: float,
 ) -> Tensor:
-    denoiser = in_parts(system.guided(sampling.guidance, sampling.guide), parts)
+    denoiser = in_parts(system.guided(sampling.guidance, sampling.guide), parts, correction)
     times = sampling.grid(denoiser.schedule, sampling.steps)
     sigma = denoiser.schedule(times[:1])[1]
     x = (noise.start(shape) * sigma).to(system.like)

@@ -211,3 +211,14 @@ def test_limbs_are_told_different_things(system: Diffusion) -> None:
     assert float((mixed - same)[..., features_of(upper).bool()].abs().max()) > 1e-3
     with pytest.raises(ValueError, match="no part says anything"):
         limbs_told(system, [("waves", upper)], 24, noise, SAMPLING)
+
+
+def test_parts_of_a_network_are_pulled_together(system: Diffusion) -> None:
+    noise, upper = Noise(3, [0, 1]), above_the_belt()
+    lower = [joint for joint in range(22) if joint not in upper]
+    script = [("waves", upper), ("walks", lower)]
+    plain, pulled = (limbs_told(system, script, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01))
+    assert bool(pulled.isfinite().all()) and float((plain - pulled).abs().max()) > 1e-5
+    told_same = [("walks", upper), ("walks", lower)]
+    same = [limbs_told(system, told_same, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01)]
+    torch.testing.assert_close(same[0], same[1], rtol=0, atol=1e-4)
