@@ -20,6 +20,7 @@ from torch import Tensor
 from core.cond import Cond
 from core.denoiser import Bindable
 from core.guidance import Guided, Interval, Thresholded
+from core.system import Guide
 from motion.features import Groups, Normal, decode_root
 from motion.rotation import inverse, rotate
 from motion.skeleton import HUMAN, Skeleton
@@ -54,11 +55,11 @@ class Planted:
         return normal.apply(torch.cat([features[..., : velocity.start], body, features[..., velocity.stop :]], dim=-1))
 
 
-def planting(normal: Callable[[], Normal], below: float = 0.3) -> Callable[[Bindable, Cond, float], Bindable]:
-    """Classifier-free guidance that also plants the feet where noise is less than ``below`` times the signal."""
+def planting(normal: Callable[[], Normal], below: float = 0.3, within: Guide = Guided) -> Guide:
+    """A guidance that also plants the feet where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
-        guided = Guided(denoiser, null, scale)
+        guided = within(denoiser, null, scale)
         return Interval(Thresholded(guided, Planted(normal)), guided, high=below)
 
     return guide

@@ -15,6 +15,7 @@ from core.schedule import Discrete, cosine_betas
 from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
+from motion.steadying import steadying
 from motion.told import folder, held, procedural, reading, smooth
 
 
@@ -79,4 +80,4 @@ def tiny(
         seconds=seconds,
         ema={"ema": Power(0.06)},
     )
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5), training, count)
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=steadying()), training, count)

@@ -22,6 +22,7 @@ from core.schedule import Flow
 from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
+from motion.steadying import steadying
 from motion.told import folder, held, procedural, reading, smooth
 
 
@@ -73,7 +74,7 @@ def tiny(
     def system() -> Diffusion:
         return _system(width, depth, 4, text_width, 2, 40, smooth(normal_of, geometry))
 
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5), training, count)
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=steadying()), training, count)
 
 
 def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:

@@ -15,6 +15,7 @@ from core.schedule import Discrete, linear_betas
 from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
+from motion.steadying import steadying
 from motion.told import SHAPE, folder, held, procedural, reading, smooth
 
 
@@ -80,4 +81,4 @@ def tiny(
         seconds=seconds,
         ema={"ema": Power(0.06)},
     )
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, count)
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=steadying()), training, count)
