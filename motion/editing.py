@@ -123,26 +123,28 @@ class Joined:
 
     def __call__(self, clean: Tensor) -> Tensor:
         known, made = self.known.to(clean), clean[:, self.first : self.last]
-        mended = made
+        mended, size = made, self.last - self.first
         if self.first > 0:
             before = known[:, max(self.first - 2, 0) : self.first]
             there = self.normal.apply(onwards(self.normal.undo(before)))
-            mended = mended + self._lacks(before[:, -1], there, made)
-        if self.last < clean.shape[1]:
+            mended = mended + _lacks(before[:, -1], there, mended, min(self.reach, size))
+        # What leads to the end leaves the first frame where it is.
+        reach = min(self.reach, size - (self.first > 0))
+        if self.last < clean.shape[1] and reach > 0:
             after = known[:, self.last : self.last + 2]
-            mended = mended + self._lacks(after[:, 0], 2 * after[:, 0] - after[:, -1], made.flip(1)).flip(1)
+            mended = mended + _lacks(after[:, 0], 2 * after[:, 0] - after[:, -1], mended.flip(1), reach).flip(1)
         poses = torch.cat([mended[..., :-4], made[..., -4:]], dim=-1)
         return torch.cat([clean[:, : self.first], poses, clean[:, self.last :]], dim=1)
 
-    def _lacks(self, here: Tensor, there: Tensor, made: Tensor) -> Tensor:
-        """What frames (B, N, D) lack to begin there (B, D), as fast as it is from here (B, D) to there."""
-        value, slope = there - made[:, 0], there - here
-        if made.shape[1] > 1:
-            slope = slope - (made[:, 1] - made[:, 0])
-        reach = min(self.reach, made.shape[1])
-        u = (torch.arange(made.shape[1], dtype=made.dtype, device=made.device) / reach).clamp(max=1)[:, None]
-        fades, turns = 2 * u**3 - 3 * u**2 + 1, u**3 - 2 * u**2 + u
-        return fades * value[:, None] + turns * reach * slope[:, None]
+
+def _lacks(here: Tensor, there: Tensor, made: Tensor, reach: int) -> Tensor:
+    """What frames (B, N, D) lack to begin there (B, D), as fast as it is from here (B, D) to there; ``reach`` lack it."""
+    value, slope = there - made[:, 0], there - here
+    if made.shape[1] > 1:
+        slope = slope - (made[:, 1] - made[:, 0])
+    u = (torch.arange(made.shape[1], dtype=made.dtype, device=made.device) / reach).clamp(max=1)[:, None]
+    fades, turns = 2 * u**3 - 3 * u**2 + 1, u**3 - 2 * u**2 + u
+    return fades * value[:, None] + turns * reach * slope[:, None]
 
 
 def onwards(features: Tensor) -> Tensor:

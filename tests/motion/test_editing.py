@@ -135,6 +135,17 @@ def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) ->
         assert set(changed) == set(may)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_short_gaps_are_joined_at_both_ends(normal: Normal, clips: Tensor, size: int) -> None:
+    known, other = clips[:3].double(), clips[[4, 5, 6]].double()
+    mended = Joined(normal, known, 30, 30 + size)(other)
+    poses = Groups(22).slices()[3]
+    torch.testing.assert_close(normal.undo(mended)[:, 30, poses], normal.undo(known)[:, 30, poses], rtol=0, atol=1e-6)
+    if size > 1:
+        ahead = 2 * known[:, 30 + size] - known[:, 31 + size]
+        torch.testing.assert_close(mended[:, 29 + size, :-4], ahead[:, :-4], rtol=0, atol=1e-9)
+
+
 def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) -> None:
     known, other = clips[:3].double(), clips[[4, 5, 6]].double()
     made = torch.where(gap(120, 30, 70) == 0, known, bridging(normal, known, 30, 70)(other))
