@@ -16,7 +16,7 @@ COMMANDS = {
     "convert": ("app.convert", "from one layout or precision of weights to another"),
     "train": ("app.training", "train a recipe"),
     "sample": ("app.sampling", "draw samples from a checkpoint"),
-    "edit": ("app.edit", "change a picture: by a prompt, within a mask, through its noise, or restore it"),
+    "edit": ("app.edit", "change a picture or a motion: by a prompt, where a mask or frames say, or restore it"),
     "replay": ("app.replay", "make the same picture again from its own metadata"),
     "evaluate": ("app.evaluation", "measure a checkpoint against its data"),
     "solvers": ("app.solvers", "measure every sampler against closed forms"),

@@ -138,7 +138,7 @@ class Joined:
 
 
 def _lacks(here: Tensor, there: Tensor, made: Tensor, reach: int) -> Tensor:
-    """What frames (B, N, D) lack to begin there (B, D), as fast as it is from here (B, D) to there; ``reach`` lack it."""
+    """What ``reach`` of the frames (B, N, D) lack to begin there (B, D), as fast as it is from here (B, D) to there."""
     value, slope = there - made[:, 0], there - here
     if made.shape[1] > 1:
         slope = slope - (made[:, 1] - made[:, 0])
