@@ -33,9 +33,9 @@ def precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int = 
     return torch.stack([(rank < place).double().mean() for place in range(1, top + 1)])
 
 
-def distance(texts: Tensor, motions: Tensor) -> float:
+def distance(texts: Tensor, motions: Tensor) -> Interval:
     """MM-Dist: the mean distance of a motion to its text."""
-    return float((texts - motions).norm(dim=-1).mean())
+    return _mean((texts - motions).norm(dim=-1))
 
 
 def diversity(motions: Tensor, draw: torch.Generator, pairs: int = 300) -> float:
@@ -59,16 +59,20 @@ def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS
     values = torch.tensor(
         [measure(torch.Generator().manual_seed(seed + number)) for number in range(repeats)], dtype=torch.float64
     )
-    mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(repeats)
+    return _mean(values)
+
+
+def _mean(values: Tensor) -> Interval:
+    """The mean of values (N,), and its 95 % interval."""
+    mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
     return Interval(mean, mean - reach, mean + reach)
 
 
 def measured(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, Interval]:
     """FID to real motions (M, D), R-precision (where there is a batch), MM-Dist and Diversity of samples."""
-    away = distance(texts, motions)
     figures = {
         "FID": frechet(motions, real, n_boot=repeats),
-        "MM-Dist": Interval(away, float("nan"), float("nan")),
+        "MM-Dist": distance(texts, motions),
         "Diversity": repeated(lambda draw: diversity(motions, draw), repeats),
     }
     if len(texts) < BATCH:

@@ -54,7 +54,7 @@ def tiny(
     lr: float = 1e-3,
     geometry: float = 100.0,
     count: int = 20_000,
-    seconds: float = 1500.0,
+    seconds: float = 850.0,
 ) -> Recipe:
     """The built-in procedural motions, each word read by itself: a quarter of an hour on two CPU cores.
 

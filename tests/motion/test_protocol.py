@@ -43,7 +43,7 @@ def test_precision_of_chance_is_a_thirty_second() -> None:
 def test_distances() -> None:
     torch.manual_seed(0)
     texts = torch.randn(2000, 3)
-    assert distance(texts, texts + torch.tensor([0.0, 3.0, 4.0])) == pytest.approx(5, abs=1e-5)
+    assert distance(texts, texts + torch.tensor([0.0, 3.0, 4.0])).value == pytest.approx(5, abs=1e-5)
     # Two points: a pair never is a point with itself.
     assert diversity(torch.tensor([[0.0], [2.0]]), draw()) == 2
     assert multimodality(torch.tensor([[[0.0], [2.0]], [[5.0], [9.0]]]), draw()) == 3
