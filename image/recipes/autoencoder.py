@@ -75,6 +75,6 @@ def _on_digits(
 ) -> Recipe:
     """A recipe on ``count`` captioned digits."""
     training = Training(
-        batch, steps, lr, 100 * batch, linear, betas=(0.9, 0.99), threads=1, ema={"ema": Constant(0.99)}
+        batch, steps, lr, 100 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Constant(0.99)}
     )
     return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))
