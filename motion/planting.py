@@ -3,7 +3,9 @@
 A clip's contacts say which toes rest. While one does, the body moves about it, so the velocity of the root follows from
 the pose: with p_t the toe beside the root as seen in the world, the toe stays if
 
-    root_t+1 - root_t = p_t - p_t+1                                           (the mean over the toes that rest)
+    root_t+1 - root_t = p_t - p_t+1
+
+Of two toes that rest the one counts that asks for less of a change: an estimate may take a swinging foot for resting.
 
 It mends each estimate of x0 as guidance does, under any sampler, and only where little noise is left: earlier estimates
 are means over many motions, whose feet neither rest nor step.
@@ -45,12 +47,13 @@ class Planted:
         toes = joints[:, :, [joint - 1 for joint in self.skeleton.feet[1::2]]]  # (B, T, 2, 3), as the body faces
         world = rotate(inverse(undo)[:, :, None], toes)
         rests = features[:, :-1, contacts][..., 1::2] > 0.5  # (B, T - 1, 2): row t tells of the way to row t + 1
-        share = rests / rests.sum(-1, keepdim=True).clamp(min=1)
-        pushed = -(world.diff(dim=1) * share[..., None]).sum(2)  # (B, T - 1, 3)
+        pushed = -world.diff(dim=1)  # (B, T - 1, 2, 3), what each toe asks for
         # A velocity is told as the body faces in the frame that it leads to.
-        told = rotate(undo[:, 1:], pushed)[..., [0, 2]]
+        told = rotate(undo[:, 1:, None], pushed)[..., [0, 2]]
         kept = features[:, :-1, velocity]
-        mended = torch.where(rests.any(-1, keepdim=True), told, kept)
+        away = (told - kept[:, :, None]).norm(dim=-1).masked_fill(~rests, torch.inf)
+        nearest = away.argmin(-1)[..., None, None].expand(-1, -1, 1, 2)
+        mended = torch.where(rests.any(-1, keepdim=True), told.gather(2, nearest)[:, :, 0], kept)
         body = torch.cat([mended, features[:, -1:, velocity]], dim=1)
         return normal.apply(torch.cat([features[..., : velocity.start], body, features[..., velocity.stop :]], dim=-1))
 
