@@ -10,8 +10,10 @@ from core.adapted import Adapted
 from core.autoencoder import KLAutoencoder
 from core.checkpoint import DRAFT, CheckpointError
 from core.codec import Latents
+from core.condition.control import ControlPicture
 from core.condition.frame import Framed
-from core.layout import autoencoder, flux, lora, mmdit, text_unet
+from core.controlled import WithControl
+from core.layout import autoencoder, controlnet, flux, lora, mmdit, text_unet
 from core.layout.conversion import DIFFUSERS
 from core.nn.flux import Flux
 from core.nn.mmdit import MMDiT
@@ -34,6 +36,9 @@ def export(path: Path, out: Path, to: str) -> str:
         return f"{out}: the LoRA with the names of {'diffusers' if to == DIFFUSERS else 'kohya'}"
     if to != DIFFUSERS:
         raise CheckpointError(f"{path} is a checkpoint of Langevin: convert it to diffusers first, then that folder")
+    if isinstance(system, WithControl):
+        controlnet.save_diffusers(out, system.control, numbers_of(system))
+        return f"{out}: the ControlNet; the model that it belongs to is converted by itself"
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=DRAFT))
     try:
@@ -50,9 +55,7 @@ def save_parts(folder: Path, system: Diffusion, path: Path) -> list[str]:
     net, codec, written = system.denoiser.net, system.codec, ["transformer"]
     if isinstance(net, TextUNet):
         written = ["unet"]
-        frame = system.conditioner
-        numbers = text_unet.Beside(sinusoids=frame.width if isinstance(frame, Framed) else None)
-        text_unet.save_diffusers(folder / "unet", net, numbers)
+        text_unet.save_diffusers(folder / "unet", net, numbers_of(system))
     elif isinstance(net, MMDiT):
         mmdit.save_diffusers(folder / "transformer", net)
     elif isinstance(net, Flux):
@@ -66,3 +69,10 @@ def save_parts(folder: Path, system: Diffusion, path: Path) -> list[str]:
         autoencoder.save_diffusers(folder / "vae", codec.autoencoder, beside)
         written.append("vae")
     return written
+
+
+def numbers_of(system: Diffusion) -> text_unet.Beside:
+    """What diffusers wants to know beside a U-Net: how wide the sinusoids of the picture's frame are, if it has one."""
+    frame = system.conditioner
+    frame = frame.inner if isinstance(frame, ControlPicture) else frame
+    return text_unet.Beside(sinusoids=frame.width if isinstance(frame, Framed) else None)

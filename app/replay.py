@@ -36,6 +36,9 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"{path} is not the checkpoint that made {old.name}: its content differs")
     if settings.get("refiner") and digest(newest(Path(settings["refiner"]))) != settings["refiner_sha256"]:
         raise ValueError(f"{settings['refiner']} is not the refiner that ended {old.name}: its content differs")
+    followed = settings.get("control") or settings.get("edges")
+    if followed and digest(Path(followed)) != settings["control_sha256"]:
+        raise ValueError(f"{followed} is not the picture that {old.name} follows: its content differs")
     loaded = opened(path, settings["average"], settings.get("size"))
     way = Drawing(**{field.name: settings[field.name] for field in fields(Drawing) if field.name in settings})
     samples, seconds = drawn(loaded, way, way.sampling(loaded.recipe))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.controls import control_of, told_control
 from app.loras import worn
 from app.options import option, parse
 from app.refined import Refiner, size_of
@@ -45,6 +46,8 @@ class Drawing(Way):
         (), "for recordings: prompts follow one another, each for so many seconds, or all for as many"
     )
     lora: tuple[str, ...] = option((), "LoRA files to wear, each with a weight if wanted: style.safetensors:0.8")
+    control: str | None = option(None, "the picture that a ControlNet follows, as it is: for ours, a map of edges")
+    edges: str | None = option(None, "a picture whose edges a ControlNet follows")
     refiner: str | None = option(None, "an SDXL refiner, a folder or checkpoint, for the last fifth of the noise")
     compile: bool = option(False, "compile the network first: worth it for many steps or many batches of one size")
 
@@ -123,6 +126,7 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
     if options.seconds and (options.avoid or options.refiner):
         raise ValueError("prompts that follow one another are sampled without --avoid and --refiner: leave them out")
     refiner = refiner_of(options, loaded)
+    control = control_of(loaded.recipe, options.prompt, options.control, options.edges)
     started = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
     found = []
@@ -134,7 +138,7 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
                 found.append(followed(loaded.recipe, system, options.prompt, options.seconds, noise, sampling))
                 continue
             asked = (options.prompt, options.avoid)
-            found.append(draw(loaded.recipe, system, options.seed, part, sampling, *asked, refiner))
+            found.append(draw(loaded.recipe, system, options.seed, part, sampling, *asked, refiner, control))
     return torch.cat(found), time.perf_counter() - started
 
 
@@ -169,9 +173,14 @@ def draw(
     prompt: str | None = None,
     avoid: str | None = None,
     refiner: Refiner | None = None,
+    control: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """Decoded samples with these numbers (len(samples), ...), on the host. Raises ValueError when they diverged."""
-    noise, asked = Noise(seed, samples), conditions(recipe, seed, samples, prompt)
+    """Decoded samples with these numbers (len(samples), ...), on the host. Raises ValueError when they diverged.
+
+    control: what all samples follow (1, ...), beside what else they are asked for.
+    """
+    noise, asked = Noise(seed, samples), dict(conditions(recipe, seed, samples, prompt))
+    asked |= {name: value.expand(len(samples), *value.shape[1:]) for name, value in (control or {}).items()}
     unwanted = None if avoid is None else conditions(recipe, seed, samples, avoid)
     if refiner is not None:
         x = refiner.walk(system, recipe.shape, sampling, noise, asked, unwanted)
@@ -233,6 +242,7 @@ def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, o
         "avoid": options.avoid,
         **({"seconds": list(options.seconds)} if options.seconds else {}),
         "lora": list(options.lora),
+        **told_control(options.control, options.edges),
         **(
             {"refiner": options.refiner, "refiner_sha256": digest(newest(Path(options.refiner)))}
             if options.refiner

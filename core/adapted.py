@@ -6,6 +6,7 @@ where the model lies that they belong to.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,16 +32,19 @@ class Adapted(Diffusion):
             raise ValueError("a LoRA is on the layers of a network, and this model has none")
         self.lora = LoRA.of(net, rank, alpha, targets)
         self.attached = Attached(net, [self.lora])
-        self.register_state_dict_post_hook(_keep_own)
-        self.register_load_state_dict_post_hook(_miss_own)
+        save_only(self, OWN)
 
 
-def _keep_own(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Leave the model that stays out of a state."""
-    for name in [name for name in state if name.startswith(prefix) and not name.startswith(prefix + OWN)]:
+def save_only(system: nn.Module, own: str) -> None:
+    """Leave everything but the tensors whose names begin with ``own`` out of a system's state, where none misses it."""
+    system.register_state_dict_post_hook(functools.partial(_keep_own, own))
+    system.register_load_state_dict_post_hook(functools.partial(_miss_own, own))
+
+
+def _keep_own(own: str, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix) and not name.startswith(prefix + own)]:
         del state[name]
 
 
-def _miss_own(module: nn.Module, wrong: Any) -> None:
-    """The model that stays is not missed in a state."""
-    wrong.missing_keys[:] = [name for name in wrong.missing_keys if f".{OWN}" in f".{name}"]
+def _miss_own(own: str, module: nn.Module, wrong: Any) -> None:
+    wrong.missing_keys[:] = [name for name in wrong.missing_keys if f".{own}" in f".{name}"]

@@ -70,6 +70,8 @@ class Change:
 Revise = Callable[[Diffusion, Path, Change, Noise, Sampling], Tensor]
 # What a person typed, the seconds that each of its prompts lasts -> x (B, ...), in which one follows the other.
 Follow = Callable[[Diffusion, str, Sequence[float], Noise, Sampling], Tensor]
+# A picture's file, whether it is the control picture itself or one to make it of -> that condition of one sample.
+Control = Callable[[Path, bool], Mapping[str, Any]]
 Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
 
 
@@ -167,6 +169,7 @@ class Recipe:
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
     revise: Revise | None = None
     follow: Follow | None = None
+    control: Control | None = None  # of models that follow a picture, such as its edges
     start: Start | None = None  # gives a new run the weights that it does not learn itself
     described: bool = False  # describe the data by the codec once, before training, and train on that
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in

@@ -48,6 +48,7 @@ MAY_IMPORT["cache"] = BELOW_SYSTEM | {"data"}
 MAY_IMPORT["system"] = BELOW_SYSTEM
 MAY_IMPORT["autoencoding"] = BELOW_SYSTEM | {"system"}
 MAY_IMPORT["adapted"] = BELOW_SYSTEM | {"system"}
+MAY_IMPORT["controlled"] = BELOW_SYSTEM | {"system", "adapted"}
 MAY_IMPORT["recipe"] = BELOW_SYSTEM | {"system", "data"}
 MAY_IMPORT["train"] = BELOW_SYSTEM | {"system", "data", "recipe", "train", "record"}
 MAY_IMPORT["record"] = BELOW_SYSTEM

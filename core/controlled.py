@@ -1,0 +1,50 @@
+"""WithControl: a diffusion model that stays as it is, with a ControlNet that learns beside its U-Net (2302.05543).
+
+What such a system saves, averages and loads is the ControlNet alone, as of a LoRA (``core.adapted``). A batch
+has a control picture under "control" besides all that the model is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.adapted import save_only
+from core.condition.control import ControlPicture
+from core.denoiser import Denoiser
+from core.nn.controlnet import HINT_WIDTHS, Controlled, ControlNet
+from core.nn.text_unet import TextUNet
+from core.system import Diffusion
+
+OWN = "denoiser.net.controls."  # how the names of what is saved begin
+
+
+class WithControl(Diffusion):
+    """A model and a ControlNet of its U-Net, which changes nothing while it is new."""
+
+    def __init__(self, base: Diffusion, channels: int = 3, hint_widths: Sequence[int] = HINT_WIDTHS) -> None:
+        """channels, hint_widths: of the ControlNet; nothing else of the model is trained any more.
+
+        Raises ValueError for a model whose network is no U-Net that reads text.
+        """
+        base.requires_grad_(False)
+        old = base.denoiser
+        if not isinstance(old.net, TextUNet):
+            raise ValueError(
+                f"a ControlNet is of a U-Net that reads text, and this model has a {type(old.net).__name__}"
+            )
+        control = ControlNet.of(old.net, channels, hint_widths).requires_grad_(True)
+        net = Controlled(old.net, [control], [1.0])
+        denoiser = Denoiser(net, old.schedule, old.prediction, old.clock)
+        super().__init__(denoiser, ControlPicture(base.conditioner, channels), base.codec, base.objective)
+        self.control = control
+        save_only(self, OWN)
+
+
+def hint_widths(factor: int) -> tuple[int, ...]:
+    """The widths of a hint for a picture ``factor`` times as large as x. Raises ValueError for no power of two."""
+    count = factor.bit_length()
+    if factor < 1 or factor != 2 ** (count - 1):
+        raise ValueError(
+            f"a control picture is 1, 2, 4 or 8 ... times as large as what is diffused, not {factor} times"
+        )
+    return (HINT_WIDTHS + (HINT_WIDTHS[-1],) * count)[:count]

@@ -1,0 +1,79 @@
+"""The edges of pictures, for a ControlNet to follow: how steeply brightness changes, by Sobel's two filters.
+
+    e = sqrt(gx^2 + gy^2) / 4     of the channel in which it is largest, at most 1; brightness in [0, 1]
+
+A straight step from black to white is 1 on both its sides, and any other as much as its contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from core.data import Batch, Dataset, Drawn, arrange
+from core.random import Draw
+from image.data import DataError
+
+
+def edges(x: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) in [-1, 1] -> their edges (B, 1, H, W) in [0, 1]."""
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(x)
+    filters = torch.stack([across, across.T])[:, None]  # (2, 1, 3, 3)
+    grey = F.pad((x.flatten(0, 1)[:, None] + 1) / 2, (1, 1, 1, 1), mode="replicate")  # (B C, 1, H + 2, W + 2)
+    steep = F.conv2d(grey, filters).norm(dim=1) / 4  # (B C, H, W)
+    return steep.unflatten(0, x.shape[:2]).amax(1, keepdim=True).clamp(max=1)
+
+
+def as_bytes(picture: Tensor) -> Tensor:
+    """A control picture in [0, 1] as files hold it and as it lies in memory."""
+    return (picture * 255).round().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Edged:
+    """Pictures with their own edges under "control", (B, 1, H, W) bytes, and everything else as it was."""
+
+    data: Dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+        """The order of the data below."""
+        return arrange(self.data, seed, positions)
+
+    def get(self, indices: Sequence[int]) -> Batch:
+        """The examples and their edges."""
+        return _edged(self.data.get(indices))
+
+    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+        """The same, with the randomness of the data below, if they have any."""
+        return _edged(self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices))
+
+
+def _edged(batch: Batch) -> Batch:
+    return {**batch, "control": as_bytes(edges(batch["x"]))}
+
+
+def read_control(path: Path, ready: bool, height: int, width: int) -> Mapping[str, Tensor]:
+    """A file's picture at this size as a control picture (1, 3, H, W), or else its edges (1, 1, H, W), in bytes.
+
+    ready: whether it is the control picture itself. Raises DataError for what cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            whole = ImageOps.exif_transpose(image).convert("RGB")
+            pixels = np.array(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: give a picture for the ControlNet to follow") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as an image: remove it or replace it") from error
+    found = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return {"control": found if ready else as_bytes(edges(found / 127.5 - 1))}

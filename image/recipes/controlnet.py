@@ -1,0 +1,100 @@
+"""ControlNet: a text-to-image model that was trained before learns to follow the edges of a picture (2302.05543).
+
+langevin train controlnet --model runs/ldm-tiny --data pictures   only the ControlNet is trained and saved
+langevin sample runs/controlnet-tiny --prompt "a red 7" --edges photo.png    opens the model too, from where it lay
+langevin sample runs/controlnet-tiny --prompt "a red 7" --control map.png    edges as they are, drawn by hand perhaps
+langevin convert runs/controlnet-tiny folder         a ControlNetModel of diffusers
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.checkpoint import CheckpointError, read_metadata
+from core.codec import Latents
+from core.controlled import WithControl, hint_widths
+from core.data import Dataset
+from core.ema import Power
+from core.nn.text_unet import TextUNet
+from core.recipe import Recipe, Training, build, constant, cosine, load
+from core.system import Diffusion
+from core.train import newest
+from image.captioned import Wordless, own_captions
+from image.edges import Edged, read_control
+
+
+def paper(model: str, data: str = "", steps: int = 100_000, batch: int = 32, lr: float = 1e-5) -> Recipe:
+    """On a large model, a constant small rate: it begins to follow all at once, after some thousands of steps."""
+    return _controlled(model, data, Training(batch, steps, lr, decay=constant, weight_decay=1e-2))
+
+
+def tiny(model: str, data: str = "", steps: int = 1_000, batch: int = 64, lr: float = 1e-3) -> Recipe:
+    """On a tiny model, of the digits for instance: minutes on two CPU cores."""
+    training = Training(
+        batch, steps, lr, 50 * batch, cosine, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
+    return _controlled(model, data, training)
+
+
+def _controlled(model: str, data: str, training: Training) -> Recipe:
+    """A model's own recipe with a ControlNet to train; on captioned pictures of your own, or else on the model's data.
+
+    model: a checkpoint, or a run's folder. Raises CheckpointError where there is none, or it has no U-Net for text.
+    """
+    path = Path(model)
+    path = (newest(path) or path) if path.is_dir() else path
+    metadata = read_metadata(path)
+    base = build(metadata["recipe"], metadata["arguments"])
+    factor = _factor(base, path)
+    height, width = (factor * length for length in base.shape[-2:])
+
+    def system() -> Diffusion:
+        with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
+            return WithControl(load(path).system, hint_widths=hint_widths(factor))
+
+    if isinstance(base.training.augment, Wordless):
+        training = dataclasses.replace(training, augment=base.training.augment)
+    own = own_captions(system, base.shape, base.sampling, training, data, width) if data else base
+
+    @cache
+    def parts() -> tuple[Dataset, Dataset]:
+        train, held_out = own.data()
+        return Edged(train), Edged(train if held_out is None else held_out)
+
+    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+        """Captions and edges of held-out pictures."""
+        seen = parts()[1]
+        numbers = [number % len(seen) for number in samples]
+        shown = {name: value for name, value in seen.get(numbers).items() if name != "x"}
+        return {**own.ask(seed, numbers), **shown}
+
+    return dataclasses.replace(
+        own,
+        system=system,
+        training=training,
+        data=parts,
+        ask=ask,
+        control=lambda file, ready: read_control(file, ready, height, width),
+        start=None,
+        described=base.described,
+    )
+
+
+def _factor(base: Recipe, path: Path) -> int:
+    """How many times larger than its x a model's pictures are."""
+    with torch.device("meta"):
+        found = base.system()
+    if not isinstance(found, Diffusion):
+        raise CheckpointError(f"{path} is of {base.name}, which makes no samples: give a diffusion model")
+    if not isinstance(found.denoiser.net, TextUNet):
+        raise CheckpointError(
+            f"{path} has a {type(found.denoiser.net).__name__}, and a ControlNet is of a U-Net that reads text: "
+            "give a run of ldm, stable_diffusion or sdxl"
+        )
+    return found.codec.autoencoder.plan.factor if isinstance(found.codec, Latents) else 1
