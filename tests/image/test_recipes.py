@@ -19,7 +19,7 @@ from image.sheet import read_settings
 FOUND = [
     (f"{module}.{preset}", function)
     for module in systems().values()
-    if module.startswith("image.") and not module.endswith(".lora")  # needs a model: test_lora_recipe.py
+    if module.startswith("image.") and not module.endswith((".lora", ".controlnet"))  # need a model first
     for preset, function in presets(importlib.import_module(module)).items()
 ]
 MAKES_NO_SAMPLES = ("image.recipes.autoencoder.tiny", "image.recipes.autoencoder.vq")
