@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from core.nn.attention import attend, merge_heads, split_heads
 from core.nn.blocks import Style, zero
 
 M = TypeVar("M", bound=nn.Module)
+PLACES = 256  # whose perceptron is computed at once while sampling
 EPSILON = 1e-6  # of the group norm before the tokens, whatever the rest of the network has
 
 
@@ -102,8 +104,14 @@ class TransformerLayer(nn.Module):
         else:
             x = self.first(h) + x
         x = self.second(self.norm2(x), readings[0], mask) + x
+        # Where nothing is kept for gradients, a part of the places at once: what is widest here then stays small.
+        parts = [x] if torch.is_grad_enabled() or torch.compiler.is_compiling() else x.split(PLACES, dim=1)
+        return torch.cat([self.perceptron(part) for part in parts], dim=1) if len(parts) > 1 else self.perceptron(x)
+
+    def perceptron(self, x: Tensor) -> Tensor:
+        """The gated perceptron on its residual: (B, N, width) -> (B, N, width)."""
         value, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
-        return self.contract(F.gelu(gate).mul_(value)) + x
+        return self.contract(F.gelu(gate).mul_(value)).add_(x)
 
 
 class SpatialTransformer(nn.Module):
