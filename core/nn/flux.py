@@ -31,6 +31,8 @@ GUIDANCE_UNITS = 1000.0  # what the network embeds is 1000 g, as its time is 100
 M = TypeVar("M", bound=nn.Module)
 Modulation = tuple[Tensor, ...]  # of a norm and what follows it: shift, 1 + scale, gate (B, 1, D)
 
+TOKENS = 128  # that pass a perceptron at once while sampling
+
 
 class Modulations(NamedTuple):
     """What time, guidance and vector tell every layer; a function of them and of nothing else, so it may be kept."""
@@ -61,6 +63,19 @@ def gelu(x: Tensor) -> Tensor:
     # Fresh memory, four times as wide as the tokens, costs more than the arithmetic.
     done: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
     return done
+
+
+def at_once(x: Tensor) -> int:
+    """How many of the tokens x (B, N, D) pass a perceptron at once.
+
+    All, where gradients keep what is widest in it, or a compiler sees to that; else so few that it stays small.
+    """
+    return x.shape[1] if torch.is_grad_enabled() or torch.compiler.is_compiling() else TOKENS
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Parts of the tokens (B, n, D) -> all of them (B, N, D)."""
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class Perceptron(nn.Module):
@@ -121,8 +136,8 @@ class Stream(nn.Module):
         """What becomes of x (B, N, D) with what it has seen (B, N, D)."""
         _, _, gate, shift, scale, last_gate = modulation
         x = torch.addcmul(x, gate, self.project(seen))
-        hidden = self.expand(modulate(x, shift, scale, EPSILON))
-        return torch.addcmul(x, last_gate, self.contract(gelu(hidden)))
+        normed = modulate(x, shift, scale, EPSILON).split(at_once(x), dim=1)
+        return torch.addcmul(x, last_gate, joined([self.contract(gelu(self.expand(part))) for part in normed]))
 
 
 class DoubleBlock(nn.Module):
@@ -164,8 +179,14 @@ class SingleBlock(nn.Module):
         """x (B, L + N, D) -> the same."""
         shift, scale, gate = modulation
         normed = modulate(x, shift, scale, EPSILON)
-        both = torch.cat([self.look(normed, turns, mask), gelu(self.expand(normed))], dim=-1)
-        return torch.addcmul(x, gate, self.leave(both))
+        seen = self.look(normed, turns, mask)
+        both = zip(normed.split(at_once(x), dim=1), seen.split(at_once(x), dim=1))
+        return torch.addcmul(x, gate, joined([self.add(*part) for part in both]))
+
+    def add(self, normed: Tensor, seen: Tensor) -> Tensor:
+        """What the block adds to tokens, of themselves and of what they see: both (B, N, D) -> (B, N, D)."""
+        added: Tensor = self.leave(torch.cat([seen, gelu(self.expand(normed))], dim=-1))
+        return added
 
     def look(self, normed: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
         """What the tokens see: (B, L + N, D)."""
