@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,9 @@ def train(recipe: Recipe, run: Run) -> Path:
     from accelerate import Accelerator
 
     training = recipe.training
-    accelerator = Accelerator(mixed_precision=training.precision, cpu=run.cpu)
+    # accelerate has one precision for all of a process, where an autoencoder may be trained before its model: it is
+    # told of fp16 only, which needs its scaler.
+    accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=run.cpu)
     shares = Shares(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
     data, held_out = recipe.data()
     last = newest(run.folder)
@@ -116,7 +118,7 @@ def steps(
             _seed(accelerator.device, network_seed(training.seed, state.step * shares.parts + part + 1, shares.rank))
             last = part == shares.parts - 1
             # Gradients are reduced over processes once a step, with the last part.
-            with nullcontext() if last else accelerator.no_sync(state.wrapped), accelerator.autocast():
+            with nullcontext() if last else accelerator.no_sync(state.wrapped), _casting(training, accelerator):
                 loss = state.wrapped(_on(batch, accelerator.device), Draw(training.seed, positions)).mean / shares.parts
             accelerator.backward(loss)
             total += loss.detach()
@@ -264,6 +266,14 @@ def _agreed(stop: bool, step: int, accelerator: Accelerator) -> bool:
         return False
     flag = torch.tensor(float(stop), device=accelerator.device)
     return float(accelerator.reduce(flag, "sum")) > 0
+
+
+def _casting(training: Training, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """The context in which a loss is computed in the training's precision."""
+    if training.precision == "bf16":
+        return torch.autocast(accelerator.device.type, torch.bfloat16)
+    context: AbstractContextManager[Any] = accelerator.autocast()
+    return context
 
 
 @contextmanager
