@@ -129,7 +129,7 @@ class Training:
     weight_decay: float = 0.0
     clip: float | None = 1.0  # the largest norm of the gradient
     parts: int = 1  # accumulate the gradient over so many equal parts of the batch
-    precision: str = "no"  # accelerate's mixed precision: "no", "bf16" or "fp16"
+    precision: str = "no"  # mixed precision: "no", "bf16" or "fp16"
     threads: int | None = None  # of the processor; tiny networks are fastest on one. None leaves it to torch
     seconds: float | None = None  # end after so many seconds of training, if that is before ``steps``
     clock: Callable[[], float] = time.process_time  # which seconds: of the processor, or ``time.monotonic``

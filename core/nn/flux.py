@@ -23,6 +23,7 @@ from core.cond import Cond
 from core.nn.attention import attend, merge_heads
 from core.nn.dit import TimeEmbedding, linear, modulate
 from core.nn.packing import pack, unpack
+from core.nn.pieces import piecewise
 from core.nn.rope import grid_coordinates, rotate, rotations
 
 EPSILON = 1e-6  # of every norm
@@ -63,19 +64,6 @@ def gelu(x: Tensor) -> Tensor:
     # Fresh memory, four times as wide as the tokens, costs more than the arithmetic.
     done: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
     return done
-
-
-def at_once(x: Tensor) -> int:
-    """How many of the tokens x (B, N, D) pass a perceptron at once.
-
-    All, where gradients keep what is widest in it, or a compiler sees to that; else so few that it stays small.
-    """
-    return x.shape[1] if torch.is_grad_enabled() or torch.compiler.is_compiling() else TOKENS
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Parts of the tokens (B, n, D) -> all of them (B, N, D)."""
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class Perceptron(nn.Module):
@@ -136,8 +124,13 @@ class Stream(nn.Module):
         """What becomes of x (B, N, D) with what it has seen (B, N, D)."""
         _, _, gate, shift, scale, last_gate = modulation
         x = torch.addcmul(x, gate, self.project(seen))
-        normed = modulate(x, shift, scale, EPSILON).split(at_once(x), dim=1)
-        return torch.addcmul(x, last_gate, joined([self.contract(gelu(self.expand(part))) for part in normed]))
+        normed = modulate(x, shift, scale, EPSILON)
+        return torch.addcmul(x, last_gate, piecewise(self.think, TOKENS, normed))
+
+    def think(self, normed: Tensor) -> Tensor:
+        """The perceptron: (B, N, D) -> (B, N, D)."""
+        thought: Tensor = self.contract(gelu(self.expand(normed)))
+        return thought
 
 
 class DoubleBlock(nn.Module):
@@ -180,8 +173,7 @@ class SingleBlock(nn.Module):
         shift, scale, gate = modulation
         normed = modulate(x, shift, scale, EPSILON)
         seen = self.look(normed, turns, mask)
-        both = zip(normed.split(at_once(x), dim=1), seen.split(at_once(x), dim=1))
-        return torch.addcmul(x, gate, joined([self.add(*part) for part in both]))
+        return torch.addcmul(x, gate, piecewise(self.add, TOKENS, normed, seen))
 
     def add(self, normed: Tensor, seen: Tensor) -> Tensor:
         """What the block adds to tokens, of themselves and of what they see: both (B, N, D) -> (B, N, D)."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.nn.attention import attend, merge_heads, split_heads
 from core.nn.blocks import Style, zero
+from core.nn.pieces import piecewise
 
 M = TypeVar("M", bound=nn.Module)
 PLACES = 256  # whose perceptron is computed at once while sampling
@@ -104,9 +104,7 @@ class TransformerLayer(nn.Module):
         else:
             x = self.first(h) + x
         x = self.second(self.norm2(x), readings[0], mask) + x
-        # Where nothing is kept for gradients, a part of the places at once: what is widest here then stays small.
-        parts = [x] if torch.is_grad_enabled() or torch.compiler.is_compiling() else x.split(PLACES, dim=1)
-        return torch.cat([self.perceptron(part) for part in parts], dim=1) if len(parts) > 1 else self.perceptron(x)
+        return piecewise(self.perceptron, PLACES, x)
 
     def perceptron(self, x: Tensor) -> Tensor:
         """The gated perceptron on its residual: (B, N, width) -> (B, N, width)."""

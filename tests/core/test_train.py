@@ -203,3 +203,18 @@ def test_weights_are_those_of_the_average(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in stored} == {"model", "ema", "optimizer", "skipped"}
     name = "denoiser.net.layers.0.weight"
     assert not torch.equal(stored[f"model/{name}"], stored[f"ema/ema/{name}"])
+
+
+def test_each_training_has_its_own_precision_and_threads(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def end(name: str, precision: str, threads: int | None = None) -> str:
+        made = recipe()
+        training = replace(made.training, precision=precision, threads=threads)
+        watch = replace(made, training=training, show=lambda path, x, settings: seen.append(torch.get_num_threads()))
+        return digest(train(watch, replace(quiet(tmp_path / name), show=7)))
+
+    before = torch.get_num_threads()
+    plain = end("plain", "no")
+    assert end("bf16", "bf16", before + 1) != plain and seen[0] == before and seen[-1] == before + 1
+    assert end("again", "no") == plain and torch.get_num_threads() == before

@@ -1,0 +1,18 @@
+"""Perceptrons in pieces: what is widest in a transformer stays small while sampling, and in the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def piecewise(think: Callable[..., Tensor], size: int, *tokens: Tensor) -> Tensor:
+    """``think`` of tokens (B, N, D) that know nothing of each other, ``size`` of them at a time -> (B, N, D).
+
+    All at once where gradients keep everything, or where a compiler sees to it.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens[0].shape[1] <= size:
+        return think(*tokens)
+    return torch.cat([think(*piece) for piece in zip(*(part.split(size, dim=1) for part in tokens))], dim=1)
