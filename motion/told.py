@@ -13,9 +13,10 @@ from torch import Tensor
 
 from core.condition import Conditioner, Together, Valid
 from core.condition.words import Words
+from core.ema import Power
 from core.nn.text import TextEncoder
 from core.objective import Weight
-from core.recipe import Recipe, Sampling, Training
+from core.recipe import Recipe, Sampling, Training, linear
 from core.system import Diffusion
 from motion.changing import following, revising
 from motion.data import LONGEST, MotionFiles, published
@@ -43,6 +44,22 @@ def held(weight: Weight) -> Weight:
 def smooth(normal: Callable[[], Normal], weight: float) -> Geometry | None:
     """Losses of what is seen first in a film: limbs that shake and feet that slide."""
     return Geometry(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
+
+
+def brief(batch: int, steps: int, lr: float, seconds: float) -> Training:
+    """How the tiny presets train: for so many seconds of one core at most, the learning rate falling to 0."""
+    return Training(
+        batch,
+        steps,
+        lr,
+        100 * batch,
+        linear,
+        (0.9, 0.99),
+        precision="bf16",
+        threads=1,
+        seconds=seconds,
+        ema={"ema": Power(0.06)},
+    )
 
 
 def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:

@@ -23,7 +23,7 @@ from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
 from motion.steadying import steadying
-from motion.told import folder, held, procedural, reading, smooth
+from motion.told import brief, folder, held, procedural, reading, smooth
 
 
 def thousandths(t: Tensor) -> Tensor:
@@ -53,23 +53,12 @@ def tiny(
     count: int = 20_000,
     seconds: float = 850.0,
 ) -> Recipe:
-    """The built-in procedural motions: a quarter of an hour on two CPU cores.
+    """The built-in procedural motions: a quarter of an hour on one CPU core.
 
     geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
     steps that it has made.
     """
-    training = Training(
-        batch,
-        steps,
-        lr,
-        100 * batch,
-        linear,
-        betas=(0.9, 0.99),
-        precision="bf16",
-        threads=1,
-        seconds=seconds,
-        ema={"ema": Power(0.06)},
-    )
+    training = brief(batch, steps, lr, seconds)
 
     def system() -> Diffusion:
         return _system(width, depth, 4, text_width, 2, 40, smooth(normal_of, geometry))

@@ -8,7 +8,7 @@ from core.grid import trailing
 from core.nn.motiondiffuse import MotionDiffuse
 from core.objective import Objective, epsilon, indices, velocity
 from core.prediction import X0, Epsilon
-from core.recipe import Recipe, Sampling, Training, linear
+from core.recipe import Recipe, Sampling, Training
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, linear_betas
@@ -16,7 +16,7 @@ from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
 from motion.steadying import steadying
-from motion.told import SHAPE, folder, held, procedural, reading, smooth
+from motion.told import SHAPE, brief, folder, held, procedural, reading, smooth
 
 
 def paper(data: str) -> Recipe:
@@ -56,7 +56,7 @@ def tiny(
     count: int = 20_000,
     seconds: float = 850.0,
 ) -> Recipe:
-    """The built-in procedural motions: a quarter of an hour on two CPU cores.
+    """The built-in procedural motions: a quarter of an hour on one CPU core.
 
     It says the clean motion: a frame's 263 numbers of noise do not fit through so narrow a network.
     geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
@@ -69,16 +69,5 @@ def tiny(
         objective = Objective(indices, held(velocity), drop=0.1, beside=smooth(normal_of, geometry))
         return Diffusion(denoiser, reading(text_width, 4 * width), objective=objective)
 
-    training = Training(
-        batch,
-        steps,
-        lr,
-        100 * batch,
-        linear,
-        betas=(0.9, 0.99),
-        precision="bf16",
-        threads=1,
-        seconds=seconds,
-        ema={"ema": Power(0.06)},
-    )
+    training = brief(batch, steps, lr, seconds)
     return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=steadying()), training, count)
