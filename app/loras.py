@@ -34,11 +34,11 @@ def worn(system: Diffusion, words: Sequence[str]) -> Iterator[Diffusion]:
 
 
 def weighed(word: str) -> tuple[Path, float]:
-    """A file and its weight, 1 unless one is said."""
+    """A path and its weight, 1 unless one is said."""
     name, colon, weight = word.rpartition(":")
-    if not colon or weight.endswith(".safetensors"):
+    if not colon or Path(word).exists() or weight.endswith(".safetensors"):
         return Path(word), 1.0
     try:
         return Path(name), float(weight)
     except ValueError as error:
-        raise ValueError(f"'{weight}' is no weight for the LoRA {name}: write {name}:0.8") from error
+        raise ValueError(f"'{weight}' is no weight for {name}: write {name}:0.8") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from app.loras import weighed
 from app.options import option, parse
 from app.sampling import Drawing, digest, drawn, newest, opened, words_of
 
@@ -36,6 +37,9 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"{path} is not the checkpoint that made {old.name}: its content differs")
     if settings.get("refiner") and digest(newest(Path(settings["refiner"]))) != settings["refiner_sha256"]:
         raise ValueError(f"{settings['refiner']} is not the refiner that ended {old.name}: its content differs")
+    leader = settings.get("controlnet")
+    if leader and digest(weighed(leader)[0]) != settings["controlnet_sha256"]:
+        raise ValueError(f"{leader} is not the ControlNet that led {old.name}: its content differs")
     followed = settings.get("control") or settings.get("edges")
     if followed and digest(Path(followed)) != settings["control_sha256"]:
         raise ValueError(f"{followed} is not the picture that {old.name} follows: its content differs")

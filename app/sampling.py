@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.controls import control_of, told_control
+from app.controls import control_of, led, told_control
 from app.loras import worn
 from app.options import option, parse
 from app.refined import Refiner, size_of
@@ -46,6 +46,9 @@ class Drawing(Way):
         (), "for recordings: prompts follow one another, each for so many seconds, or all for as many"
     )
     lora: tuple[str, ...] = option((), "LoRA files to wear, each with a weight if wanted: style.safetensors:0.8")
+    controlnet: str | None = option(
+        None, "for a published pipeline: a ControlNet's folder, with a scale if wanted: folder:0.8"
+    )
     control: str | None = option(None, "the picture that a ControlNet follows, as it is: for ours, a map of edges")
     edges: str | None = option(None, "a picture whose edges a ControlNet follows")
     refiner: str | None = option(None, "an SDXL refiner, a folder or checkpoint, for the last fifth of the noise")
@@ -121,24 +124,26 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
     """The samples and the seconds that they took."""
     if options.count < 1 or options.batch < 1 or options.first < 0:
         raise ValueError("--count and --batch must be at least 1, and --first at least 0")
+    base, loaded = loaded, led(loaded, options.controlnet)
     if options.compile:
         compile_for_sampling(loaded.system)
     if options.seconds and (options.avoid or options.refiner):
         raise ValueError("prompts that follow one another are sampled without --avoid and --refiner: leave them out")
     refiner = refiner_of(options, loaded)
-    control = control_of(loaded.recipe, options.prompt, options.control, options.edges)
+    asked = options.prompt is not None or options.controlnet is not None
+    control = control_of(loaded.recipe, asked, options.control, options.edges)
     started = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
     found = []
-    with worn(loaded.system, options.lora) as system:
+    with worn(base.system, options.lora):
         for start in range(0, len(numbers), options.batch):
             part = numbers[start : start + options.batch]
             if options.seconds:
                 noise = Noise(options.seed, part)
-                found.append(followed(loaded.recipe, system, options.prompt, options.seconds, noise, sampling))
+                found.append(followed(loaded.recipe, loaded.system, options.prompt, options.seconds, noise, sampling))
                 continue
-            asked = (options.prompt, options.avoid)
-            found.append(draw(loaded.recipe, system, options.seed, part, sampling, *asked, refiner, control))
+            typed = (options.prompt, options.avoid)
+            found.append(draw(loaded.recipe, loaded.system, options.seed, part, sampling, *typed, refiner, control))
     return torch.cat(found), time.perf_counter() - started
 
 
@@ -242,7 +247,7 @@ def settings_of(path: Path, options: Drawing, sampling: Sampling) -> dict[str, o
         "avoid": options.avoid,
         **({"seconds": list(options.seconds)} if options.seconds else {}),
         "lora": list(options.lora),
-        **told_control(options.control, options.edges),
+        **told_control(options.controlnet, options.control, options.edges),
         **(
             {"refiner": options.refiner, "refiner_sha256": digest(newest(Path(options.refiner)))}
             if options.refiner

@@ -40,6 +40,22 @@ class WithControl(Diffusion):
         save_only(self, OWN)
 
 
+def led(base: Diffusion, control: ControlNet, scale: float = 1.0) -> Diffusion:
+    """A model led by a trained ControlNet, for sampling; it shares the model's network, which stays as it is.
+
+    Raises ValueError for a ControlNet of another network.
+    """
+    old = base.denoiser
+    if not isinstance(old.net, TextUNet):
+        raise ValueError(f"a ControlNet leads a U-Net that reads text, and this model has a {type(old.net).__name__}")
+    own, other = old.net.plan, control.plan
+    if old.net.skips != control.skips or (own.text_width, own.vector_width) != (other.text_width, other.vector_width):
+        raise ValueError("this ControlNet is of another network than the model's: take one made for the same base")
+    net = Controlled(old.net, [control.to(old.net.conv_in.weight)], [scale])
+    denoiser = Denoiser(net, old.schedule, old.prediction, old.clock)
+    return Diffusion(denoiser, ControlPicture(base.conditioner, control.channels), base.codec, base.objective)
+
+
 def hint_widths(factor: int) -> tuple[int, ...]:
     """The widths of a hint for a picture ``factor`` times as large as x. Raises ValueError for no power of two."""
     count = factor.bit_length()

@@ -107,6 +107,37 @@ def test_a_refiner_ends_what_a_base_began(command: Command, folders: dict[str, P
     assert not (tmp_path / "y.png").exists()
 
 
+def test_a_controlnet_leads_a_pipeline(
+    command: Command, folders: dict[str, Path], picture: Path, tmp_path: Path
+) -> None:
+    base = folders["stable_diffusion"]
+    net = tiny_pipelines.controlnet(base, tmp_path / "net")
+    out = tmp_path / "x.png"
+    sampled(command, base, out, "--controlnet", f"{net}:0.5", "--control", picture)
+    settings = read_settings(out)
+    assert settings["controlnet"] == f"{net}:0.5" and settings["control"] == str(picture)
+    status, said, _ = command("replay", out)
+    assert status == 0 and "the same picture" in said
+    sampled(command, base, tmp_path / "whole.png", "--controlnet", net, "--control", picture)
+    sampled(command, base, tmp_path / "edges.png", "--controlnet", net, "--edges", picture)
+    sampled(command, base, tmp_path / "alone.png")
+    pictures = [seen(tmp_path / f"{name}.png") for name in ("x", "whole", "edges", "alone")]
+    assert all((one != other).any() for i, one in enumerate(pictures) for other in pictures[:i])
+    tiny_pipelines.controlnet(folders["sdxl"], tmp_path / "other")
+    for folder, words, wrong in (
+        (base, ["--controlnet", net], "name a photo with --edges"),
+        (base, ["--controlnet", f"{net}:much", "--control", picture], "no weight"),
+        (base, ["--controlnet", tmp_path / "other", "--control", picture], "made for the same base"),
+        (base, ["--controlnet", base, "--control", picture], "config.json"),
+        (base, ["--control", picture], "takes no control picture"),
+        (folders["flux"], ["--controlnet", net, "--control", picture], "leads a U-Net"),
+    ):
+        refused(command("sample", folder, *FEW, *words, "--out", tmp_path / "y.png"), wrong)
+    (net / "config.json").write_text((net / "config.json").read_text() + " ")
+    refused(command("replay", out), "is not the ControlNet")
+    assert not (tmp_path / "y.png").exists()
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """A picture of 32 x 32, nearly grey."""

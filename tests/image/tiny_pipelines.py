@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -111,6 +112,14 @@ def refiner(folder: Path) -> Path:
         add_watermarker=False,
     )
     return saved(pipeline, folder)
+
+
+def controlnet(pipeline: Path, folder: Path) -> Path:
+    """A ControlNet of a pipeline's U-Net, for pictures twice as large as its latents."""
+    unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
+    randomised(net, 15).save_pretrained(folder)
+    return folder
 
 
 def sd3(folder: Path) -> Path:
