@@ -5,8 +5,9 @@
 On a CPU the unit is processor time, which other work on the machine hardly changes; on a GPU (``--device cuda``) it is
 the time between two events. In each round every way is run once, in an order that turns; a ratio is the median over the
 rounds of ours / theirs. Theirs is eager on a CPU; on a GPU compiled is measured beside theirs compiled as well. Memory
-is the most that a process of its own holds while it loads and does the task twice, less what it held after its imports;
-the C library is told to give back at once what is freed, for what it would keep depends on luck, by a tenth.
+is the most that a process of its own holds while it loads and does the task twice, less what it held after its imports,
+a median over as many processes; the C library is told to give back at once what is freed, for what it would keep
+depends on luck, by a tenth.
 """
 
 from __future__ import annotations
@@ -139,8 +140,11 @@ def main() -> None:
     for name in options.cases:
         with tempfile.TemporaryDirectory() as place:
             found = measure(name, Path(place), options.rounds, options.device)
-            for whose in ("theirs", "ours"):
-                found[f"{whose} MiB"] = in_its_own_process(name, whose, Path(place), options.device)
+            spent = {
+                whose: [in_its_own_process(name, whose, Path(place), options.device) for _ in range(options.rounds)]
+                for whose in ("theirs", "ours")
+            }
+            found |= {f"{whose} MiB": statistics.median(each) for whose, each in spent.items()}
         results.append(found)
         print(json.dumps(found), flush=True)
     print(page(results))

@@ -55,11 +55,33 @@ class Mapped(dict[str, Tensor]):
         super().__init__()
         self.files: list[mmap.mmap] = []
 
-    def forget(self) -> None:
-        """Take the files' pages out of memory, until they are used again; what was written to the tensors is undone."""
+    def forget(self, done: Iterable[Tensor] = ()) -> None:
+        """Take the files' pages out of memory, until they are used again; what was written to the tensors is undone.
+
+        The system reads a file in clusters of pages, but not across a change of advice: so it is advised differently of
+        the tensors that are ``done`` with, and leaves them on the disk when it reads what lies beside them.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):  # Windows
+            return
+        spans = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in done)
         for file in self.files:
-            if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-                file.madvise(mmap.MADV_DONTNEED)
+            start = torch.frombuffer(file, dtype=torch.uint8, count=1).data_ptr()
+            for first, last in _joined((a - start, b - start) for a, b in spans if start <= a < start + len(file)):
+                page, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+                if page < end:
+                    file.madvise(mmap.MADV_RANDOM, page, end - page)
+            file.madvise(mmap.MADV_DONTNEED)
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Sorted spans of bytes, those with less than a page between them as one."""
+    first, last = 0, 0
+    for start, end in spans:
+        if start - last >= mmap.PAGESIZE:
+            yield first, last
+            first = start
+        last = end
+    yield first, last
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

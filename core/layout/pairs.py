@@ -19,7 +19,7 @@ from torch import Tensor
 from core.checkpoint import CheckpointError, Mapped, read
 
 WEIGHTS = "diffusion_pytorch_model"
-SMALL = 2**20  # bytes
+SMALL = 2**16  # bytes
 
 
 class Form(NamedTuple):
@@ -61,8 +61,8 @@ def dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
 def to_ours(pairs: Iterable[Pair], tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """Foreign tensors -> our state. Raises CheckpointError naming what is missing, unknown or of unequal shapes.
 
-    Pages of a file that were read to make one tensor of several are taken out of memory again. Small ones are copied:
-    the system maps a file in clusters of pages, and would bring back what lies beside them.
+    Pages of a file that were read to make one tensor of several are taken out of memory again. Small tensors, which
+    share their pages with others, are copied.
     """
     pairs = list(pairs)
     named = [name for pair in pairs for name in pair.theirs]
@@ -70,15 +70,16 @@ def to_ours(pairs: Iterable[Pair], tensors: Mapping[str, Tensor], what: str) -> 
     if missing or unknown:
         words = [f"{word} {', '.join(some[:3])}" for word, some in (("missing", missing), ("unknown", unknown)) if some]
         raise CheckpointError(f"{what} is not of this layout: {len(missing + unknown)} tensors, {'; '.join(words)}")
-    state = {}
+    state, done = {}, []
     for pair in pairs:
         parts = [tensors[name] for name in pair.theirs]
         if any(part.shape != parts[0].shape for part in parts):
             raise CheckpointError(f"{what} has parts of unequal shapes: {', '.join(pair.theirs)}")
         whole = pair.form.read(parts)
         state[pair.ours] = whole.clone() if isinstance(tensors, Mapped) and whole.nbytes < SMALL else whole
+        done += [part for part in parts if part.data_ptr() != state[pair.ours].data_ptr()]
     if isinstance(tensors, Mapped):
-        tensors.forget()
+        tensors.forget(done)
     return state
 
 

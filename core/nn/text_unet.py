@@ -267,7 +267,8 @@ class TextUNet(Encoder):
         number = len(told.times) - sum(len(level.blocks) for level in self.up)
         for level in self.up:
             for block in level.blocks:
-                h = block(torch.cat([h, states.pop()], dim=1), told.times[number], told.texts[number], told.mask)
+                h = torch.cat([h, states.pop()], dim=1)  # h by itself is let go before the block runs
+                h = block(h, told.times[number], told.texts[number], told.mask)
                 number += 1
             if level.resample is not None:
                 h = level.resample(h, states[-1].shape[2:])

@@ -98,11 +98,10 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, readings: list[Reading], mask: Tensor | None) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        h = self.norm1(x)
         if isinstance(self.first, TextAttention):
-            x = self.first(h, readings[1], mask) + x
+            x = self.first(self.norm1(x), readings[1], mask) + x
         else:
-            x = self.first(h) + x
+            x = self.first(self.norm1(x)) + x
         x = self.second(self.norm2(x), readings[0], mask) + x
         return piecewise(self.perceptron, PLACES, x)
 
