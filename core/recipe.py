@@ -26,7 +26,7 @@ from torch import Tensor
 
 from core.checkpoint import CheckpointError, fill, read, read_metadata
 from core.data import Augment, Dataset
-from core.ema import Constant, Profile
+from core.ema import Constant, Power, Profile
 from core.grid import Grid
 from core.guidance import Guided
 from core.random import Noise
@@ -147,6 +147,13 @@ class Training:
         """The learning rate of step 0, 1, ... when a share ``progress`` of the run is over."""
         risen = min(1.0, (step + 1) * self.batch / self.warmup) if self.warmup else 1.0
         return self.lr * risen * self.decay(progress)
+
+
+def brief(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
+    """How tiny transformers and U-Nets train on one core: a large rate that rises for some steps and falls to 0."""
+    return Training(
+        batch, steps, lr, warmup * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+    )
 
 
 def _ask_nothing(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from core.autoencoder import KLAutoencoder, Plan, VQAutoencoder
@@ -12,7 +13,7 @@ from core.autoencoder.perceptual import Perceptual
 from core.autoencoding import Autoencoding, Weights
 from core.ema import Constant
 from core.grid import trailing
-from core.recipe import Recipe, Sampling, Training, linear
+from core.recipe import Recipe, Sampling, Training, brief
 from core.sample.heun import heun
 from image.captions import captioned_digits
 from image.features import timm_maps
@@ -45,7 +46,7 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
     return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
 
 
-def tiny(latent: int = 4, steps: int = 2000, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
+def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
     """KL-f4 on the built-in captioned digits, 32 x 32: four minutes on one core."""
 
     def system() -> Autoencoding:
@@ -74,7 +75,5 @@ def _on_digits(
     system: Callable[[], Autoencoding], latent: int, steps: int, batch: int, lr: float, count: int
 ) -> Recipe:
     """A recipe on ``count`` captioned digits."""
-    training = Training(
-        batch, steps, lr, 100 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Constant(0.99)}
-    )
+    training = replace(brief(batch, steps, lr, 100), ema={"ema": Constant(0.99)})
     return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))

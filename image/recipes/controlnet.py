@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ from core.checkpoint import CheckpointError, read_metadata
 from core.codec import Latents
 from core.controlled import WithControl, hint_widths
 from core.data import Dataset
-from core.ema import Power
 from core.nn.text_unet import TextUNet
-from core.recipe import Recipe, Training, build, constant, cosine, load
+from core.recipe import Recipe, Training, brief, build, constant, cosine, load
 from core.system import Diffusion
 from core.train import newest
 from image.captioned import Wordless, own_captions
@@ -36,9 +36,7 @@ def paper(model: str, data: str = "", steps: int = 100_000, batch: int = 32, lr:
 
 def tiny(model: str, data: str = "", steps: int = 1_000, batch: int = 64, lr: float = 1e-3) -> Recipe:
     """On a tiny model, of the digits for instance: minutes on two CPU cores."""
-    training = Training(
-        batch, steps, lr, 50 * batch, cosine, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
-    )
+    training = replace(brief(batch, steps, lr, 50), decay=cosine)
     return _controlled(model, data, training)
 
 

@@ -17,7 +17,7 @@ from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Loaded, Recipe, Sampling, Start, Training, build, linear, load
+from core.recipe import Loaded, Recipe, Sampling, Start, Training, brief, build, load
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
@@ -100,9 +100,7 @@ def tiny(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
         )
 
-    training = Training(
-        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
-    )
+    training = brief(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
@@ -131,9 +129,7 @@ def distilled(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
         )
 
-    training = Training(
-        batch, steps, lr, 50 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
-    )
+    training = brief(batch, steps, lr, 50)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=imitating)
     return told_digits(system, (4, 8, 8), sampling, training, count, begin_as(teacher))
 

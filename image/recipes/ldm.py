@@ -14,7 +14,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import LogitNormal, Objective, epsilon, flow, indices
 from core.prediction import Epsilon, FlowVelocity
-from core.recipe import Recipe, Sampling, Training, build, linear
+from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, Flow, scaled_linear_betas
@@ -58,7 +58,7 @@ def tiny(
     autoencoder: str = "",
     width: int = 32,
     text_width: int = 64,
-    steps: int = 9_000,
+    steps: int = 9_200,
     batch: int = 64,
     lr: float = 2e-3,
     count: int = 50_000,
@@ -73,9 +73,7 @@ def tiny(
         codec = Latents(KLAutoencoder(tiny_plan(4)))
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(TOLD_APART), flow, drop=0.1))
 
-    training = Training(
-        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
-    )
+    training = brief(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

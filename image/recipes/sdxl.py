@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from core.autoencoder import KLAutoencoder, Plan
@@ -18,7 +19,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import Density, Objective, Offset, Within, epsilon, indices
 from core.prediction import Epsilon
-from core.recipe import Recipe, Sampling, Training, build, linear
+from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Discrete, scaled_linear_betas
@@ -118,10 +119,7 @@ def _tiny(
         words = Framed(Words(TextEncoder(text_width, 2, 4, 24), vector=text_width), (32, 32), 16, score)
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(tiny_plan(4))), objective(times))
 
-    ema = {"ema": Power(0.06)}
-    training = Training(
-        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema=ema, augment=UNTOLD
-    )
+    training = replace(brief(batch, steps, lr), augment=UNTOLD)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     return told_digits(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))

@@ -17,7 +17,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import Objective, epsilon, indices, velocity
 from core.prediction import Epsilon, V
-from core.recipe import Recipe, Sampling, Training, build, linear
+from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.sample.plms import plms
@@ -78,9 +78,7 @@ def tiny(
         words = Words(TextEncoder(text_width, 2, 4, 24))
         return Diffusion(denoiser(plan, v), words, Latents(KLAutoencoder(tiny_plan(4))), objective(v))
 
-    training = Training(
-        batch, steps, lr, 200 * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
-    )
+    training = brief(batch, steps, lr)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0), training, count, start)
 
