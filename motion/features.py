@@ -118,23 +118,33 @@ def encode(joints: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     angle = heading(joints, skeleton)
     undo = about_y(-angle)  # (..., T, 4): takes the heading to +z
     moved = joints.diff(dim=-3)
-    ground = joints.new_tensor([1.0, 0.0, 1.0])
-    positions = rotate(undo[..., None, :], joints - joints[..., :1, :] * ground)
+    positions, rotations, velocities = limbs(joints, undo, skeleton)
     root = rotate(undo[..., 1:, :], moved[..., 0, :])
-    turned = published_rotations(joints, undo, skeleton)[..., 1:, :]
     contacts = (moved[..., list(skeleton.feet), :].square().sum(-1) < skeleton.still).to(joints)
     return torch.cat(
         [
             -angle.diff(dim=-1)[..., None] / 2,
             root[..., [0, 2]],
-            positions[..., :-1, 0, 1:2],
-            positions[..., :-1, 1:, :].flatten(-2),
-            matrix_to_six(quaternion_to_matrix(turned[..., :-1, :, :])).flatten(-2),
-            rotate(undo[..., :-1, None, :], moved).flatten(-2),
+            joints[..., :-1, 0, 1:2],
+            positions[..., :-1, :, :].flatten(-2),
+            rotations[..., :-1, :, :].flatten(-2),
+            velocities.flatten(-2),
             contacts,
         ],
         dim=-1,
     )
+
+
+def limbs(joints: Tensor, undo: Tensor, skeleton: Skeleton = HUMAN) -> tuple[Tensor, Tensor, Tensor]:
+    """What features tell of joints (..., T, J, 3), seen as ``undo`` (..., T, 4) takes the heading to +z.
+
+    Positions (..., T, J - 1, 3), rotations (..., T, J - 1, 6) and the velocities to the next frame (..., T - 1, J, 3).
+    """
+    ground = joints.new_tensor([1.0, 0.0, 1.0])
+    positions = rotate(undo[..., None, :], joints - joints[..., :1, :] * ground)[..., 1:, :]
+    turned = published_rotations(joints, undo, skeleton)[..., 1:, :]
+    velocities = rotate(undo[..., :-1, None, :], joints.diff(dim=-3))
+    return positions, matrix_to_six(quaternion_to_matrix(turned)), velocities
 
 
 def decode_root(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,12 @@
-"""Feet that rest stay where they are: the root goes where the feet push it.
+"""Feet that rest stay where they are, and feet that travel clear the ground: the legs follow, the body goes its way.
 
-A clip's contacts say which toes rest. While one does, the body moves about it, so the velocity of the root follows from
-the pose: with p_t the toe beside the root as seen in the world, the toe stays if
+A clip's contacts say when a toe rests. As long as it does it is *planted*: put where it is then on average. Between two
+plants what was moved fades from one to the other, and a toe that travels there is lifted off the ground. Each leg is
+bent anew: the foot keeps its slope, the knee its side, and the bones their length (footskate cleanup as of Kovar,
+Schreiner and Gleicher 2002, with two bones in closed form). A leg that does not reach is stretched out.
 
-    root_t+1 - root_t = p_t - p_t+1
-
-Of two toes that rest the one counts that asks for less of a change: an estimate may take a swinging foot for resting.
-
-It mends each estimate of x0 as guidance does, under any sampler, and only where little noise is left: earlier estimates
-are means over many motions, whose feet neither rest nor step.
+It mends estimates of x0 as guidance does, under any sampler, and only where little noise is left: earlier ones are
+means over many motions, whose feet neither rest nor step.
 """
 
 from __future__ import annotations
@@ -17,45 +15,125 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable
-from core.guidance import Guided, Interval, Thresholded
+from core.denoiser import Bindable, Bound, Estimate
+from core.guidance import Guided, Interval
+from core.schedule import Schedule
 from core.system import Guide
-from motion.features import Groups, Normal, decode_root
-from motion.rotation import inverse, rotate
+from motion.features import Groups, Normal, decode, decode_root, limbs
+from motion.physics import NEAR, SLIDE
 from motion.skeleton import HUMAN, Skeleton
+
+LOW = 0.08  # metres: a toe above this is not planted, whatever the contacts say
+STRAIGHT = 0.999  # of a leg's length, the farthest that it reaches
 
 
 @dataclass(frozen=True)
 class Planted:
-    """x0 (B, T, D), normalised, whose root moves as the resting toes say; frames without one keep their velocity.
+    """A denoiser whose x0 (B, T, D), normalised, has its feet planted in the frames that exist."""
 
-    Heels rise while a foot rolls, so they say nothing.
-    """
-
+    denoiser: Bindable
     normal: Callable[[], Normal]
     skeleton: Skeleton = HUMAN
 
-    def __call__(self, clean: Tensor) -> Tensor:
-        normal = self.normal()
-        features = normal.undo(clean)
-        _, velocity, _, positions, _, _, contacts = Groups(self.skeleton.joints).slices()
-        undo, _ = decode_root(features)
-        joints = features[..., positions].unflatten(-1, (self.skeleton.joints - 1, 3))
-        toes = joints[:, :, [joint - 1 for joint in self.skeleton.feet[1::2]]]  # (B, T, 2, 3), as the body faces
-        world = rotate(inverse(undo)[:, :, None], toes)
-        rests = features[:, :-1, contacts][..., 1::2] > 0.5  # (B, T - 1, 2): row t tells of the way to row t + 1
-        pushed = -world.diff(dim=1)  # (B, T - 1, 2, 3), what each toe asks for
-        # A velocity is told as the body faces in the frame that it leads to.
-        told = rotate(undo[:, 1:, None], pushed)[..., [0, 2]]
-        kept = features[:, :-1, velocity]
-        away = (told - kept[:, :, None]).norm(dim=-1).masked_fill(~rests, torch.inf)
-        nearest = away.argmin(-1)[..., None, None].expand(-1, -1, 1, 2)
-        mended = torch.where(rests.any(-1, keepdim=True), told.gather(2, nearest)[:, :, 0], kept)
-        body = torch.cat([mended, features[:, -1:, velocity]], dim=1)
-        return normal.apply(torch.cat([features[..., : velocity.start], body, features[..., velocity.stop :]], dim=-1))
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def bind(self, cond: Cond = Cond()) -> Bound:
+        bound = self.denoiser.bind(cond)
+
+        def estimate(x: Tensor, t: Tensor) -> Estimate:
+            clean, mix = bound.estimate(x, t)
+            exists = torch.ones_like(clean[..., 0], dtype=torch.bool) if cond.valid is None else cond.valid
+            normal = self.normal()
+            return Estimate(normal.apply(plant(normal.undo(clean), exists, self.skeleton)), mix)
+
+        return Bound(bound.schedule, estimate)
+
+
+def plant(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+    """Features (B, T, D) whose legs are bent so that resting toes stay, of the frames that exist (B, T)."""
+    _, _, _, positions, rotations, velocities, contacts = Groups(skeleton.joints).slices()
+    joints = decode(features, skeleton)
+    told = (features[..., contacts][..., 1::2] > 0.5) & exists[..., None]  # (B, T, 2): row t is of the way to t + 1
+    legs = [_leg(toe, skeleton) for toe in skeleton.feet[1::2]]
+    bent = joints.clone()
+    for side, leg in enumerate(legs):
+        toe = joints[:, :, leg[-1]]
+        _bend(bent, leg, placed(toe, told[..., side], skeleton) - toe)
+    undo, _ = decode_root(features)
+    found = features.clone()
+    parts = zip((positions, rotations, velocities), limbs(bent, undo, skeleton), (1, 1, 0), strict=True)
+    for part, values, first in parts:  # the root has a velocity, and neither position nor rotation
+        told_parts = found[:, : values.shape[1], part].unflatten(-1, values.shape[2:])
+        for leg in legs:
+            moved = [joint - first for joint in leg[1:]]
+            told_parts[:, :, moved] = values[:, :, moved]
+    return found
+
+
+def placed(toe: Tensor, rests: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+    """Where a toe (B, T, 3) goes that rests, they say, on the way to the next frame (B, T): planted, or lifted."""
+    ground = toe[..., [0, 2]]
+    slow = ground.diff(dim=1).norm(dim=-1) < skeleton.still**0.5
+    low = toe[..., 1] < LOW
+    stays = rests[:, :-1] & slow & low[:, 1:] & low[:, :-1]  # (B, T - 1): from a frame to the next
+    after, before = F.pad(stays, (0, 1)), F.pad(stays, (1, 0))  # (B, T)
+    begins = after & ~before
+    # From one plant right into another a foot would jump along the ground, so it steps: a frame between is free.
+    planted = (after | before) & ~(begins & F.pad(before, (1, 0))[:, :-1])
+    numbers = begins.cumsum(1)  # of the plant that a frame belongs to, if it is planted
+    member = F.one_hot(numbers.where(planted, 0), int(numbers.max()) + 1).to(toe) * planted[..., None]  # (B, T, n)
+    middles = member.transpose(1, 2) @ ground / member.sum(1).clamp_min(1)[..., None]  # (B, n, 2)
+    shift = faded((member @ middles - ground) * planted[..., None], planted)
+    ground = ground + shift
+    fast = ground.diff(dim=1).norm(dim=-1) > SLIDE / skeleton.fps
+    travels = (F.pad(fast, (0, 1)) | F.pad(fast, (1, 0))) & ~planted
+    height = torch.where(travels, toe[..., 1].clamp_min(1.1 * NEAR), toe[..., 1])
+    return torch.stack([ground[..., 0], height, ground[..., 1]], dim=-1)
+
+
+def faded(shift: Tensor, known: Tensor) -> Tensor:
+    """A shift (B, T, 2) at known frames (B, T), smoothly from each to the next; held at the ends.
+
+    Where no frame is known there is none.
+    """
+    count = known.shape[1]
+    place = torch.arange(count, device=known.device).expand(known.shape)
+    last = place.where(known, -1).cummax(1).values
+    following = place.where(known, count).flip(1).cummin(1).values.flip(1)
+    share = ((place - last) / (following - last).clamp_min(1)).to(shift)
+    share = torch.where(last < 0, 1, torch.where(following == count, 0, share * share * (3 - 2 * share)))[..., None]
+    ends = [end.clamp(0, count - 1)[..., None].expand(shift.shape) for end in (last, following)]
+    return shift.gather(1, ends[0]) * (1 - share) + shift.gather(1, ends[1]) * share
+
+
+def _bend(joints: Tensor, leg: list[int], shift: Tensor) -> None:
+    """Move a leg's ankle and what hangs on it (B, T, J, 3) by a shift (B, T, 3), as far as it reaches; in place."""
+    hip, knee, ankle = (joints[:, :, joint] for joint in leg[:3])
+    thigh, shin = (knee - hip).norm(dim=-1, keepdim=True), (ankle - knee).norm(dim=-1, keepdim=True)
+    way = ankle + shift - hip
+    length = way.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    far = torch.minimum(torch.maximum(length, (thigh - shin).abs()), STRAIGHT * (thigh + shin))
+    along = way / length
+    out = knee - hip
+    out = F.normalize(out - (out * along).sum(-1, keepdim=True) * along, dim=-1)
+    share = (thigh**2 - shin**2 + far**2) / (2 * far)  # of the way, where the knee's height meets it
+    height = (thigh**2 - share**2).clamp_min(0).sqrt()
+    joints[:, :, leg[3:]] += (hip + far * along - ankle)[:, :, None]
+    joints[:, :, leg[1]], joints[:, :, leg[2]] = hip + share * along + height * out, hip + far * along
+
+
+def _leg(toe: int, skeleton: Skeleton) -> list[int]:
+    """Hip, knee, ankle and what follows to the toe."""
+    chain = [toe]
+    while skeleton.parents[chain[0]] != 0:
+        chain.insert(0, skeleton.parents[chain[0]])
+    return chain
 
 
 def planting(normal: Callable[[], Normal], below: float = 0.3, within: Guide = Guided) -> Guide:
@@ -63,6 +141,6 @@ def planting(normal: Callable[[], Normal], below: float = 0.3, within: Guide = G
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
         guided = within(denoiser, null, scale)
-        return Interval(Thresholded(guided, Planted(normal)), guided, high=below)
+        return Interval(Planted(guided, normal), guided, high=below)
 
     return guide

@@ -43,13 +43,16 @@ class Steadied:
 
     def bind(self, cond: Cond = Cond()) -> Bound:
         bound = self.denoiser.bind(cond)
+        filters: dict[int, Tensor] = {}  # of so many frames
 
         def estimate(x: Tensor, t: Tensor) -> Estimate:
             clean, mix = bound.estimate(x, t)
-            exists = torch.ones_like(clean[..., 0]) if cond.valid is None else cond.valid.to(clean)
-            once = lines(exists, self.deviation)
-            poses = (2 * once - once @ once) @ clean[..., :-CONTACTS]
-            return Estimate(torch.cat([poses, clean[..., -CONTACTS:]], dim=-1), mix)
+            frames = clean.shape[1]
+            if frames not in filters:
+                exists = torch.ones_like(clean[:1, :, 0]) if cond.valid is None else cond.valid.to(clean)
+                once = lines(exists, self.deviation)
+                filters[frames] = 2 * once - once @ once
+            return Estimate(torch.cat([filters[frames] @ clean[..., :-CONTACTS], clean[..., -CONTACTS:]], dim=-1), mix)
 
         return Bound(bound.schedule, estimate)
 

@@ -13,19 +13,20 @@ from torch import Tensor
 
 from core.condition import Conditioner, Together, Valid
 from core.condition.words import Words
-from core.ema import Power
 from core.nn.text import TextEncoder
 from core.objective import Weight
-from core.recipe import Recipe, Sampling, Training, linear
-from core.system import Diffusion
+from core.recipe import Recipe, Sampling, Training
+from core.system import Diffusion, Guide
 from motion.changing import following, revising
 from motion.data import LONGEST, MotionFiles, published
 from motion.features import Normal
 from motion.generator import Motions, motions, normal_of
 from motion.judging import judged
 from motion.objectives import Geometry
+from motion.planting import planting
 from motion.showing import show
 from motion.skeleton import HUMAN
+from motion.steadying import steadying
 from motion.track import FRAMES
 
 SHAPE = (FRAMES - 1, HUMAN.features)
@@ -46,20 +47,9 @@ def smooth(normal: Callable[[], Normal], weight: float) -> Geometry | None:
     return Geometry(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
 
 
-def brief(batch: int, steps: int, lr: float, seconds: float) -> Training:
-    """How the tiny presets train: for so many seconds of one core at most, the learning rate falling to 0."""
-    return Training(
-        batch,
-        steps,
-        lr,
-        100 * batch,
-        linear,
-        (0.9, 0.99),
-        precision="bf16",
-        threads=1,
-        seconds=seconds,
-        ema={"ema": Power(0.06)},
-    )
+def mending() -> Guide:
+    """Guidance whose last estimates have limbs that do not shake and feet that do not slide."""
+    return planting(normal_of, within=steadying())
 
 
 def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:

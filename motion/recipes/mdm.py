@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from core.denoiser import Denoiser
 from core.ema import Constant, Power
 from core.grid import trailing
 from core.nn.mdm import MDM, Decoder, mdm
 from core.objective import Objective, indices, velocity
 from core.prediction import X0
-from core.recipe import Recipe, Sampling, Training
+from core.recipe import Recipe, Sampling, Training, brief
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, cosine_betas
 from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
-from motion.steadying import steadying
-from motion.told import brief, folder, held, procedural, reading, smooth
+from motion.told import folder, held, mending, procedural, reading, smooth
 
 
 def paper(data: str) -> Recipe:
@@ -68,5 +69,5 @@ def tiny(
         objective = Objective(indices, held(velocity), drop=0.1, beside=smooth(normal_of, geometry))
         return Diffusion(denoiser, reading(text_width), objective=objective)
 
-    training = brief(batch, steps, lr, seconds)
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=steadying()), training, count)
+    training = replace(brief(batch, steps, lr, 100), seconds=seconds)
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=mending()), training, count)

@@ -6,6 +6,8 @@ is wide: it cannot pass noise on, so it says the clean motion, and errs in the p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from core.denoiser import Denoiser
@@ -16,14 +18,13 @@ from core.nn.textdit import TextDiT
 from core.objective import LogitNormal, Objective, flow
 from core.objective.loss import Term
 from core.prediction import X0
-from core.recipe import Recipe, Sampling, Training, linear
+from core.recipe import Recipe, Sampling, Training, brief, linear
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Flow
 from core.system import Diffusion
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
-from motion.steadying import steadying
-from motion.told import brief, folder, held, procedural, reading, smooth
+from motion.told import folder, held, mending, procedural, reading, smooth
 
 
 def thousandths(t: Tensor) -> Tensor:
@@ -58,12 +59,12 @@ def tiny(
     geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
     steps that it has made.
     """
-    training = brief(batch, steps, lr, seconds)
+    training = replace(brief(batch, steps, lr, 100), seconds=seconds)
 
     def system() -> Diffusion:
         return _system(width, depth, 4, text_width, 2, 40, smooth(normal_of, geometry))
 
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=steadying()), training, count)
+    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=mending()), training, count)
 
 
 def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
