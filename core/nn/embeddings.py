@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def kept(make: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+    """What ``make`` makes of times (B,), made once for each single time (): a sampler's times come back."""
+    found: dict[float, T] = {}
+
+    def of(time: Tensor) -> T:
+        if time.ndim:
+            return make(time)
+        moment = float(time)
+        if moment not in found:
+            found[moment] = make(time[None])
+        return found[moment]
+
+    return of
 
 
 def sinusoid(

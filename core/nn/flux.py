@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads
 from core.nn.dit import TimeEmbedding, linear, modulate
+from core.nn.embeddings import kept
 from core.nn.packing import pack, unpack
 from core.nn.pieces import piecewise
 from core.nn.rope import grid_coordinates, rotate, rotations
@@ -236,19 +237,12 @@ class Flux(nn.Module):
         """The network with its condition inside; positions of a grid and modulations of a single time are kept."""
         told = self.hear(cond)
         places: dict[torch.Size, Tensor] = {}
-        kept: dict[float, Modulations] = {}
+        modulations = kept(lambda time: self.modulations(time, told.embedded))
 
         def answer(x: Tensor, time: Tensor) -> Tensor:
             if x.shape[2:] not in places:
                 places[x.shape[2:]] = self.places(x, told)
-            if time.ndim:
-                modulations = self.modulations(time, told.embedded)
-            else:
-                moment = float(time)
-                if moment not in kept:
-                    kept[moment] = self.modulations(time.view(1), told.embedded)
-                modulations = kept[moment]
-            return self.denoise(x, modulations, told, places[x.shape[2:]])
+            return self.denoise(x, modulations(time), told, places[x.shape[2:]])
 
         return answer
 

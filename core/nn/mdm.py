@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads, split_heads
+from core.nn.embeddings import kept
 
 
 def waves(places: Tensor, width: int) -> Tensor:
@@ -165,16 +166,8 @@ class MDM(nn.Module):
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside; the embeddings of times that it has seen are kept."""
-        told, mask, seen = self.told(cond), cond.mask if self.words else None, dict[float, Tensor]()
-
-        def answer(x: Tensor, time: Tensor) -> Tensor:
-            if time.ndim:
-                return self.denoise(x, self.clock(time), told, mask, cond.valid)
-            if float(time) not in seen:
-                seen[float(time)] = self.clock(time[None])
-            return self.denoise(x, seen[float(time)], told, mask, cond.valid)
-
-        return answer
+        told, mask, clock = self.told(cond), cond.mask if self.words else None, kept(self.clock)
+        return lambda x, time: self.denoise(x, clock(time), told, mask, cond.valid)
 
     def clock(self, time: Tensor) -> Tensor:
         """Times (B,) -> (B, 1, D)."""

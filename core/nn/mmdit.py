@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads
 from core.nn.dit import TimeEmbedding, linear
-from core.nn.embeddings import sincos_positions
+from core.nn.embeddings import kept, sincos_positions
 from core.nn.flux import EPSILON, Modulation, Perceptron, Told, listed
 from core.nn.packing import pack, unpack
 
@@ -213,19 +213,12 @@ class MMDiT(nn.Module):
         """The network with its condition inside; positions of a size and modulations of a single time are kept."""
         told = self.hear(cond)
         places: dict[torch.Size, Tensor] = {}
-        kept: dict[float, Modulations] = {}
+        modulations = kept(lambda time: self.modulations(time, told.embedded))
 
         def answer(x: Tensor, time: Tensor) -> Tensor:
             if x.shape[2:] not in places:
                 places[x.shape[2:]] = self.places(x)
-            if time.ndim:
-                modulations = self.modulations(time, told.embedded)
-            else:
-                moment = float(time)
-                if moment not in kept:
-                    kept[moment] = self.modulations(time.view(1), told.embedded)
-                modulations = kept[moment]
-            return self.denoise(x, modulations, told, places[x.shape[2:]])
+            return self.denoise(x, modulations(time), told, places[x.shape[2:]])
 
         return answer
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import merge_heads, split_heads
 from core.nn.blocks import zero
-from core.nn.embeddings import sinusoid
+from core.nn.embeddings import kept, sinusoid
 from core.nn.mdm import Layer
 
 
@@ -130,16 +130,8 @@ class MotionDiffuse(nn.Module):
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside: words are read once, and the styles of each time are kept."""
-        text, seen = self.understood(cond), dict[float, Styles]()
-
-        def answer(x: Tensor, time: Tensor) -> Tensor:
-            if time.ndim:
-                return self.denoise(x, self.styles(time, cond), text, cond.valid)
-            if float(time) not in seen:
-                seen[float(time)] = self.styles(time[None], cond)
-            return self.denoise(x, seen[float(time)], text, cond.valid)
-
-        return answer
+        text, styles = self.understood(cond), kept(lambda time: self.styles(time, cond))
+        return lambda x, time: self.denoise(x, styles(time), text, cond.valid)
 
     def styles(self, time: Tensor, cond: Cond) -> Styles:
         """Everything that depends on time (B,) and cond.vector only."""

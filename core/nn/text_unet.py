@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.cond import Cond
 from core.nn.blocks import Residual, StridedDown, Style, silu, zero
-from core.nn.embeddings import sinusoid
+from core.nn.embeddings import kept, sinusoid
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import Reading, SpatialTransformer, listed
 
@@ -139,17 +139,8 @@ class Encoder(nn.Module):
         """``tell`` with the condition inside: it is read and embedded here, once, and each time of a grid once."""
         self.check_cond(cond)
         embedded, texts = self.embed(cond), self.read(cond.tokens)
-        known: dict[float, list[Tensor]] = {}
-
-        def told(time: Tensor) -> Told:
-            if time.ndim:
-                return Told(self.times(time, *embedded), texts, cond.mask, cond.concat)
-            key = float(time)
-            if key not in known:
-                known[key] = self.times(time[None], *embedded)
-            return Told(known[key], texts, cond.mask, cond.concat)
-
-        return told
+        times = kept(lambda time: self.times(time, *embedded))
+        return lambda time: Told(times(time), texts, cond.mask, cond.concat)
 
     def check_cond(self, cond: Cond) -> None:
         """Raises ValueError where a condition lacks what this network is told, or has another width."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads, split_heads
 from core.nn.dit import Block, DiT, Front, Modulations, linear, modulate
+from core.nn.embeddings import kept
 
 Words = list[tuple[Tensor, Tensor]]  # of each block: keys and values of the words (B, heads, L, d)
 
@@ -58,16 +59,8 @@ class TextDiT(DiT):
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside; the modulations of times that it has seen are kept."""
-        words, seen = self.listen(cond), dict[float, Modulations]()
-
-        def answer(x: Tensor, time: Tensor) -> Tensor:
-            if time.ndim:
-                return self.read(x, self.modulations(time, cond), words, cond.mask, cond.valid)
-            if float(time) not in seen:
-                seen[float(time)] = self.modulations(time[None], cond)
-            return self.read(x, seen[float(time)], words, cond.mask, cond.valid)
-
-        return answer
+        words, modulations = self.listen(cond), kept(lambda time: self.modulations(time, cond))
+        return lambda x, time: self.read(x, modulations(time), words, cond.mask, cond.valid)
 
     def listen(self, cond: Cond) -> Words:
         """Keys and values of the words in every block. Raises ValueError where there are none, or of another width."""
