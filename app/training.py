@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from app.catalogue import find
 from app.options import flags_of, flags_of_function, option, read
 from app.processes import side_by_side
@@ -29,7 +31,9 @@ class Options:
     seed: int = option(0, "seed of data order, noise and initial weights")
     seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
     precision: str | None = option(None, "mixed precision: no, bf16 or fp16 (default: the preset's)")
-    processes: int = option(1, "processes on this machine that share each batch: one a GPU, or a core")
+    processes: int | None = option(
+        None, "processes on this machine that share each batch: one a GPU, or a core (default: the preset's, on cores)"
+    )
     threads: int | None = option(None, "threads of the processor in each process (default: the preset's, or torch's)")
     workers: int = option(0, "processes that read data ahead")
     log: int = option(50, "steps between two lines of the log; 0 is never, as below")
@@ -57,8 +61,8 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     values = read(program, about, [], [*flags_of(Options), *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
     recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
-    if options.processes > 1 and "RANK" not in os.environ:
-        if status := side_by_side(own_words, options.processes):
+    if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
+        if status := side_by_side(own_words, processes):
             raise SystemExit(status)
         return
     folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
@@ -75,7 +79,7 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
     if options.precision not in (None, "no", "bf16", "fp16"):
         raise ValueError(f"--precision is no, bf16 or fp16, not '{options.precision}'")
     seconds = recipe.training.seconds if options.seconds is None else options.seconds
-    if options.processes < 1 or (options.threads is not None and options.threads < 1):
+    if min(1 if count is None else count for count in (options.processes, options.threads)) < 1:
         raise ValueError("--processes and --threads must be at least 1")
     precision = recipe.training.precision if options.precision is None else options.precision
     threads = recipe.training.threads if options.threads is None else options.threads
@@ -83,6 +87,15 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
         recipe.training, seed=options.seed, seconds=seconds, precision=precision, threads=threads
     )
     return dataclasses.replace(recipe, training=training)
+
+
+def processes_for(recipe: Recipe, options: Options) -> int:
+    """How many processes share each batch: as asked, or the recipe's number where it has cores for them."""
+    if options.processes is not None:
+        return options.processes
+    count = min(recipe.training.processes, os.cpu_count() or 1)
+    on_cores = options.cpu or not torch.accelerator.is_available()
+    return count if on_cores and recipe.training.batch % (count * recipe.training.parts) == 0 else 1
 
 
 def run_of(folder: Path, options: Options) -> Run:

@@ -131,6 +131,7 @@ class Training:
     parts: int = 1  # accumulate the gradient over so many equal parts of the batch
     precision: str = "no"  # mixed precision: "no", "bf16" or "fp16"
     threads: int | None = None  # of the processor; tiny networks are fastest on one. None leaves it to torch
+    processes: int = 1  # that share each batch on a machine with as many cores, unless the command says otherwise
     seconds: float | None = None  # end after so many seconds of training, if that is before ``steps``
     clock: Callable[[], float] = time.process_time  # which seconds: of the processor, or ``time.monotonic``
     ema: Mapping[str, Profile] = field(default_factory=lambda: {"ema": Constant(0.9999)})  # the first is sampled
@@ -150,9 +151,18 @@ class Training:
 
 
 def brief(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
-    """How tiny transformers and U-Nets train on one core: a large rate that rises for some steps and falls to 0."""
+    """How tiny transformers and U-Nets train on two cores: a large rate that rises for some steps and falls to 0."""
     return Training(
-        batch, steps, lr, warmup * batch, linear, (0.9, 0.99), precision="bf16", threads=1, ema={"ema": Power(0.06)}
+        batch,
+        steps,
+        lr,
+        warmup * batch,
+        linear,
+        (0.9, 0.99),
+        precision="bf16",
+        threads=1,
+        processes=2,
+        ema={"ema": Power(0.06)},
     )
 
 

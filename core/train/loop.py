@@ -67,7 +67,9 @@ def train(recipe: Recipe, run: Run) -> Path:
     training = recipe.training
     # accelerate has one precision for all of a process, where an autoencoder may be trained before its model: it is
     # told of fp16 only, which needs its scaler.
-    accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=run.cpu)
+    # And it finds its peers without a GPU only where it is told that there is none.
+    cpu = run.cpu or not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=cpu)
     shares = Shares(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
     data, held_out = recipe.data()
     last = newest(run.folder)

@@ -58,9 +58,9 @@ def tiny(
     autoencoder: str = "",
     width: int = 32,
     text_width: int = 64,
-    steps: int = 9_200,
-    batch: int = 64,
-    lr: float = 2e-3,
+    steps: int = 5_500,
+    batch: int = 128,
+    lr: float = 2.5e-3,
     count: int = 50_000,
 ) -> Recipe:
     """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""

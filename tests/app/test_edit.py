@@ -27,7 +27,7 @@ from image.sheet import read_settings
 from tests.app.conftest import Command
 from tests.app.test_bad_input import refused
 
-QUIET = ["--precision", "no", "--hold-out", "0", "--show", "0", "--log", "0", "--save", "0", "--cpu"]
+QUIET = ["--precision", "no", "--processes", "1", "--hold-out", "0", "--show", "0", "--log", "0", "--save", "0"]
 FEW = ["--steps", "3"]
 
 

@@ -24,7 +24,6 @@ OPTIONS = [
     "8",
     "--show",
     "0",
-    "--cpu",
     "--precision",
     "no",
     "--hold-out",
@@ -54,6 +53,12 @@ def test_bad_input_is_said_once(tmp_path: Path) -> None:
     out, complaint = process.communicate()
     assert process.returncode == 2 and out == ""
     assert complaint.count("learning rate") == 1 and complaint.count("\n") == 1
+
+
+def test_processes_know_of_each_other(tmp_path: Path) -> None:
+    process = start(tmp_path, "--processes", "2", "--batch", "7")
+    complaint = process.communicate()[1]
+    assert process.returncode == 2 and "does not divide over 2 processes" in complaint
 
 
 def test_a_stop_reaches_all_and_keeps_a_checkpoint(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("motions")
     small = ["--width", "16", "--depth", "1", "--text-width", "16", "--count", "64", "--steps", "2", "--batch", "4"]
     quiet = ["--precision", "no", "--hold-out", "0", "--show", "0", "--log", "0", "--save", "0", "--cpu"]
-    assert main(["train", "mdm", *small, *quiet, "--out", str(folder)]) == 0
+    assert main(["train", "mdm", *small, *quiet, "--processes", "1", "--out", str(folder)]) == 0
     return folder
 
 

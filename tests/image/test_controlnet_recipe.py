@@ -17,7 +17,7 @@ from core.nn.controlnet import ControlCond
 from core.recipe import load
 from core.train import newest
 
-QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--cpu"]
+QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
 
 

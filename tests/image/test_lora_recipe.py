@@ -18,7 +18,7 @@ from core.layout.lora import load as load_lora
 from core.recipe import build, load
 from core.train import newest
 
-QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--cpu"]
+QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
 
 
