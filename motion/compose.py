@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
+from core.denoiser import Bound
 from core.edit.parts import Part, in_parts, ramp
 from core.random import Noise
 from core.recipe import Sampling
 from core.sample.step import run
+from core.schedule import Schedule
 from core.system import Diffusion
 from motion.editing import features_of
 from motion.skeleton import HUMAN, Skeleton
@@ -94,6 +96,20 @@ def _told(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
     return system.conditioner(batch).to(system.like.device)
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A denoiser that was told everything before."""
+
+    bound: Bound
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.bound.schedule
+
+    def bind(self, cond: Cond = Cond()) -> Bound:
+        return self.bound
+
+
 @torch.no_grad()
 def _sampled(
     system: Diffusion,
@@ -103,7 +119,10 @@ def _sampled(
     sampling: Sampling,
     correction: float,
 ) -> Tensor:
-    denoiser = in_parts(system.guided(sampling.guidance, sampling.guide), parts, correction)
+    guided = system.guided(sampling.guidance, sampling.guide)
+    # A guidance by 1 is what it does besides: feet that were planted in every part are planted in the whole.
+    whole = sampling.guide(_Whole(in_parts(guided, parts, correction)), system.conditioner.null(1), 1.0)
+    denoiser = whole.bind()
     times = sampling.grid(denoiser.schedule, sampling.steps)
     sigma = denoiser.schedule(times[:1])[1]
     x = (noise.start(shape) * sigma).to(system.like)

@@ -10,6 +10,7 @@ is read off a quaternion. And T poses give T - 1 rows, because a row needs the n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,13 +163,25 @@ def decode_root(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode(features: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     """Features (..., T, 12 J - 1) -> poses (..., T, J, 3) from the positions, as metrics want them."""
+    undo, root = decode_root(features)
+    limbs = range(1, skeleton.joints)
+    return torch.cat([root[..., None, :], _standing(features, undo, root, limbs, skeleton)], dim=-2)
+
+
+def decode_limbs(features: Tensor, joints: Sequence[int], skeleton: Skeleton = HUMAN) -> Tensor:
+    """Features (..., T, 12 J - 1) -> some joints (..., T, N, 3), none of them the root, as ``decode`` has them."""
+    return _standing(features, *decode_root(features), joints, skeleton)
+
+
+def _standing(features: Tensor, undo: Tensor, root: Tensor, joints: Sequence[int], skeleton: Skeleton) -> Tensor:
+    """Joints (..., T, N, 3) where the body stands and faces. Raises ValueError for features of another skeleton."""
     if features.shape[-1] != skeleton.features:
         raise ValueError(f"a frame of this skeleton has {skeleton.features} features, not {features.shape[-1]}")
-    undo, root = decode_root(features)
     positions = features[..., Groups(skeleton.joints).slices()[3]].unflatten(-1, (skeleton.joints - 1, 3))
+    if len(joints) < skeleton.joints - 1:
+        positions = positions[..., [joint - 1 for joint in joints], :]
     ground = root[..., None, :] * root.new_tensor([1.0, 0.0, 1.0])
-    turned = rotate(inverse(undo)[..., None, :], positions) + ground
-    return torch.cat([root[..., None, :], turned], dim=-2)
+    return rotate(inverse(undo)[..., None, :], positions) + ground
 
 
 def decode_rotations(features: Tensor, lengths: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from motion.features import Groups, Normal, decode
+from motion.features import Groups, Normal, decode, decode_limbs
 from motion.skeleton import HUMAN, Skeleton
 
 
@@ -46,13 +46,12 @@ class Geometry:
         """The loss of x0 as it is estimated (B, T, D), normalised, beside the true x -> (B,)."""
         normal = self.normal()
         features, truth = normal.undo(clean), normal.undo(x)
-        guess, known = decode(features, self.skeleton), decode(truth, self.skeleton)  # (B, T, J, 3)
         exists = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
         both = exists[:, 1:] & exists[:, :-1]
         rests = truth[..., Groups(self.skeleton.joints).slices()[6]] > 0.5  # (B, T, 4)
-        slides = guess[:, :, list(self.skeleton.feet)].diff(dim=1) * rests[:, :-1, :, None]
-        if self.local:
-            guess, known = poses(features, self.skeleton), poses(truth, self.skeleton)
+        slides = decode_limbs(features, self.skeleton.feet, self.skeleton).diff(dim=1) * rests[:, :-1, :, None]
+        seen = poses if self.local else decode
+        guess, known = seen(features, self.skeleton), seen(truth, self.skeleton)  # (B, T, J or J - 1, 3)
         return (
             self.positions * mean((guess - known) ** 2, exists)
             + self.velocities * mean((guess.diff(dim=1) - known.diff(dim=1)) ** 2, both)
