@@ -122,7 +122,7 @@ def _sampled(
     guided = system.guided(sampling.guidance, sampling.guide)
     # A guidance by 1 is what it does besides: feet that were planted in every part are planted in the whole.
     whole = sampling.guide(_Whole(in_parts(guided, parts, correction)), system.conditioner.null(1), 1.0)
-    denoiser = whole.bind()
+    denoiser = whole.bind(Cond())
     times = sampling.grid(denoiser.schedule, sampling.steps)
     sigma = denoiser.schedule(times[:1])[1]
     x = (noise.start(shape) * sigma).to(system.like)
