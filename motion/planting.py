@@ -64,7 +64,7 @@ def plant(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tenso
     bent = joints.clone()
     for side, leg in enumerate(legs):
         toe = joints[:, :, leg[-1]]
-        _bend(bent, leg, placed(toe, told[..., side], skeleton) - toe)
+        _bend(bent, leg, placed(toe, told[..., side], exists, skeleton) - toe)
     undo, _ = decode_root(features)
     found = features.clone()
     parts = zip((positions, rotations, velocities), limbs(bent, undo, skeleton), (1, 1, 0), strict=True)
@@ -76,8 +76,11 @@ def plant(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tenso
     return found
 
 
-def placed(toe: Tensor, rests: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
-    """Where a toe (B, T, 3) goes that rests, they say, on the way to the next frame (B, T): planted, or lifted."""
+def placed(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+    """Where a toe (B, T, 3) goes that rests, they say, on the way to the next frame (B, T): planted, or lifted.
+
+    Frames that do not exist (B, T) change no other.
+    """
     ground = toe[..., [0, 2]]
     slow = ground.diff(dim=1).norm(dim=-1) < skeleton.still**0.5
     low = toe[..., 1] < LOW
@@ -91,10 +94,17 @@ def placed(toe: Tensor, rests: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     middles = member.transpose(1, 2) @ ground / member.sum(1).clamp_min(1)[..., None]  # (B, n, 2)
     shift = faded((member @ middles - ground) * planted[..., None], planted)
     ground = ground + shift
-    fast = ground.diff(dim=1).norm(dim=-1) > SLIDE / skeleton.fps
+    fast = (ground.diff(dim=1).norm(dim=-1) > SLIDE / skeleton.fps) & exists[:, 1:] & exists[:, :-1]
     travels = (F.pad(fast, (0, 1)) | F.pad(fast, (1, 0))) & ~planted
-    height = torch.where(travels, toe[..., 1].clamp_min(1.1 * NEAR), toe[..., 1])
-    return torch.stack([ground[..., 0], height, ground[..., 1]], dim=-1)
+    lift = (1.1 * NEAR - toe[..., 1]).clamp_min(0) * travels
+    return torch.stack([ground[..., 0], toe[..., 1] + arched(lift), ground[..., 1]], dim=-1)
+
+
+def arched(lift: Tensor, reach: int = 3) -> Tensor:
+    """A lift (B, T), nowhere less, that rises and falls over ``reach`` frames along a raised cosine."""
+    away = torch.arange(-reach, reach + 1, dtype=lift.dtype, device=lift.device)
+    fades = (1 + torch.cos(torch.pi * away / (reach + 1))) / 2  # 1 in the middle
+    return (F.pad(lift, (reach, reach)).unfold(-1, 2 * reach + 1, 1) * fades).amax(-1)
 
 
 def faded(shift: Tensor, known: Tensor) -> Tensor:
