@@ -146,7 +146,7 @@ def _leg(toe: int, skeleton: Skeleton) -> list[int]:
     return chain
 
 
-def planting(normal: Callable[[], Normal], below: float = 0.3, within: Guide = Guided) -> Guide:
+def planting(normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided) -> Guide:
     """A guidance that also plants the feet where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:

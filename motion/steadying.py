@@ -72,7 +72,7 @@ def lines(exists: Tensor, deviation: float) -> Tensor:
     return torch.where(seen, fitted, torch.eye(len(places)).to(fitted))
 
 
-def steadying(below: float = 0.3, deviation: float = 1.0, within: Guide = Guided) -> Guide:
+def steadying(below: float = 0.5, deviation: float = 1.0, within: Guide = Guided) -> Guide:
     """A guidance that also steadies where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
