@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
+from app.training import Options, processes_for
 from core.checkpoint import read
+from core.recipe import build
 from core.record import read as read_log
 
 ROOT = Path(__file__).parents[2]
@@ -70,3 +74,15 @@ def test_a_stop_reaches_all_and_keeps_a_checkpoint(tmp_path: Path) -> None:
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped at step" in complaint
     assert len(list((tmp_path / "checkpoints").glob("step-*.safetensors"))) == 1
+
+
+def test_a_preset_says_how_many_processes_where_cores_can_share_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(batch: int = 8, **typed: object) -> int:
+        recipe = build("image.recipes.ldm.tiny", {"batch": batch})
+        return processes_for(recipe, dataclasses.replace(Options(), cpu=True, **typed))
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert count() == 2 and count(batch=7) == 1
+    assert count(processes=1) == 1 and count(batch=7, processes=3) == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert count() == 1

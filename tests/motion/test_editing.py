@@ -5,15 +5,17 @@ The closed form is a mixture of real clips: given the kept frames of one of them
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from core.cond import Cond
-from core.denoiser import Bound, Denoiser
+from core.denoiser import Bindable, Bound, Denoiser
 from core.edit import Inpainted, inpaint
 from core.grid import trailing
-from core.guidance import Thresholded
+from core.guidance import Guided, Thresholded
 from core.mixture import Mixture
 from core.nn.mdm import MDM, Encoder
 from core.prediction import X0
@@ -211,6 +213,16 @@ def test_a_sequence_of_one_is_plain_sampling_and_ends_are_their_own(system: Diff
     assert not torch.allclose(both[:, 40:], other[:, 40:])
     alone = sequence(system, [Segment("walks", 40), Segment("sits", 30)], 8, Noise(3, [1]), SAMPLING)
     torch.testing.assert_close(alone[0], both[1], rtol=0, atol=1e-5)
+
+
+def test_what_a_guidance_does_besides_is_done_to_the_whole_sequence(system: Diffusion) -> None:
+    def counting(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
+        """Says how many frames it sees, in place of x0."""
+        return Thresholded(Guided(denoiser, null, scale), lambda clean: torch.full_like(clean, clean.shape[1]))
+
+    told = [Segment("walks", 40), Segment("sits", 30)]
+    made = sequence(system, told, 8, Noise(3, [0]), dataclasses.replace(SAMPLING, guide=counting))
+    torch.testing.assert_close(made, torch.full_like(made, 62.0))
 
 
 def test_limbs_are_told_different_things(system: Diffusion) -> None:
