@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.nn.blocks import Attention, Style, silu
+from core.nn.doubling import doubled
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ class Double(nn.Module):
         self.conv = style.conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return h
+        return doubled(x, self.conv)
 
 
 class Level(nn.Module):

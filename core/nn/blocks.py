@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.nn.attention import attend, merge_heads, split_heads
+from core.nn.doubling import doubled
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -111,10 +112,8 @@ class Residual(nn.Module):
 
     def told(self, x: Tensor, time: Tensor) -> Tensor:
         """The block when its projection of the embedding, (B or 1, out) or twice as wide, is known already."""
-        h = silu(self.norm1(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h)
+        h = self._first(silu(self.norm1(x)))
+        x = x if self.resample is None else self.resample(x)
         time = self.style.spread(time)
         if self.style.scale_shift:
             scale, shift = time.chunk(2, dim=1)
@@ -123,6 +122,13 @@ class Residual(nn.Module):
             h = self.norm2(h + time)
         h = self.conv2(F.dropout(silu(h), self.style.dropout, self.training))
         return h + (x if self.skip is None else self.skip(x))
+
+    def _first(self, h: Tensor) -> Tensor:
+        """The first convolution, of the map as it is resampled."""
+        if isinstance(self.resample, Double):
+            return doubled(h, self.conv1)
+        out: Tensor = self.conv1(h if self.resample is None else self.resample(h))
+        return out
 
 
 class Attention(nn.Module):
@@ -184,5 +190,4 @@ class RepeatedUp(nn.Module):
         self.conv = style.conv(channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return h
+        return doubled(x, self.conv)

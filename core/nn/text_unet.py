@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.cond import Cond
 from core.nn.blocks import Residual, StridedDown, Style, silu, zero
+from core.nn.doubling import doubled
 from core.nn.embeddings import kept, sinusoid
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import Reading, SpatialTransformer, listed
@@ -71,6 +72,8 @@ class Enlarge(nn.Module):
         self.conv = style.conv(channels, channels)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        if size == torch.Size(2 * length for length in x.shape[2:]):
+            return doubled(x, self.conv)
         h: Tensor = self.conv(F.interpolate(x, size=size, mode="nearest"))
         return h
 

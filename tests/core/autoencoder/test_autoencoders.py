@@ -22,15 +22,16 @@ def randomised(module: nn.Module) -> None:
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @torch.no_grad()
 def test_bands_and_slices_give_what_the_whole_gives(dims: int) -> None:
+    torch.manual_seed(0)
     net = KLAutoencoder(Plan(2, 3, (8, 16, 16), 1, dims=dims, groups=4))
     randomised(net)
     z = torch.randn(2, 3, *(6, 5, 4)[:dims])
     whole = net.decode(z)
+    apart = 1e-5 * whole.abs().max()
     assert whole.shape == (2, 2, *(24, 20, 16)[:dims])
     for bands in (2, 3, 6):
-        assert (net.decode(z, bands) - whole).abs().max() < 1e-4
-        assert (net.decode(z.contiguous(), bands) - whole).abs().max() < 1e-5
-    assert (net.decode(z, bands=3, sliced=True) - whole).abs().max() < 1e-5
+        assert (net.decode(z, bands) - whole).abs().max() < apart
+    assert (net.decode(z, bands=3, sliced=True) - whole).abs().max() < apart
     with pytest.raises(ValueError, match="7 bands of a code with 6 rows"):
         net.decode(z, bands=7)
 

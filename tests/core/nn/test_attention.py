@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from core.nn import attention
-from core.nn.attention import attend, by_products
+from core.nn.attention import attend, by_products, filled
 
 
 def heads(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -29,6 +29,35 @@ def test_two_products_equal_the_fused_kernel(mask: Tensor | None, scale: float |
     for one, other in zip(theirs, ours):
         assert one.grad is not None and other.grad is not None
         assert torch.allclose(other.grad.nan_to_num(), one.grad.nan_to_num(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_narrow_heads_filled_with_zeros_say_the_same(
+    monkeypatch: pytest.MonkeyPatch, mask: Tensor | None, scale: float | None
+) -> None:
+    ways = {}
+    for few in (0, 10**9):
+        monkeypatch.setattr(attention, "FEW", few)
+        parts = [x.requires_grad_() for x in heads()]
+        out = attend(*parts, mask, scale)
+        out.square().sum().backward()
+        ways[few] = [out, *(part.grad for part in parts)]
+    for one, other in zip(*ways.values()):
+        assert torch.allclose(one.nan_to_num(), other.nan_to_num(), rtol=0, atol=1e-13)
+
+
+def test_only_narrow_heads_with_many_pairs_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+
+    def counted(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+        widths.append(query.shape[-1])
+        return filled(query, key, value, mask, scale)
+
+    monkeypatch.setattr(attention, "filled", counted)
+    for width, places in ((8, 128), (8, 127), (16, 128), (15, 128)):
+        attend(*torch.randn(3, 1, 2, places, width))
+    assert widths == [8, 15]
 
 
 @pytest.mark.parametrize("autocast", [False, True])

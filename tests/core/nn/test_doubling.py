@@ -1,0 +1,98 @@
+"""Doubling and convolving in one step gives what the two steps give, in values and in gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.nn import doubling
+from core.nn.doubling import doubled
+from core.nn.lora import Addition, Attached, LoRA
+
+KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+SHAPES = {1: (2, 3, 300), 2: (2, 3, 15, 20), 3: (2, 3, 4, 9, 8)}
+
+
+@pytest.fixture
+def transposed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The dimensions of every transposed convolution that was made."""
+    made: list[int] = []
+    for dims, function in doubling.TRANSPOSED.items():
+
+        def counted(*inputs: Tensor, stride: int, padding: int, dims: int = dims, function=function) -> Tensor:  # type: ignore[no-untyped-def]
+            made.append(dims)
+            return function(*inputs, stride=stride, padding=padding)
+
+        monkeypatch.setitem(doubling.TRANSPOSED, dims, counted)
+    return made
+
+
+def in_two_steps(x: Tensor, conv: nn.Module) -> Tensor:
+    out: Tensor = conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    return out
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_step_equals_two(dims: int, bias: bool, transposed: list[int]) -> None:
+    torch.manual_seed(0)
+    conv = KINDS[dims](3, 5, 3, padding=1, bias=bias, dtype=torch.float64)
+    grads = []
+    for way in (doubled, in_two_steps):
+        x = torch.randn(SHAPES[dims], dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        conv.zero_grad()
+        out = way(x, conv)
+        out.sin().sum().backward()
+        grads.append([out, x.grad, *(value.grad.clone() for value in conv.parameters())])
+    assert transposed == [dims]
+    for one, other in zip(*grads):
+        assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_forward_derivatives_pass_through(transposed: list[int]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, 3, padding=1, dtype=torch.float64)
+    x, v = torch.randn(2, *SHAPES[2], dtype=torch.float64)
+    _, one = torch.func.jvp(lambda x: doubled(x, conv), (x,), (v,))
+    assert transposed
+    assert torch.allclose(one, F.conv2d(F.interpolate(v, scale_factor=2.0), conv.weight, padding=1), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(3, 6, 3, padding=1, groups=3),
+        nn.Conv2d(3, 6, 3, padding=1, stride=2),
+        nn.Conv2d(3, 6, 3, padding=2, dilation=2),
+        nn.Conv2d(3, 6, 3),
+        nn.Conv2d(3, 6, 5, padding=2),
+        nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh()),
+    ],
+)
+def test_other_layers_take_two_steps(conv: nn.Module, transposed: list[int]) -> None:
+    x = torch.randn(SHAPES[2])
+    assert torch.equal(doubled(x, conv), in_two_steps(x, conv))
+    assert not transposed
+
+
+def test_few_places_take_two_steps(transposed: list[int]) -> None:
+    conv = nn.Conv2d(3, 6, 3, padding=1)
+    doubled(torch.randn(2, 3, 16, 15), conv)
+    assert not transposed
+    doubled(torch.randn(2, 3, 16, 16), conv)
+    assert transposed
+
+
+def test_a_lora_on_the_layer_is_heard() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1))
+    x = torch.randn(SHAPES[2])
+    lora = LoRA({"0": [Addition(torch.randn(2, 3, 3, 3), torch.randn(6, 2))]})
+    plain = doubled(x, net[0])
+    attached = Attached(net, [lora])
+    heard = doubled(x, net[0])
+    assert torch.equal(heard, in_two_steps(x, net[0]))
+    assert (heard - plain).abs().max() > 0.1
+    attached.fuse()
+    assert torch.allclose(doubled(x, net[0]), heard, atol=1e-5)
