@@ -36,6 +36,15 @@ class Bound:
         """x (B, ...) and t () or (B,) -> x0 (B, ...)."""
         return self.estimate(x, t).clean
 
+    def mended(self, mend: Callable[[Tensor], Tensor]) -> Bound:
+        """The same denoiser, but for its x0 (B, ...), which ``mend`` changes."""
+
+        def estimate(x: Tensor, t: Tensor) -> Estimate:
+            clean, mix = self.estimate(x, t)
+            return Estimate(mend(clean), mix)
+
+        return Bound(self.schedule, estimate)
+
 
 class Bindable(Protocol):
     """Anything that samplers and guidance can work with: a denoiser, or a denoiser wrapped by guidance."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate
+from core.denoiser import Bindable, Bound
 from core.guidance import Guided, Interval
 from core.schedule import Schedule
 from core.system import Guide
@@ -44,15 +44,12 @@ class Planted:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        bound = self.denoiser.bind(cond)
-
-        def estimate(x: Tensor, t: Tensor) -> Estimate:
-            clean, mix = bound.estimate(x, t)
+        def mend(clean: Tensor) -> Tensor:
             exists = torch.ones_like(clean[..., 0], dtype=torch.bool) if cond.valid is None else cond.valid
             normal = self.normal()
-            return Estimate(normal.apply(plant(normal.undo(clean), exists, self.skeleton)), mix)
+            return normal.apply(plant(normal.undo(clean), exists, self.skeleton))
 
-        return Bound(bound.schedule, estimate)
+        return self.denoiser.bind(cond).mended(mend)
 
 
 def plant(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:

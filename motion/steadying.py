@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate
+from core.denoiser import Bindable, Bound
 from core.guidance import Guided, Interval
 from core.schedule import Schedule
 from core.system import Guide
@@ -42,19 +42,17 @@ class Steadied:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        bound = self.denoiser.bind(cond)
         filters: dict[int, Tensor] = {}  # of so many frames
 
-        def estimate(x: Tensor, t: Tensor) -> Estimate:
-            clean, mix = bound.estimate(x, t)
+        def mend(clean: Tensor) -> Tensor:
             frames = clean.shape[1]
             if frames not in filters:
                 exists = torch.ones_like(clean[:1, :, 0]) if cond.valid is None else cond.valid.to(clean)
                 once = lines(exists, self.deviation)
                 filters[frames] = 2 * once - once @ once
-            return Estimate(torch.cat([filters[frames] @ clean[..., :-CONTACTS], clean[..., -CONTACTS:]], dim=-1), mix)
+            return torch.cat([filters[frames] @ clean[..., :-CONTACTS], clean[..., -CONTACTS:]], dim=-1)
 
-        return Bound(bound.schedule, estimate)
+        return self.denoiser.bind(cond).mended(mend)
 
 
 def lines(exists: Tensor, deviation: float) -> Tensor:

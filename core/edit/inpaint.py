@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate
+from core.denoiser import Bindable, Bound
 from core.edit.image import begin
 from core.grid import Grid
 from core.random import Noise
@@ -42,14 +42,12 @@ class Inpainted:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        bound = self.denoiser.bind(cond)
+        return self.denoiser.bind(cond).mended(self.kept)
 
-        def estimate(x: Tensor, t: Tensor) -> Estimate:
-            clean, mix = bound.estimate(x, t)
-            known, mask = self.known.to(clean), self.mask.to(clean)
-            return Estimate(torch.where(mask == 0, known, known + mask * (clean - known)), mix)
-
-        return Bound(bound.schedule, estimate)
+    def kept(self, clean: Tensor) -> Tensor:
+        """An estimate of x0 (B, ...) where the image is made anew, the image elsewhere."""
+        known, mask = self.known.to(clean), self.mask.to(clean)
+        return torch.where(mask == 0, known, known + mask * (clean - known))
 
 
 def inpaint(

@@ -89,13 +89,7 @@ class Thresholded:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        bound = self.denoiser.bind(cond)
-
-        def estimate(x: Tensor, t: Tensor) -> Estimate:
-            clean, mix = bound.estimate(x, t)
-            return Estimate(self.threshold(clean), mix)
-
-        return Bound(self.schedule, estimate)
+        return self.denoiser.bind(cond).mended(self.threshold)
 
 
 @dataclass(frozen=True)
