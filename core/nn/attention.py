@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.nn.pieces import piecewise
+
 SHORT = 256 * 256
 """Pairs of queries and keys up to which two products are faster in bfloat16 on a CPU than the fused kernel."""
 
 NARROW = 16
 """Width up to which heads are filled with zeros on a CPU, whose kernel takes half as long again for heads of 8."""
+HEADS = 2  # that are filled at once while sampling
 FEW = 128 * 128
 """Pairs of queries and keys below which that gains nothing."""
 
@@ -38,8 +41,13 @@ def filled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
     """The same by heads of ``NARROW`` channels, the last of them zeros, which change no product."""
     width = query.shape[-1]
     scale = width**-0.5 if scale is None else scale
-    query, key, value = (F.pad(x, (0, NARROW - width)) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)[..., :width]
+
+    def some(*heads: Tensor) -> Tensor:
+        query, key, value = (F.pad(x, (0, NARROW - width)) for x in heads)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)[..., :width]
+
+    alike = mask is None or mask.shape[1] == 1  # to all heads
+    return piecewise(some, HEADS if alike else query.shape[1], query, key, value)
 
 
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Perceptrons in pieces: what is widest in a transformer stays small while sampling, and in the processor's cache."""
+"""Transformers in pieces: what is widest in them stays small while sampling, and in the processor's cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def piecewise(think: Callable[..., Tensor], size: int, *tokens: Tensor) -> Tensor:
-    """``think`` of tokens (B, N, D) that know nothing of each other, ``size`` of them at a time -> (B, N, D).
+    """``think`` of tokens (B, N, ...) that know nothing of each other, ``size`` of them at a time -> (B, N, ...).
 
     All at once where gradients keep everything, or where a compiler sees to it.
     """

@@ -10,7 +10,7 @@ from core.nn.doubling import doubled
 from core.nn.lora import Addition, Attached, LoRA
 
 KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-SHAPES = {1: (2, 3, 300), 2: (2, 3, 15, 20), 3: (2, 3, 4, 9, 8)}
+SHAPES = {1: (2, 3, 600), 2: (2, 3, 25, 24), 3: (2, 3, 7, 9, 10)}
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def test_other_layers_take_two_steps(conv: nn.Module, transposed: list[int]) -> 
 
 def test_few_places_take_two_steps(transposed: list[int]) -> None:
     conv = nn.Conv2d(3, 6, 3, padding=1)
-    doubled(torch.randn(2, 3, 16, 15), conv)
+    doubled(torch.randn(2, 3, 32, 15), conv)
     assert not transposed
-    doubled(torch.randn(2, 3, 16, 16), conv)
+    doubled(torch.randn(2, 3, 32, 16), conv)
     assert transposed
 
 
