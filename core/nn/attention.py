@@ -44,7 +44,8 @@ def filled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
     def some(*heads: Tensor) -> Tensor:
         query, key, value = (F.pad(x, (0, NARROW - width)) for x in heads)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)[..., :width]
+        wide = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return wide[..., :width].contiguous()  # or the zeros would be kept
 
     alike = mask is None or mask.shape[1] == 1  # to all heads
     return piecewise(some, HEADS if alike else query.shape[1], query, key, value)
