@@ -86,9 +86,9 @@ def tiny(
     singles: int = 4,
     patch: int = 2,
     text_width: int = 64,
-    steps: int = 7_200,
-    batch: int = 64,
-    lr: float = 1e-3,
+    steps: int = 4_600,
+    batch: int = 128,
+    lr: float = 1.4e-3,
     count: int = 50_000,
 ) -> Recipe:
     """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
