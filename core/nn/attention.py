@@ -16,7 +16,7 @@ SHORT = 256 * 256
 """Pairs of queries and keys up to which two products are faster in bfloat16 on a CPU than the fused kernel."""
 
 NARROW = 16
-"""Width up to which heads are filled with zeros on a CPU, whose kernel takes half as long again for heads of 8."""
+"""Width below which heads are filled with zeros on a CPU, whose kernel takes half as long again for heads of 8."""
 HEADS = 2  # that are filled at once while sampling
 FEW = 128 * 128
 """Pairs of queries and keys below which that gains nothing."""
@@ -47,7 +47,7 @@ def filled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
         wide = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
         return wide[..., :width].contiguous()  # or the zeros would be kept
 
-    alike = mask is None or mask.shape[1] == 1  # to all heads
+    alike = mask is None or mask.ndim < 3 or mask.shape[-3] == 1  # to all heads
     return piecewise(some, HEADS if alike else query.shape[1], query, key, value)
 
 

@@ -47,6 +47,18 @@ def test_narrow_heads_filled_with_zeros_say_the_same(
         assert torch.allclose(one.nan_to_num(), other.nan_to_num(), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 1, 9), (2, 5, 7, 9), (5, 7, 9), (5, 1, 9), (1, 7, 9)])
+@torch.no_grad()
+def test_heads_filled_a_few_at_a_time_keep_their_masks(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 5, n, 8, dtype=torch.float64) for n in (7, 9, 9))
+    mask = torch.rand(shape) < 0.7
+    mask[..., 0] = True
+    plain = attend(query, key, value, mask)
+    monkeypatch.setattr(attention, "FEW", 0)
+    assert torch.allclose(attend(query, key, value, mask), plain, rtol=0, atol=1e-13)
+
+
 def test_only_narrow_heads_with_many_pairs_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
 
