@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from app.options import parse
-from core.checkpoint import KEY, CheckpointError, outline, read_metadata
+from core.checkpoint import KEY, CheckpointError, outline
 from core.layout.detect import Found, detect, parameters, precision, split
-from core.recipe import build
+from core.recipe import build, read_header
 from core.system import Diffusion
 
 ABOUT = """Say what a file or a folder of weights is: architecture, layout, prediction, schedule, precision, size. Only
@@ -105,7 +105,7 @@ def part_rows(found: Found, tensors: Mapping[str, Tensor], whole: bool = False) 
 
 def own_rows(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The rows of one of our checkpoints. Its system is built without memory, so that it can say what it is."""
-    metadata = read_metadata(path)
+    metadata = read_header(path)
     names = list(metadata["averages"])
     rows = {
         "file": str(path),

@@ -10,6 +10,7 @@ from typing import Any
 from app.loras import weighed
 from app.options import option, parse
 from app.sampling import Drawing, digest, drawn, newest, opened, words_of
+from core.provenance import FORMAT
 
 ABOUT = """Read the settings in a picture that `langevin sample` wrote, draw it again and compare.
 Example: langevin replay samples.png"""
@@ -51,6 +52,10 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are written")
     loaded.recipe.show(new, samples, settings)
     same = new.read_bytes() == old.read_bytes()
+    if settings["format"] < FORMAT:  # the same picture is written with its settings in today's format
+        from image.sheet import same_pixels
+
+        same = same_pixels(new, old)
     print(f"{new}: {'the same picture' if same else 'NOT the same picture'}, {seconds:.1f} s, {words_of(settings)}")
     if not same:
         raise ValueError(f"{new} differs from {old}: the software or the machine is not the one that made it")

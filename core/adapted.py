@@ -34,6 +34,11 @@ class Adapted(Diffusion):
         self.attached = Attached(net, [self.lora])
         save_only(self, OWN)
 
+    def names_layers(self) -> tuple[str, nn.Module]:
+        """A LoRA's tensors carry the names of the network's layers."""
+        assert isinstance(self.denoiser.net, nn.Module)
+        return f"{OWN}layers", self.denoiser.net
+
 
 def save_only(system: nn.Module, own: str) -> None:
     """Leave everything but the tensors whose names begin with ``own`` out of a system's state, where none misses it."""

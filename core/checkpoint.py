@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 KEY = "langevin"  # the metadata entry that holds everything, as JSON
+FORMAT = 1  # of the checkpoints that are written; those without a number are of format 0
 DRAFT = ".draft-"  # how the names of unfinished files begin
 DTYPES = {  # as a file's header calls them
     "F64": torch.float64,
@@ -87,7 +88,7 @@ def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint so that ``path`` holds either all of it or what was there before; see ``write_whole``."""
     data = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    write_whole(path, save(_unshared(data), {KEY: json.dumps(metadata)}))
+    write_whole(path, save(_unshared(data), {KEY: json.dumps({"format": FORMAT, **metadata})}))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -178,7 +179,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself."""
+    """What a checkpoint says about itself, in the names of its "format".
+
+    Raises CheckpointError for what is no checkpoint, and for one of a newer format.
+    """
     with _opened(path) as file:
         words = (file.metadata() or {}).get(KEY)
     if words is None:
@@ -186,10 +190,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(words)
         _ = metadata["recipe"], metadata["arguments"], list(metadata["averages"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        written = int(metadata.get("format", 0))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the description inside {path} is damaged: the file cannot open itself") from error
-    found: dict[str, Any] = metadata
-    return found
+    if written > FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {written}, and this version of Langevin reads formats up to {FORMAT}: "
+            "install a newer one"
+        )
+    return {**metadata, "format": written}
 
 
 def read(path: Path, prefix: str = "") -> Mapped:

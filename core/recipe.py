@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from core.checkpoint import CheckpointError, fill, read, read_metadata
+from core.aliases import known
+from core.checkpoint import FORMAT, CheckpointError, fill, read, read_metadata
 from core.data import Augment, Dataset
 from core.ema import Constant, Power, Profile
 from core.grid import Grid
@@ -244,7 +245,7 @@ def load(path: Path, average: str | None = None, packages: Sequence[str] | None 
 
     Raises CheckpointError, in one sentence, for whatever is not a checkpoint of this repository or does not fit.
     """
-    metadata = read_metadata(path)
+    metadata = read_header(path, packages)
     names = [*metadata["averages"], "model"]
     chosen = average or names[0]
     if chosen not in names:
@@ -254,16 +255,38 @@ def load(path: Path, average: str | None = None, packages: Sequence[str] | None 
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be opened: {error}") from error
     prefix = f"{chosen}/" if chosen in names[-1:] else f"ema/{chosen}/"
-    system = restore(recipe.system, read(path, prefix), path)
+    system = restore(recipe.system, read(path, prefix), path, metadata["format"], packages)
     if not isinstance(system, Diffusion):
         raise CheckpointError(f"{path} is of {recipe.name}, which makes no samples: give a diffusion model")
     return Loaded(recipe, system, metadata)
 
 
-def restore(make: Callable[[], S], state: Mapping[str, Tensor], path: Path) -> S:
-    """A system with the weights ``state``, built without initialising its own. Raises CheckpointError on a misfit."""
+def read_header(path: Path, packages: Sequence[str] | None = None) -> dict[str, Any]:
+    """What a checkpoint says about itself, its recipe and arguments by their names of today; "format" is the file's.
+
+    Raises CheckpointError for what is no checkpoint, and for one of a newer format.
+    """
+    metadata = read_metadata(path)
+    aliases, written = known(domains() if packages is None else packages), metadata["format"]
+    recipe = aliases.recipe(metadata["recipe"], written)
+    return {**metadata, "recipe": recipe, "arguments": aliases.adapt(recipe, metadata["arguments"], written)}
+
+
+def restore(
+    make: Callable[[], S],
+    state: Mapping[str, Tensor],
+    path: Path,
+    written: int = FORMAT,
+    packages: Sequence[str] | None = None,
+) -> S:
+    """A system with the weights ``state`` of a file of format ``written``, built without initialising its own.
+
+    Raises CheckpointError on a misfit.
+    """
     with torch.device("meta"):
         system = make()
+    aliases = known(domains() if packages is None else packages)
+    state = {aliases.tensor(system, name, written): value for name, value in state.items()}
     fill(system, state, path)
     if any(value.is_meta for value in [*system.parameters(), *system.buffers()]):
         # Tables that no state holds (positions, frequencies) exist only in a system that was really built.

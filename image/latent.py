@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from core.autoencoding import Autoencoding
-from core.checkpoint import CheckpointError, fill, read, read_metadata
+from core.checkpoint import CheckpointError, fill, read
 from core.codec import Latents
 from core.data import Dataset
-from core.recipe import Recipe, Start, build, restore
+from core.recipe import Recipe, Start, build, read_header, restore
 from core.system import Diffusion, System
 from core.train import Run, newest, train
 
@@ -45,10 +45,10 @@ def begin_with(autoencoder: str, first: Recipe) -> Start:
 
 def open_autoencoder(path: Path) -> Autoencoding:
     """The averaged autoencoder of a checkpoint. Raises CheckpointError where there is none."""
-    metadata = read_metadata(path)
+    metadata = read_header(path)
     recipe = build(metadata["recipe"], metadata["arguments"])
     name = next(iter(metadata["averages"]))
-    system = restore(recipe.system, read(path, f"ema/{name}/"), path)
+    system = restore(recipe.system, read(path, f"ema/{name}/"), path, metadata["format"])
     if not isinstance(system, Autoencoding):
         raise CheckpointError(f"{path} is of {metadata['recipe']}, not of an autoencoder: give one's checkpoint")
     return system

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -14,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-KEY = "langevin"
+from core.provenance import KEY, dumps, loads
 
 
 def tile(images: Tensor, columns: int | None = None, gap: int = 1) -> Tensor:
@@ -73,7 +72,7 @@ def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns:
 def save_page(path: Path, page: Image.Image, settings: dict[str, object]) -> None:
     """Write a PNG with ``settings`` in its metadata, whole or not at all. Raises OSError where it cannot be written."""
     note = PngImagePlugin.PngInfo()
-    note.add_text(KEY, json.dumps(settings, sort_keys=True))
+    note.add_text(KEY, dumps(settings))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".png")
     try:
@@ -86,7 +85,7 @@ def save_page(path: Path, page: Image.Image, settings: dict[str, object]) -> Non
 
 
 def read_settings(path: Path) -> dict[str, object]:
-    """The settings in a sheet's metadata. Raises ValueError when there are none."""
+    """The settings in a sheet's metadata. Raises ValueError when there are none, or none that can be read."""
     try:
         with Image.open(path) as image:
             text = image.info.get(KEY)
@@ -94,5 +93,10 @@ def read_settings(path: Path) -> dict[str, object]:
         raise ValueError(f"{path} is not a readable PNG: give a sheet that `langevin sample` wrote") from error
     if text is None:
         raise ValueError(f"{path} carries no settings: give a sheet that `langevin sample` wrote")
-    settings: dict[str, object] = json.loads(text)
-    return settings
+    return loads(text, path)
+
+
+def same_pixels(one: Path, other: Path) -> bool:
+    """Whether two pictures show the same, whatever their metadata."""
+    with Image.open(one) as first, Image.open(other) as second:
+        return first.size == second.size and first.mode == second.mode and first.tobytes() == second.tobytes()

@@ -7,19 +7,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import PngImagePlugin
 from torch import Tensor
 
+from core.provenance import KEY, dumps
 from motion.drawing import sheet, write_film
 from motion.features import decode
 from motion.files import Take, write
 from motion.skeleton import HUMAN
 
-KEY = "langevin"  # under which settings are found again in a picture, for every domain
 FILMED = 8  # clips in a film at most
 
 
@@ -36,7 +35,7 @@ def show(path: Path, features: Tensor, settings: Mapping[str, object], frames: S
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         note = PngImagePlugin.PngInfo()
-        note.add_text(KEY, json.dumps(settings, sort_keys=True, default=str))
+        note.add_text(KEY, dumps(settings))
         sheet(clips, captions).save(path, pnginfo=note)
     elif path.suffix in (".gif", ".mp4"):
         write_film(path, clips[:FILMED], HUMAN.fps, captions[:FILMED])

@@ -40,6 +40,8 @@ MAY_IMPORT = {
     "metrics": set(),
     "ema": set(),
     "checkpoint": set(),
+    "aliases": set(),
+    "provenance": set(),
 }
 MAY_IMPORT["compiled"] = PATH | {"autoencoder"}
 BELOW_SYSTEM = set(MAY_IMPORT)

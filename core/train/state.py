@@ -5,7 +5,8 @@ Nothing else is needed to go on: data order, times and noise are functions of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
+from core.aliases import known
+from core.checkpoint import CheckpointError, read, remove_drafts, write
 from core.ema import EMA
 from core.random import network_seed
-from core.recipe import Recipe
+from core.recipe import Recipe, domains, read_header
 from core.system import System
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# model/NAME, ema/PROFILE/NAME or optimizer/NAME/KIND, where NAME is the system's own and may hold a "/", as in a LoRA.
+NAMED = re.compile(r"(?P<before>(?P<adam>optimizer/)|model/|ema/[^/]+/)(?P<own>.+?)(?P<after>(?(adam)/[^/]+))")
 
 
 @dataclass
@@ -106,7 +111,7 @@ def newest(folder: Path) -> Path | None:
 
 def resume(state: State, recipe: Recipe, path: Path) -> None:
     """Go on from a checkpoint. Raises CheckpointError when it is of another run or another model."""
-    metadata = read_metadata(path)
+    metadata = read_header(path)
     ours = {
         "recipe": recipe.name,
         "arguments": dict(recipe.arguments),
@@ -119,7 +124,7 @@ def resume(state: State, recipe: Recipe, path: Path) -> None:
                 f"{path} is of a run with {name} {metadata.get(name)!r}, not {value!r}: "
                 "repeat its settings to go on with it, or choose another folder"
             )
-    stored, own = read(path), dict(_tensors(state))
+    stored, own = _renamed(read(path), state.system, metadata["format"]), dict(_tensors(state))
     if own.keys() != stored.keys():
         name = min(own.keys() ^ stored.keys())
         raise CheckpointError(
@@ -144,6 +149,17 @@ def _tensors(state: State) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in state.system.named_parameters():
         if parameter.requires_grad:
             yield from ((f"optimizer/{name}/{kind}", value) for kind, value in state.adam.state[parameter].items())
+
+
+def _renamed(stored: Mapping[str, Tensor], system: System, written: int) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of format ``written`` by their names of today."""
+    aliases, found = known(domains()), {}
+    for name, value in stored.items():
+        match = NAMED.fullmatch(name)
+        if match is not None:
+            name = match["before"] + aliases.tensor(system, match["own"], written) + match["after"]
+        found[name] = value
+    return found
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import CheckpointError, read_metadata
+from core.checkpoint import CheckpointError
 from core.codec import Latents
 from core.controlled import WithControl, hint_widths
 from core.data import Dataset
 from core.nn.text_unet import TextUNet
-from core.recipe import Recipe, Training, brief, build, constant, cosine, load
+from core.recipe import Recipe, Training, brief, build, constant, cosine, load, read_header
 from core.system import Diffusion
 from core.train import newest
 from image.captioned import Wordless, own_captions
@@ -47,7 +47,7 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
     """
     path = Path(model)
     path = (newest(path) or path) if path.is_dir() else path
-    metadata = read_metadata(path)
+    metadata = read_header(path)
     base = build(metadata["recipe"], metadata["arguments"])
     factor = _factor(base, path)
     height, width = (factor * length for length in base.shape[-2:])

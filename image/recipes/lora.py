@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from core.adapted import Adapted
-from core.checkpoint import CheckpointError, read_metadata
+from core.checkpoint import CheckpointError
 from core.codec import Latents
 from core.ema import Constant, Power
 from core.nn.lora import ATTENTION
-from core.recipe import Recipe, Training, build, cosine, load
+from core.recipe import Recipe, Training, build, cosine, load, read_header
 from core.system import Diffusion
 from core.train import newest
 from image.captioned import own_captions
@@ -60,7 +60,7 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
     """
     path = Path(model)
     path = (newest(path) or path) if path.is_dir() else path
-    metadata = read_metadata(path)
+    metadata = read_header(path)
     base = build(metadata["recipe"], metadata["arguments"])
 
     def system() -> Diffusion:

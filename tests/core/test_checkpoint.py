@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from core.checkpoint import CheckpointError, fill, read, read_metadata, remove_drafts, write
+from core.checkpoint import FORMAT, CheckpointError, fill, read, read_metadata, remove_drafts, write
 
 METADATA = {"recipe": "toy.recipes.points.circle", "arguments": {"width": 8}, "averages": {}, "note": "é"}
 
@@ -23,7 +23,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     tensors = {"model/a": weight, "model/tied": weight, "model/turned": weight.T, "x": torch.tensor(3)}
     tensors["none"] = torch.zeros(0, 3)
     write(path, tensors, METADATA)
-    assert read_metadata(path) == METADATA
+    assert read_metadata(path) == {**METADATA, "format": FORMAT}
     found = read(path)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], value) for name, value in tensors.items())

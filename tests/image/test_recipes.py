@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from app.catalogue import presets, systems
+from core.provenance import FORMAT
 from core.recipe import build, draw, load
 from core.system import Diffusion
 from core.train import Run, train
@@ -64,7 +65,7 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     assert torch.allclose(draw(loaded.recipe, loaded.system, 0, [2], way), samples[2:], atol=1e-4)
     assert loaded.recipe.show is not None
     loaded.recipe.show(tmp_path / "sheet.png", samples, {"seed": 0})
-    assert read_settings(tmp_path / "sheet.png") == {"seed": 0}
+    assert read_settings(tmp_path / "sheet.png") == {"seed": 0, "format": FORMAT}
 
 
 @pytest.mark.parametrize(("name", "function"), OWN_DATA, ids=[name for name, _ in OWN_DATA])

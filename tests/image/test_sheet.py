@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.provenance import FORMAT
 from image.sheet import picture, read_settings, save_sheet, tile
 
 
@@ -27,7 +28,7 @@ def test_levels_are_rounded_to_nearest() -> None:
 def test_settings_come_back(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "sheet.png"
     save_sheet(path, torch.zeros(4, 1, 8, 8), {"seed": 3, "sampler": "heun"})
-    assert read_settings(path) == {"seed": 3, "sampler": "heun"}
+    assert read_settings(path) == {"seed": 3, "sampler": "heun", "format": FORMAT}
     assert [file.name for file in path.parent.iterdir()] == ["sheet.png"]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from motion.features import canonical, decode, encode
 from motion.files import read
-from motion.showing import KEY, show
+from motion.showing import show
 from tests.motion.poses import wander
 
 
@@ -24,7 +24,7 @@ def test_each_ending_makes_its_files(tmp_path: Path, features: torch.Tensor) -> 
     settings = {"captions": ["one", "two"], "seed": 3}
     show(tmp_path / "new" / "a.png", features, settings)
     with Image.open(tmp_path / "new" / "a.png") as page:
-        assert json.loads(page.info[KEY]) == settings
+        assert loads(page.info[KEY], path) == {**settings, "format": FORMAT}
         assert page.height == 2 * 172
     show(tmp_path / "a.gif", features, settings, frames=[4, 6])
     with Image.open(tmp_path / "a.gif") as film:
