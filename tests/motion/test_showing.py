@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from core.provenance import FORMAT, KEY, loads
 from motion.features import canonical, decode, encode
 from motion.files import read
 from motion.showing import show
@@ -24,7 +24,7 @@ def test_each_ending_makes_its_files(tmp_path: Path, features: torch.Tensor) -> 
     settings = {"captions": ["one", "two"], "seed": 3}
     show(tmp_path / "new" / "a.png", features, settings)
     with Image.open(tmp_path / "new" / "a.png") as page:
-        assert loads(page.info[KEY], path) == {**settings, "format": FORMAT}
+        assert loads(page.info[KEY], tmp_path) == {**settings, "format": FORMAT}
         assert page.height == 2 * 172
     show(tmp_path / "a.gif", features, settings, frames=[4, 6])
     with Image.open(tmp_path / "a.gif") as film:
