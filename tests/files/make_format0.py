@@ -1,6 +1,7 @@
-"""Makes tests/files/format0 with the code of commit 6e078cd: run it in a checkout of that commit.
+"""Makes tests/files/format0 with the code of commit 6e078cd: run it in a checkout of that commit, whose
+modules it imports by their names of then.
 
-cd OLD && python .../tests/files/make_format0.py .../tests/files/format0
+cd OLD && PYTHONPATH=$PWD python .../tests/files/make_format0.py .../tests/files/format0
 
 A checkpoint is a real one after two steps of training. So that every tensor shows in the samples, all weights are then
 moved by random numbers; so that the files are small, only a few numbers of each large tensor are not zero, they have 8
@@ -29,8 +30,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path[:0] = [os.environ.setdefault("OLD", os.getcwd())]
-
 import core.train.loop
 from core.checkpoint import read, read_metadata, write
 from core.random import Noise
@@ -38,6 +37,7 @@ from core.recipe import Recipe, build, load
 from core.sample.step import run as walk
 from core.train import Run, train
 from image.latent import open_autoencoder
+from motion.files import read as read_motion
 
 SEED = 7
 CAPTIONS = {"caption": ["a red 7 on white"]}
@@ -208,6 +208,7 @@ def main(out: Path) -> None:
     langevin(["sample", "mdm.safetensors", *walking, "--out", "mdm.png"])
     langevin(["sample", "mdm.safetensors", *walking, "--out", "mdm.bvh"])
     langevin(["sample", "mdm.safetensors", *walking, "--out", "mdm.npz"])
+    stored |= {f"read/{name}": read_motion(Path(name)).joints for name in ("mdm.bvh", "mdm.npz")}
     write(Path("samples.safetensors"), stored, {"recipe": "", "arguments": hashes, "averages": {}})
     for file in [*Path().rglob("*.safetensors"), Path("mdm.bvh")]:
         file.with_name(f"{file.name}.xz").write_bytes(lzma.compress(file.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
