@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from app.main import main as langevin
-from core.checkpoint import read, read_metadata
 from core.random import Noise
 from core.recipe import build, load, read_header
 from core.sample.step import run
-from core.train import Run, newest, train
-from core.train.state import prepare, resume
+from core.train.loop import Run, train
+from core.train.state import newest, prepare, resume
+from core.weights.checkpoint import read, read_metadata
 from image.latent import open_autoencoder
 from motion.files import read as read_motion
 

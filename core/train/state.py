@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from core.aliases import known
-from core.checkpoint import CheckpointError, read, remove_drafts, write
-from core.ema import EMA
 from core.random import network_seed
 from core.recipe import Recipe, domains, read_header
-from core.system import System
+from core.systems.diffusion import System
+from core.train.ema import EMA
+from core.weights.checkpoint import CheckpointError, read, remove_drafts, write
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

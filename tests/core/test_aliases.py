@@ -12,16 +12,17 @@ from torch import nn
 from toy.nursery import digest
 
 from core import aliases
-from core.adapted import Adapted
 from core.aliases import Aliases, ArgumentAlias, RecipeAlias, TensorAlias
-from core.checkpoint import FORMAT, CheckpointError, read, read_metadata, write
 from core.denoiser import Denoiser
 from core.nn.dit import DiT, Patches
 from core.prediction import FlowVelocity
 from core.recipe import build, draw, load
 from core.schedule import Flow
-from core.system import Diffusion
-from core.train import Run, newest, train
+from core.systems.diffusion import Diffusion
+from core.systems.lora import Adapted
+from core.train.loop import Run, train
+from core.train.state import newest
+from core.weights.checkpoint import FORMAT, CheckpointError, read, read_metadata, write
 
 TOY = ("toy",)
 CIRCLE = "toy.recipes.points.circle"
