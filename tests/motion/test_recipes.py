@@ -11,7 +11,6 @@ import torch
 from core.cond import Cond
 from core.denoiser import Denoiser
 from core.grid import trailing
-from core.nn.mdm import MDM, Encoder
 from core.objective import velocity
 from core.prediction import X0
 from core.random import Draw, Noise
@@ -19,7 +18,8 @@ from core.recipe import build, domains, told
 from core.sample.ddpm import ddpm
 from core.sample.step import run
 from core.schedule import Discrete, cosine_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from motion.nn.mdm import MDM, Encoder
 from motion.told import held
 
 TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
