@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.app.conftest import Command
 from tests.app.test_bad_input import ROOT, environment, refused
-from tests.core.layout.text_unets import SD1
+from tests.core.weights.text_unets import SD1
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

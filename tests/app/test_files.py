@@ -22,9 +22,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from app.inspect import weights_in
-from core.layout.text_unet import load_diffusers
+from core.weights.text_unet import load_diffusers
 from tests.app.conftest import Command
-from tests.core.layout.text_unets import SD1, SD2, SDXL, randomise
+from tests.core.weights.text_unets import SD1, SD2, SDXL, randomise
 from tests.image.tiny_pipelines import flux as tiny_flux
 from tests.image.tiny_pipelines import sd3 as tiny_sd3
 from tests.image.tiny_pipelines import stable_diffusion

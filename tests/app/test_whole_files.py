@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from tests.app.conftest import Command
 from tests.app.test_files import TINY_FLUX, TINY_SD3, VAE, WEIGHTS, WIDE_XL, same, saved
-from tests.core.layout.text_unets import SD2
+from tests.core.weights.text_unets import SD2
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from app.main import main
-from core.controlled import OWN, WithControl
 from core.nn.controlnet import ControlCond
 from core.recipe import load
-from core.train import newest
+from core.systems.controlnet import OWN, WithControl
+from core.train.state import newest
 
 QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]

@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from app.main import main
-from core.adapted import Adapted
 from core.cond import Cond
-from core.layout.lora import load as load_lora
 from core.recipe import build, load
-from core.train import newest
+from core.systems.lora import Adapted
+from core.train.state import newest
+from core.weights.lora import load as load_lora
 
 QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]

@@ -12,8 +12,8 @@ import torch
 
 from app.catalogue import presets, systems
 from core.recipe import build, draw, load
-from core.system import Diffusion
-from core.train import Run, train
+from core.systems.diffusion import Diffusion
+from core.train.loop import Run, train
 from image.sheet import read_settings
 
 FOUND = [

@@ -13,7 +13,7 @@ from core.nn.mmdit import MMDiT
 from core.random import Draw
 from core.recipe import Loaded, build, draw, load
 from core.schedule import Flow
-from core.train import Run, train
+from core.train.loop import Run, train
 
 SIZES = {"heads": 1, "depth": 2, "text_width": 16}
 SHORT = {"steps": 2, "batch": 4, "count": 40}

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from core.recipe import build
-from core.train import Run, newest, train
+from core.train.loop import Run, train
+from core.train.state import newest
 
 WORDS = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 
