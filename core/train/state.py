@@ -18,7 +18,7 @@ from torch import Tensor
 from core.aliases import known
 from core.random import network_seed
 from core.recipe import Recipe, domains, read_header
-from core.systems.diffusion import System
+from core.systems.system import System
 from core.train.ema import EMA
 from core.weights.checkpoint import CheckpointError, read, remove_drafts, write
 

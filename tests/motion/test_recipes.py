@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Denoiser
+from core.denoiser import Bindable, Bound, Denoiser, Estimate
 from core.grid import trailing
+from core.guidance import Guided
 from core.objective import velocity
 from core.prediction import X0
 from core.random import Draw, Noise
-from core.recipe import build, domains, told
+from core.recipe import build, domains, draw, told
 from core.sample.ddpm import ddpm
 from core.sample.step import run
-from core.schedule import Discrete, cosine_betas
-from core.systems.diffusion import Diffusion
+from core.schedule import Discrete, Schedule, cosine_betas
+from core.systems.diffusion import Diffusion, Guide
+from motion.features import Groups, decode
+from motion.generator import Motions, normal_of
 from motion.nn.mdm import MDM, Encoder
+from motion.physics import jerk, sliding
+from motion.skeleton import HUMAN
 from motion.told import held
 
 TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
 NAMES = ("mdm", "motiondiffuse", "motion_flow")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A denoiser whose x0 is the same whatever it is given."""
+
+    schedule: Schedule
+    clean: Tensor
+
+    def bind(self, cond: Cond = Cond()) -> Bound:
+        return Bound(self.schedule, lambda x, t: Estimate(self.clean.to(x).repeat(len(x) // len(self.clean), 1, 1)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,6 +68,40 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     assert recipe.show is not None
     recipe.show(tmp_path / "motions.png", x, told(asked))
     assert (tmp_path / "motions.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
+    """A model whose clips glide and shake: as drawn by default they do neither, under plain guidance both."""
+    recipe = build(f"motion.recipes.{name}.tiny", TINY)
+    normal = normal_of()
+    found = Motions(8, normal).get(range(8))
+    features, valid = normal.undo(found["x"]), found["valid"]
+    _, velocity_of_root, _, positions, *_ = Groups(HUMAN.joints).slices()
+    features[..., velocity_of_root.start + 1] += 0.02  # metres a frame
+    features[:, ::2, positions] += 0.02
+    rough = normal.apply(features)
+
+    class Rough(Diffusion):
+        """Whose x0 is always the rough clips."""
+
+        def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
+            return guide(Fixed(self.denoiser.schedule, rough), Cond(), scale)
+
+    system = recipe.system()
+    assert isinstance(system, Diffusion)
+    made = Rough(system.denoiser, system.conditioner, objective=system.objective).eval()
+    asked = replace(recipe, ask=lambda seed, samples: {"caption": found["caption"], "valid": valid})
+    joints = {
+        chosen: decode(normal.undo(draw(asked, made, 0, range(8), replace(recipe.sampling, guide=guide))))
+        for chosen, guide in (("default", recipe.sampling.guide), ("plain", Guided))
+    }
+    slid, shook = (
+        {chosen: float(measure(x, HUMAN.fps, valid).mean()) for chosen, x in joints.items()}
+        for measure in (sliding, jerk)
+    )
+    assert slid["plain"] > 0.3 and slid["default"] < 0.2 * slid["plain"]
+    assert shook["default"] < 0.4 * shook["plain"]
 
 
 def test_a_held_weight_stays_where_noise_is_small() -> None:

@@ -1,0 +1,1 @@
+"""What tests share: random parameters, quiet runs, schedules, the command and the peers' tiny models."""

@@ -1,0 +1,30 @@
+"""Training in tests: runs that print and write no more than they must, and what they leave behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from core.recipe import build
+from core.train.loop import Run, train
+from core.train.state import newest
+
+WORDS = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
+
+
+def quiet(folder: Path, log: int = 0, save: int = 0, hold_out: int = 0) -> Run:
+    """A run on the CPU that shows nothing and writes no files of TensorBoard."""
+    return Run(folder, log=log, save=save, hold_out=hold_out, show=0, tensorboard=False, cpu=True)
+
+
+def trained(name: str, arguments: dict[str, object], folder: Path) -> Path:
+    """The checkpoint of a recipe trained without held-out data."""
+    made = build(name, arguments)
+    return train(dataclasses.replace(made, data=lambda: (made.data()[0], None)), quiet(folder, log=1))
+
+
+def checkpoint(folder: Path) -> Path:
+    """The newest of a run's folder."""
+    found = newest(folder)
+    assert found is not None, f"no checkpoint in {folder}"
+    return found
