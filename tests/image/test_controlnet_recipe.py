@@ -89,6 +89,10 @@ def test_it_goes_to_a_folder_of_diffusers(runs: Path, tmp_path: Path) -> None:
 
 
 def test_models_without_such_a_network(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model, said in ((runs / "ae", "makes no samples"), (runs / "control", "has a Controlled"), (tmp_path, "")):
+    for model, said in (
+        (runs / "ae", "makes no samples"),
+        (runs / "control", "has a Controlled"),
+        (tmp_path, "is a folder: give the"),
+    ):
         assert main(["train", "controlnet", "--model", str(model), "--out", str(tmp_path / "run"), *QUIET]) == 2
         assert said in capsys.readouterr().err
