@@ -12,7 +12,9 @@ from app.options import option, parse
 from app.sampling import Drawing, digest, drawn, newest, opened, words_of
 
 ABOUT = """Read the settings in a picture that `langevin sample` wrote, draw it again and compare.
-Example: langevin replay samples.png"""
+
+Example:
+  langevin replay samples.png"""
 
 
 @dataclass(frozen=True)
