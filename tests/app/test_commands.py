@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.main import COMMANDS
 from image.sheet import read_settings
-from tests.app.conftest import Command
+from tests.support.commands import Command
 
 
 def test_bare_command_teaches(command: Command) -> None:

@@ -30,8 +30,7 @@ from image.data import digits
 from image.metrics import Judge, train_judge
 from image.sheet import picture as save_picture
 from image.sheet import read_settings
-from tests.app.conftest import Command
-from tests.app.test_bad_input import refused
+from tests.support.commands import Command, refused
 from tests.support.runs import checkpoint
 
 QUIET = ["--precision", "no", "--processes", "1", "--hold-out", "0", "--show", "0", "--log", "0", "--save", "0"]

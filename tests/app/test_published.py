@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 from core.random import Noise
 from image.published import hand_off, open_pipeline
 from image.sheet import read_settings
-from tests.app.conftest import Command
 from tests.app.test_bad_files import cut, without_a_key
-from tests.app.test_bad_input import refused
 from tests.image import tiny_pipelines
+from tests.support.commands import Command, refused
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FEW = ["--prompt", "a red cat", "--size", "32", "--steps", "2"]

@@ -15,9 +15,8 @@ from app.main import main
 from core.controlled import OWN, WithControl
 from core.nn.controlnet import ControlCond
 from core.recipe import load
-from core.train import newest
+from tests.support.runs import QUIET, checkpoint
 
-QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
 
 
@@ -36,12 +35,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture.paste((255, 0, 0), (24, 0, 48, 48))
     picture.save(folder / "photo.png")
     return folder
-
-
-def checkpoint(folder: Path) -> Path:
-    found = newest(folder)
-    assert found is not None
-    return found
 
 
 def test_only_the_controlnet_is_saved(runs: Path) -> None:

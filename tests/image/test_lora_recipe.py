@@ -16,9 +16,8 @@ from core.adapted import Adapted
 from core.cond import Cond
 from core.layout.lora import load as load_lora
 from core.recipe import build, load
-from core.train import newest
+from tests.support.runs import QUIET, checkpoint
 
-QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
 
 
@@ -34,12 +33,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learn += ["--lr", "0.5"]  # of which the first steps take a share only
     assert main(["train", "lora", "--out", str(folder / "lora"), *learn, *QUIET]) == 0
     return folder
-
-
-def checkpoint(folder: Path) -> Path:
-    found = newest(folder)
-    assert found is not None
-    return found
 
 
 def test_only_the_lora_is_saved_and_it_has_learned(runs: Path) -> None:

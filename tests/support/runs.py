@@ -8,7 +8,7 @@ from pathlib import Path
 from core.recipe import build
 from core.train import Run, newest, train
 
-WORDS = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
+QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 
 
 def quiet(folder: Path, log: int = 0, save: int = 0, hold_out: int = 0) -> Run:

@@ -10,25 +10,14 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.cond import Cond
 from core.layout.dit import from_original, load_diffusers, save_diffusers, to_original
 from core.nn.dit import DiT, Patches, dit_xl
+from tests.support.parameters import randomise
 
 TIME, LABELS = torch.tensor([7, 421]), torch.tensor([2, 5])  # 5 of 5 classes: the null label
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(0.08 * torch.randn(parameter.shape))
-    net.eval()
 
 
 def reference(bias: bool = True, out_channels: int = 6, patch: int = 2) -> DiTTransformer2DModel:

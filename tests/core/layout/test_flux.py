@@ -29,11 +29,6 @@ FLUX = {
 SIZES = (8, 6)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def reference(guided: bool, told_channels: int = 0) -> FluxTransformer2DModel:
     config = {**FLUX, "in_channels": 16 + 4 * told_channels, "out_channels": 16, "guidance_embeds": guided}
     net = FluxTransformer2DModel(**config)

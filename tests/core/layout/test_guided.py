@@ -20,11 +20,6 @@ Heads = Callable[[int], int]
 TIME = torch.tensor([3.0, 801.0])
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def network(biggan: bool = True, scale_shift: bool = True, head_width: int | None = 16, heads: int = 1) -> UNet:
     """Three levels, the finest half as wide as the features of time."""
     net = UNet(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.denoiser import Denoiser
 from core.layout.ncsnpp import load_diffusers, save_diffusers
@@ -17,23 +17,9 @@ from core.nn.fir import BOX, FIR
 from core.nn.ncsnpp import InputSkip, LogFourier, NCSNpp, Positional
 from core.prediction import Epsilon
 from core.schedule import VE
+from tests.support.parameters import randomise
 
 SIGMA = torch.tensor([0.5, 30.0])
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> None:
-    norms = {module for module in net.modules() if isinstance(module, nn.GroupNorm)}
-    with torch.no_grad():
-        for module in net.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                noise = torch.randn(parameter.shape)
-                parameter.copy_(1 + 0.1 * noise if module in norms and name == "weight" else 0.08 * noise)
-    net.eval()
 
 
 def reference(centre: bool = False, attention: int = 1) -> UNet2DModel:

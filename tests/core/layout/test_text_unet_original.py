@@ -31,11 +31,6 @@ GROUPS = "wide groups"  # the original always has 32
 NAMES = [name for name in CONFIGS if name not in ("lcm", GROUPS)]
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def prefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {PREFIX + key: value for key, value in tensors.items()}
 

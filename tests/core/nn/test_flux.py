@@ -11,19 +11,7 @@ from core.cond import Cond
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.packing import pack, unpack
 from core.nn.rope import rotate, rotations
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: Flux) -> Flux:
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            parameter.copy_(1 + 0.1 * noise if name.endswith("scale") else 0.08 * noise)
-    return net.eval()
+from tests.support.parameters import randomise
 
 
 def tiny(guided: bool = True, vector_width: int = 6, told_channels: int = 0) -> Flux:

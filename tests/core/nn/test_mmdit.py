@@ -10,27 +10,15 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.packing import pack, unpack
+from tests.support.parameters import randomise
 
 KINDS = [(False, 0), (True, 0), (True, 2), (True, 3)]  # queries and keys normed, blocks with a second attention
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: MMDiT) -> MMDiT:
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            noise = torch.randn(value.shape)
-            value.copy_(1 + 0.1 * noise if name.endswith("scale") else 0.08 * noise)
-    return net.eval()
 
 
 def tiny(normed: bool = True, dual: int = 2, vector_width: int = 6, told_channels: int = 0) -> MMDiT:
     """Width 24, three blocks, for pictures of up to 10 x 10 places."""
     net = MMDiT(3, 2, 3, 5, vector_width, 12, 2, 8, 5, normed=normed, dual=dual, told_channels=told_channels)
-    return randomise(net)
+    return randomise(net, buffers=True)
 
 
 def inputs(count: int = 3) -> tuple[Tensor, Tensor, Cond]:

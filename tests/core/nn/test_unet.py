@@ -12,11 +12,6 @@ from core.cond import Cond
 from core.nn.unet import UNet, adm_64, adm_128, adm_256, adm_512, ddpm_256, ddpm_cifar10
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def tiny(dims: int = 2, **options: bool) -> UNet:
     net = UNet(2, 2, 16, (1, 2), 1, (1,), dims=dims, groups=8, head_width=8, **options)
     with torch.no_grad():
