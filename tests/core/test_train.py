@@ -23,16 +23,13 @@ from core.record import read as read_log
 from core.train import Run, StoppedError, newest, train
 from core.train.loop import BINS, held_out_loss, steps
 from core.train.state import State, prepare
+from tests.support.runs import quiet
 
 TOY = ("toy",)
 
 
 def recipe(steps: int = 20, parts: int = 1, dropout: float = 0.1) -> Recipe:
     return build("toy.recipes.points.circle", {"steps": steps, "parts": parts, "dropout": dropout}, TOY)
-
-
-def quiet(folder: Path) -> Run:
-    return Run(folder, log=10, save=10, hold_out=0, show=0, tensorboard=False, cpu=True)
 
 
 def loop(made: Recipe) -> tuple[State, Callable[[int], None]]:

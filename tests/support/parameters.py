@@ -20,6 +20,6 @@ def randomise(net: Net, seed: int | None = None, size: float = 0.08, buffers: bo
     generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
     for name, value in (net.state_dict() if buffers else dict(net.named_parameters())).items():
         noise = torch.randn(value.shape, generator=generator)
-        scales = value.ndim == 1 and name.endswith(("weight", "scale"))
+        scales = name.endswith("scale") or (value.ndim == 1 and name.endswith("weight"))
         value.copy_(1 + 0.1 * noise if scales else size * noise)
     return net.eval()

@@ -11,6 +11,6 @@ CONTINUOUS: dict[str, Schedule] = {
     "edm": EDM(),
     "flow": Flow(),
     "flow shifted": Flow(shift=3.0),
-    "cosine": Cosine(),
+    "continuous cosine": Cosine(),
     "trigonometric": Trigonometric(),
 }
