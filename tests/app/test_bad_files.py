@@ -17,8 +17,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from tests.core.layout.text_unets import SD1
 from tests.support.commands import ROOT, Command, environment, refused
+from tests.support.text_unets import SD1
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -23,12 +23,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from app.inspect import weights_in
 from core.layout.text_unet import load_diffusers
-from tests.core.layout.text_unets import SD1, SD2, SDXL
-from tests.image.tiny_pipelines import flux as tiny_flux
-from tests.image.tiny_pipelines import sd3 as tiny_sd3
-from tests.image.tiny_pipelines import stable_diffusion
 from tests.support.commands import Command
 from tests.support.parameters import randomise
+from tests.support.pipelines import flux as tiny_flux
+from tests.support.pipelines import sd3 as tiny_sd3
+from tests.support.pipelines import stable_diffusion
+from tests.support.text_unets import SD1, SD2, SDXL
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WIDE_XL = {**SDXL, "block_out_channels": (64, 128, 128), "attention_head_dim": (1, 2, 2)}

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tests.app.test_files import TINY_FLUX, TINY_SD3, VAE, WEIGHTS, WIDE_XL, same, saved
-from tests.core.layout.text_unets import SD2
 from tests.support.commands import Command
+from tests.support.text_unets import SD2
 
 
 def text(act: str, folder: Path, kind: type[nn.Module] = CLIPTextModelWithProjection, layers: int = 2) -> Path:

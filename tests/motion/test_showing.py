@@ -12,7 +12,7 @@ from PIL import Image
 from motion.features import canonical, decode, encode
 from motion.files import read
 from motion.showing import KEY, show
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 
 @pytest.fixture(scope="module")

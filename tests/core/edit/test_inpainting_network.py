@@ -22,8 +22,8 @@ from core.random import Noise
 from core.sample.ddim import ddim
 from core.sample.step import run
 from core.schedule import Discrete, scaled_linear_betas
-from tests.image.tiny_pipelines import SCALED, UNET, autoencoder, clip, clip_tokenizer
 from tests.support.parameters import randomise
+from tests.support.pipelines import SCALED, UNET, autoencoder, clip, clip_tokenizer
 
 SIZE, SCALE = 32, 0.18215
 

@@ -19,8 +19,8 @@ from core.layout.pairs import to_ours
 from core.nn.controlnet import ControlCond, Controlled, ControlNet
 from core.nn.text_unet_plan import sd1, sdxl
 from tests.core.layout.test_text_unet import FULL
-from tests.core.layout.text_unets import CONFIGS, TIME, Inputs, reference
 from tests.support.parameters import randomise
+from tests.support.text_unets import CONFIGS, TIME, Inputs, reference
 
 HINTS = (8, 12, 16, 24)
 

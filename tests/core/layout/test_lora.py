@@ -28,7 +28,8 @@ from core.layout.lora import load, load_text, names_of, save_diffusers, save_koh
 from core.nn.dit import DiT, Patches
 from core.nn.flux import Flux
 from core.nn.lora import Addition, Attached, LoRA, layers_of
-from tests.core.layout import test_flux, test_mmdit, text_unets
+from tests.core.layout import test_flux, test_mmdit
+from tests.support import text_unets
 
 Said = Callable[[], Tensor]
 

@@ -9,7 +9,7 @@ from core.checkpoint import CheckpointError
 from core.cond import Cond
 from core.layout.mdm import from_original, to_original, weights
 from core.nn.mdm import MDM, Body, Decoder, Encoder, Recurrent
-from tests.core.layout.published import formula, wave
+from tests.support.formula import formula, wave
 
 
 def test_the_numbers_of_the_published_code() -> None:

@@ -9,7 +9,7 @@ from core.checkpoint import CheckpointError
 from core.cond import Cond
 from core.layout.motiondiffuse import from_original, to_original
 from core.nn.motiondiffuse import CaptionReader, MotionDiffuse
-from tests.core.layout.published import formula, wave
+from tests.support.formula import formula, wave
 
 
 def tiny() -> dict[str, torch.Tensor]:

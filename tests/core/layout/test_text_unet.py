@@ -16,8 +16,8 @@ from core.layout.pairs import to_ours
 from core.layout.text_unet import Beside, load_diffusers, pairs, save_diffusers
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan, lcm_sd1, sd1, sd1_inpainting, sd2, sd2_depth, sdxl, sdxl_refiner, upscaler
-from tests.core.layout.text_unets import CONFIGS, SD1, SDXL, TIME, Inputs, reference
 from tests.support.parameters import randomise
+from tests.support.text_unets import CONFIGS, SD1, SDXL, TIME, Inputs, reference
 
 # Biases that are only ever added to each other: which is which changes nothing.
 SUMMED = ({"conv1", "time_emb_proj"}, {"conv2", "conv_shortcut"})

@@ -18,7 +18,7 @@ from core.layout.text_unet_original import from_original, to_original
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from tests.core.layout.test_text_unet import FULL
-from tests.core.layout.text_unets import CONFIGS, Inputs, reference
+from tests.support.text_unets import CONFIGS, Inputs, reference
 
 PREFIX = "model.diffusion_model."
 HEADS: dict[str, int | tuple[int, ...]] = {

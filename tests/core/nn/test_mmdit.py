@@ -11,6 +11,7 @@ from core.cond import Cond
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.packing import pack, unpack
 from tests.support.parameters import randomise
+from tests.support.prepared import agrees_when_prepared
 
 KINDS = [(False, 0), (True, 0), (True, 2), (True, 3)]  # queries and keys normed, blocks with a second attention
 
@@ -102,18 +103,7 @@ def test_prepared_it_says_the_same_and_works_once(masked: bool) -> None:
     net, (x, time, cond) = tiny(), inputs()
     if masked:
         cond = Cond(vector=cond.vector, tokens=cond.tokens, mask=torch.arange(7) < torch.tensor([[2], [7], [4]]))
-    moments = [400.0, 30.0, 400.0]
-    expected = [net(x, torch.full((3,), moment), cond) for moment in moments]
-    answer = net.prepare(cond)
-    calls = []
-    net.text.register_forward_hook(lambda layer, given, said: calls.append("text"))
-    net.time.register_forward_hook(lambda layer, given, said: calls.append("time"))
-    for moment, wanted in zip(moments, expected):
-        torch.testing.assert_close(answer(x, torch.tensor(moment)), wanted, rtol=0, atol=1e-6)
-    assert calls == ["time", "time"]
-    torch.testing.assert_close(answer(x, time), net(x, time, cond), rtol=0, atol=1e-6)
-    wide = torch.randn(3, 3, 2, 10)
-    torch.testing.assert_close(answer(wide, time), net(wide, time, cond), rtol=0, atol=1e-6)
+    agrees_when_prepared(net, x, time, cond, wide=torch.randn(3, 3, 2, 10))
 
 
 @torch.no_grad()

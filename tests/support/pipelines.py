@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,25 @@ def t5(tokenizer: T5Tokenizer, seed: int = 0) -> Any:
         feed_forward_proj="gated-gelu",
     )
     return randomise(T5EncoderModel(config), seed)
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "stable_diffusion": stable_diffusion,
+    "sdxl": sdxl,
+    "refiner": refiner,
+    "sd3": sd3,
+    "flux": flux,
+    "schnell": schnell,
+}
+
+
+class Folders(dict[str, Path]):
+    """The folder of each family, made when it is first asked for."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+
+    def __missing__(self, family: str) -> Path:
+        self[family] = MAKERS[family](self.place / family)
+        return self[family]
