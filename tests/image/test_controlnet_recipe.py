@@ -15,20 +15,14 @@ from app.main import main
 from core.controlled import OWN, WithControl
 from core.nn.controlnet import ControlCond
 from core.recipe import load
-from tests.support.runs import QUIET, checkpoint
-
-SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
+from tests.support.runs import QUIET, checkpoint, text_to_image
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An autoencoder, a text-to-image model in its code and a ControlNet of it, each trained for a few steps."""
     folder = tmp_path_factory.mktemp("runs")
-    ae = ["--count", "64", "--batch", "4", "--steps", "1"]
-    assert main(["train", "autoencoder", "--out", str(folder / "ae"), *ae, *QUIET]) == 0
-    assert (
-        main(["train", "ldm", "--out", str(folder / "ldm"), "--autoencoder", str(folder / "ae"), *SIZES, *QUIET]) == 0
-    )
+    text_to_image(folder)
     learn = ["--model", str(folder / "ldm"), "--batch", "8", "--steps", "6", "--lr", "1"]
     assert main(["train", "controlnet", "--out", str(folder / "control"), *learn, *QUIET]) == 0
     picture = Image.new("RGB", (48, 48))
