@@ -24,8 +24,8 @@ def led(loaded: Loaded, controlnet: str | None) -> Loaded:
     if controlnet is None:
         return loaded
     from core.codec import Latents
-    from core.controlled import led as led_by
-    from core.layout.controlnet import load_diffusers
+    from core.systems.controlnet import led as led_by
+    from core.weights.controlnet import load_diffusers
     from image.edges import read_control
 
     system, shape = loaded.system, loaded.recipe.shape

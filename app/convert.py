@@ -18,11 +18,11 @@ from app.export import export
 from app.inspect import refusal, weights_in
 from app.names import look_up
 from app.options import option, parse
-from core.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_streamed
-from core.layout.autoencoder import Beside
-from core.layout.conversion import DIFFUSERS, LATENTS, ORIGINAL, Source, Target, cast, convert, read_config
-from core.layout.detect import WHOLE, detect, split
-from core.train import newest
+from core.train.state import newest
+from core.weights.autoencoder import Beside
+from core.weights.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_streamed
+from core.weights.conversion import DIFFUSERS, LATENTS, ORIGINAL, Source, Target, cast, convert, read_config
+from core.weights.detect import WHOLE, detect, split
 
 ABOUT = """Convert weights between diffusers' folders and the original single files, or to another precision. Nothing is
 lost: a tensor that the layout does not know is refused.

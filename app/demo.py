@@ -13,11 +13,11 @@ from torch import Tensor
 from app.options import option, parse
 from app.sampling import digest, draw, newest
 from app.way import describe
+from core.evaluation.distances import Interval
 from core.grid import GRIDS
-from core.metrics import Interval
 from core.recipe import Loaded, Sampling, build, load
 from core.sample import SAMPLERS
-from core.train import Run, train
+from core.train.loop import Run, train
 
 ABOUT = """Train the tiny EDM recipe on scikit-learn's 1,297 real training digits, draw digits with five samplers,
 measure each against 500 held-out digits, and write a sheet of samples. Minutes on two CPU cores.

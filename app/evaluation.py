@@ -10,9 +10,9 @@ from pathlib import Path
 
 from app.options import option, parse
 from app.sampling import Drawing, conditions, drawn, newest, settings_of
-from core.checkpoint import write_whole
-from core.metrics import Interval
+from core.evaluation.distances import Interval
 from core.recipe import load
+from core.weights.checkpoint import write_whole
 
 ABOUT = """Draw samples from a checkpoint and measure them: distances to held-out data with their bootstrap
 intervals, precision and recall, nearest training example.

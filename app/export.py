@@ -6,20 +6,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from core.adapted import Adapted
 from core.autoencoder import KLAutoencoder
-from core.checkpoint import DRAFT, CheckpointError
 from core.codec import Latents
 from core.condition.control import ControlPicture
 from core.condition.frame import Framed
-from core.controlled import WithControl
-from core.layout import autoencoder, controlnet, flux, lora, mmdit, text_unet
-from core.layout.conversion import DIFFUSERS
 from core.nn.flux import Flux
 from core.nn.mmdit import MMDiT
 from core.nn.text_unet import TextUNet
 from core.recipe import load
-from core.system import Diffusion
+from core.systems.controlnet import WithControl
+from core.systems.diffusion import Diffusion
+from core.systems.lora import Adapted
+from core.weights import autoencoder, controlnet, flux, lora, mmdit, text_unet
+from core.weights.checkpoint import DRAFT, CheckpointError
+from core.weights.conversion import DIFFUSERS
 
 
 def export(path: Path, out: Path, to: str) -> str:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from app.options import parse
-from core.checkpoint import KEY, CheckpointError, outline, read_metadata
-from core.layout.detect import Found, detect, parameters, precision, split
 from core.recipe import build
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.weights.checkpoint import KEY, CheckpointError, outline, read_metadata
+from core.weights.detect import Found, detect, parameters, precision, split
 
 ABOUT = """Say what a file or a folder of weights is: architecture, layout, prediction, schedule, precision, size. Only
 the header is read, and nothing is run.

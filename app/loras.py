@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from core.layout.lora import load
 from core.nn.lora import Attached
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.weights.lora import load
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from core.codec import Latents
 from core.random import Noise
 from core.recipe import Loaded, Sampling
 from core.schedule import Discrete
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 
 
 @dataclass(frozen=True)

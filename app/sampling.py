@@ -21,11 +21,11 @@ from app.loras import worn
 from app.options import option, parse
 from app.refined import Refiner, size_of
 from app.way import Way, describe
-from core.compiled import compile_for_sampling
 from core.random import Noise
 from core.recipe import Loaded, Recipe, Sampling, load, told
 from core.sample.step import run
-from core.system import Diffusion
+from core.systems.compiled import compile_for_sampling
+from core.systems.diffusion import Diffusion
 
 ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, from the newest in a run's folder, or from a
 published pipeline: a folder with model_index.json, of which one sample is drawn unless --count says more.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from app.options import option, parse
 from app.way import find_sampler
-from core.certificate import certify, markdown
-from core.checkpoint import write_whole
 from core.sample import ALIASES, SAMPLERS, SamplerInfo
-from core.weak import certify_weak, weak_markdown
+from core.verify.orders import certify, markdown
+from core.verify.weak_orders import certify_weak, weak_markdown
+from core.weights.checkpoint import write_whole
 
 ABOUT = """Measure the order of convergence of every deterministic sampler, and mean, covariance and weak order of every
 stochastic one, against the exact denoiser of a Gaussian mixture on every kind of schedule. Minutes for all of them.

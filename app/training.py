@@ -14,7 +14,7 @@ from app.catalogue import find
 from app.options import flags_of, flags_of_function, option, read
 from app.processes import side_by_side
 from core.recipe import Recipe, build
-from core.train import Run, train
+from core.train.loop import Run, train
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
 same settings, a run that was stopped or killed goes on as if nothing had happened.

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from core.metrics import frechet, nearest_median
+from core.evaluation.distances import frechet, nearest_median
 from core.recipe import Recipe, build, draw, load
-from core.train import Run, train
+from core.train.loop import Run, train
 from image.data import digits
 from image.metrics import Judge, accuracy, train_judge
 

@@ -26,15 +26,15 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from core.compiled import compile_network
 from core.cond import Cond
 from core.denoiser import Bindable, Denoiser
 from core.guidance import Guided
-from core.layout import autoencoder, flux, mmdit, text_unet
 from core.prediction import Epsilon, FlowVelocity
 from core.random import Noise
 from core.sample import SAMPLERS
 from core.schedule import Discrete, Flow, scaled_linear_betas
+from core.systems.compiled import compile_network
+from core.weights import autoencoder, flux, mmdit, text_unet
 
 STEPS, GUIDANCE, SIDE, LENGTH, TEXT = 10, 5.0, 32, 77, 256
 Task = Callable[[], Tensor]

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.metrics import Interval
+from core.evaluation.distances import Interval
 from core.random import Noise
 from core.recipe import Evaluate, Loaded, Sampling, draw, load
 from core.sample import SAMPLERS
 from core.sample.step import run
 from core.schedule import Schedule
-from core.train import newest
+from core.train.state import newest
 from motion.changing import OVERLAP, told
 from motion.compose import segments, sequence
 from motion.editing import bridging, edited, gap

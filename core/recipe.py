@@ -24,14 +24,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from core.checkpoint import CheckpointError, fill, read, read_metadata
-from core.data import Augment, Dataset
-from core.ema import Constant, Power, Profile
+from core.data.dataset import Augment, Dataset
 from core.grid import Grid
 from core.guidance import Guided
 from core.random import Noise
 from core.sample.step import Sampler, run
-from core.system import Diffusion, Guide, System
+from core.systems.diffusion import Diffusion, Guide, System
+from core.train.ema import Constant, Power, Profile
+from core.weights.checkpoint import CheckpointError, fill, read, read_metadata
 
 S = TypeVar("S", bound=System)
 Show = Callable[[Path, Tensor, dict[str, object]], None]  # writes decoded samples to a file, with their settings

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from core.data import Batch
+from core.data.dataset import Batch
 from core.random import Draw, permutation
 from image.data import DataError
 from image.source import CENTRE, Place, Size, Source, fingerprint, places, read, size_of

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.data import Batch, Dataset
-from core.metrics import features, frechet, kernel, neighbours
+from core.data.dataset import Batch, Dataset
+from core.evaluation.distances import features, frechet, kernel, neighbours
 from core.random import Draw, Stream
 from core.recipe import Evaluate, Recipe, Sampling, Start, Training
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
 from image.defaults import show
 from image.folder import open_source

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from core.metrics import Interval, average
+from core.evaluation.distances import Interval, average
 
 # How CLIP's training images were normalised, for folders that do not say it.
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.data import Batch
+from core.data.dataset import Batch
 from core.random import Draw, Stream
 from core.recipe import Ask, Recipe, Sampling, Training, Understand
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
 from image.judging import judged
 from image.sheet import save_sheet

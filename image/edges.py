@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.data import Batch, Dataset, Drawn, arrange
+from core.data.dataset import Batch, Dataset, Drawn, arrange
 from core.random import Draw
 from image.data import DataError
 

@@ -1,7 +1,7 @@
 """Features of large images for the metrics: what a published network of timm sees.
 
-The metrics of ``core.metrics`` take features of any kind; published figures are of one network with one set of weights,
-so the weights are read from a file that is at hand and nothing is ever downloaded.
+The metrics of ``core.evaluation.distances`` take features of any kind; published figures are of one network with one
+set of weights, so the weights are read from a file that is at hand and nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.checkpoint import fill, read
+from core.weights.checkpoint import fill, read
 
 
 class Seen(nn.Module):

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data import Batch, Dataset
+from core.data.dataset import Batch, Dataset
 from image.data import SUFFIXES, DataError, ImageArray, open_images, split
 from image.shards import is_shards, open_shards
 from image.source import Captioned, Size, Source, divide, size_of

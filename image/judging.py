@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.metrics import features, frechet, kernel, nearest_median, neighbours
+from core.evaluation.distances import features, frechet, kernel, nearest_median, neighbours
 from core.recipe import Evaluate
 from image.data import ImageArray, ImageFiles, Subset
 from image.metrics import accuracy, train_judge

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from core.autoencoding import Autoencoding
-from core.checkpoint import CheckpointError, fill, read, read_metadata
 from core.codec import Latents
-from core.data import Dataset
+from core.data.dataset import Dataset
 from core.recipe import Recipe, Start, build, restore
-from core.system import Diffusion, System
-from core.train import Run, newest, train
+from core.systems.autoencoder import Autoencoding
+from core.systems.diffusion import Diffusion, System
+from core.train.loop import Run, train
+from core.train.state import newest
+from core.weights.checkpoint import CheckpointError, fill, read, read_metadata
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
 SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"

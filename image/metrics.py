@@ -1,7 +1,7 @@
 """Judging small images: a classifier trained on the real ones gives features and reads labels.
 
 Large images want a published network instead: anything that maps (B, C, H, W) in [-1, 1] to (B, D) can be handed to the
-metrics of ``core.metrics`` as features.
+metrics of ``core.evaluation.distances`` as features.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from core.data import Batch
+from core.data.dataset import Batch
 from core.random import Draw, Stream
 from image.data import DataError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.random import Noise
 from core.recipe import Change, Follow, Revise, Sampling
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from motion.compose import Segment, sequence
 from motion.editing import Joined, above_the_belt, bridging, edited, features_of
 from motion.features import Normal, canonical, encode

@@ -20,7 +20,7 @@ from core.random import Noise
 from core.recipe import Sampling
 from core.sample.step import run
 from core.schedule import Schedule
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from motion.editing import features_of
 from motion.skeleton import HUMAN, Skeleton
 

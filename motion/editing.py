@@ -29,7 +29,7 @@ from core.guidance import Thresholded
 from core.random import Noise
 from core.recipe import Sampling
 from core.sample.step import run
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from motion.features import Groups, Normal, decode_root
 from motion.rotation import about_y, rotate
 from motion.skeleton import HUMAN, Skeleton

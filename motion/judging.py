@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.data import Dataset
-from core.metrics import Interval
+from core.data.dataset import Dataset
+from core.evaluation.distances import Interval
 from core.recipe import Evaluate
 from motion import physics
 from motion.features import Normal, decode

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.condition.words import Words
-from core.data import Dataset
-from core.nn.mdm import Encoder
+from core.data.dataset import Dataset
 from core.nn.text import TextEncoder
+from motion.nn.mdm import Encoder
 
 LONGEST = 40  # words of a caption
 STRIDE = 4  # frames that become one place

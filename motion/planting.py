@@ -22,7 +22,7 @@ from core.cond import Cond
 from core.denoiser import Bindable, Bound
 from core.guidance import Guided, Interval
 from core.schedule import Schedule
-from core.system import Guide
+from core.systems.diffusion import Guide
 from motion.features import Groups, Normal, decode, decode_root, limbs
 from motion.physics import NEAR, SLIDE
 from motion.skeleton import HUMAN, Skeleton

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from core.metrics import Interval, frechet
+from core.evaluation.distances import Interval, frechet
 
 BATCH = 32
 REPEATS = 20

@@ -21,7 +21,7 @@ from core.cond import Cond
 from core.denoiser import Bindable, Bound
 from core.guidance import Guided, Interval
 from core.schedule import Schedule
-from core.system import Guide
+from core.systems.diffusion import Guide
 
 CONTACTS = 4  # the last features
 

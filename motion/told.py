@@ -16,7 +16,7 @@ from core.condition.words import Words
 from core.nn.text import TextEncoder
 from core.objective import LogNormal, Weight
 from core.recipe import Recipe, Sampling, Training
-from core.system import Diffusion, Guide
+from core.systems.diffusion import Diffusion, Guide
 from motion.changing import following, revising
 from motion.data import LONGEST, MotionFiles, published
 from motion.features import Normal

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.checkpoint import read_metadata
+from core.weights.checkpoint import read_metadata
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ from core.prediction import F
 from core.recipe import Recipe, Sampling, Training
 from core.sample.heun import heun
 from core.schedule import EDM
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 
 
 class Heights:

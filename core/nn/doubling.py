@@ -39,7 +39,7 @@ def _can_be_transposed(conv: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d | nn.
 
 
 def _added_once() -> bool:
-    """Whether a compiler adds the weights up, once and for all, for they are frozen (see ``core.compiled``)."""
+    """Whether a compiler adds the weights up, once and for all, for they are frozen (see ``core.systems.compiled``)."""
     return torch.compiler.is_compiling() and not torch.is_grad_enabled()
 
 

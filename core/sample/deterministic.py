@@ -1,18 +1,18 @@
-"""The deterministic samplers and what is claimed of each; ``core.certificate`` measures it."""
+"""The deterministic samplers and what is claimed of each; ``core.verify.orders`` measures it."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from core.sample.adams import deis, lms
 from core.sample.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m, dpmpp_3s
 from core.sample.euler import euler
-from core.sample.exponential import exponential, third_order
 from core.sample.heun import dpm2, heun
 from core.sample.info import SamplerInfo
-from core.sample.plms import plms, pndm
-from core.sample.rungekutta import adaptive, at_tolerance, rk4
-from core.sample.unipc import bh1, unipc
+from core.sample.solvers.adams import deis, lms
+from core.sample.solvers.exponential import exponential, third_order
+from core.sample.solvers.plms import plms, pndm
+from core.sample.solvers.rungekutta import adaptive, at_tolerance, rk4
+from core.sample.solvers.unipc import bh1, unipc
 
 DETERMINISTIC: dict[str, SamplerInfo] = {
     "euler": SamplerInfo(euler, order=1, evaluations=1),

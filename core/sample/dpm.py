@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.exponential import second_order, third_order
-from core.sample.polynomial import phi
+from core.sample.solvers.exponential import second_order, third_order
+from core.sample.solvers.polynomial import phi
 from core.sample.step import Level, NoiseSource, Step, toward
 from core.sample.walk import Seen, multistep, one_step
 

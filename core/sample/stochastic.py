@@ -1,4 +1,4 @@
-"""The stochastic samplers and what is claimed of each; ``core.weak`` measures it.
+"""The stochastic samplers and what is claimed of each; ``core.verify.weak_orders`` measures it.
 
 The order is weak: at which power of the number of steps the mean and covariance of the samples approach the data's.
 Order 0 is claimed of the two that do not approach them: the Langevin corrector has the bias of its normalised step, and
@@ -11,16 +11,16 @@ from __future__ import annotations
 from functools import partial
 
 from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
-from core.sample.consistency import consistency
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large
-from core.sample.edm import edm
-from core.sample.er_sde import er_sde
 from core.sample.info import SamplerInfo
-from core.sample.predictor_corrector import euler_maruyama, predictor_corrector, reverse_diffusion
-from core.sample.restart import restart
-from core.sample.sa_solver import sa_solver
-from core.sample.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
+from core.sample.solvers.consistency import consistency
+from core.sample.solvers.edm import edm
+from core.sample.solvers.er_sde import er_sde
+from core.sample.solvers.predictor_corrector import euler_maruyama, predictor_corrector, reverse_diffusion
+from core.sample.solvers.restart import restart
+from core.sample.solvers.sa_solver import sa_solver
+from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 
 STOCHASTIC: dict[str, SamplerInfo] = {
     "ddpm": SamplerInfo(ddpm, order=1, evaluations=1, stochastic=True),

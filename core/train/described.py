@@ -1,6 +1,6 @@
 """Data described by a codec once, in memory, so that training does not encode the same pictures again and again.
 
-What cannot lie in memory belongs into a cache on disk (``core.cache``).
+What cannot lie in memory belongs into a cache on disk (``core.train.cache``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.codec import Codec
-from core.data import Batch, Dataset, arrange
+from core.data.dataset import Batch, Dataset, arrange
 
 
 class Described:

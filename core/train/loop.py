@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.data import Dataset, Ordered, Shares, stream
+from core.data.dataset import Dataset, Ordered, Shares, stream
 from core.random import Draw, Stream, network_seed
 from core.recipe import Recipe, Training, draw, told
-from core.record import Record
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from core.train.described import Described
+from core.train.logger import Record
 from core.train.state import State, gathered, newest, prepare, resume, save
 
 if TYPE_CHECKING:

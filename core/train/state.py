@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
-from core.ema import EMA
 from core.random import network_seed
 from core.recipe import Recipe
-from core.system import System
+from core.systems.diffusion import System
+from core.train.ema import EMA
+from core.weights.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from core.codec import Latents
-from core.data import Dataset
-from core.layout import autoencoder
+from core.data.dataset import Dataset
 from core.recipe import Loaded, Recipe, Sampling, Training
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.weights import autoencoder
 from image.captioned import typed_captions
 from image.published.folder import Folder
 from image.sheet import picture, save_page, tile

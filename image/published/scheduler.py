@@ -35,10 +35,10 @@ from core.prediction import X0, Epsilon, Prediction, V
 from core.sample.ancestral import euler_ancestral
 from core.sample.dpm import dpmpp_2m, dpmpp_3m
 from core.sample.euler import euler
-from core.sample.plms import plms, pndm
-from core.sample.sde import dpmpp_2m_sde
+from core.sample.solvers.plms import plms, pndm
+from core.sample.solvers.sde import dpmpp_2m_sde
+from core.sample.solvers.unipc import unipc
 from core.sample.step import NoiseSource, Sampler, Step
-from core.sample.unipc import unipc
 from core.schedule import (
     Discrete,
     Schedule,

@@ -10,11 +10,11 @@ from core.autoencoder import KLAutoencoder, Plan, VQAutoencoder
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.net import sd_vae
 from core.autoencoder.perceptual import Perceptual
-from core.autoencoding import Autoencoding, Weights
-from core.ema import Constant
 from core.grid import trailing
 from core.recipe import Recipe, Sampling, Training, brief
 from core.sample.heun import heun
+from core.systems.autoencoder import Autoencoding, Weights
+from core.train.ema import Constant
 from image.captions import captioned_digits
 from image.features import timm_maps
 from image.folder import pictures_of

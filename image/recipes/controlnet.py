@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import CheckpointError, read_metadata
 from core.codec import Latents
-from core.controlled import WithControl, hint_widths
-from core.data import Dataset
+from core.data.dataset import Dataset
 from core.nn.text_unet import TextUNet
 from core.recipe import Recipe, Training, brief, build, constant, cosine, load
-from core.system import Diffusion
-from core.train import newest
+from core.systems.controlnet import WithControl, hint_widths
+from core.systems.diffusion import Diffusion
+from core.train.state import newest
+from core.weights.checkpoint import CheckpointError, read_metadata
 from image.captioned import Wordless, own_captions
 from image.edges import Edged, read_control
 

@@ -6,7 +6,6 @@ from functools import partial
 
 from core.condition import ClassLabel, Conditioner
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import trailing
 from core.nn.unet import UNet, adm_64, ddpm_256, ddpm_cifar10
 from core.objective import Objective, epsilon, indices
@@ -14,7 +13,8 @@ from core.prediction import Epsilon, LearnedRange
 from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.ddpm import ddpm, large, learned
 from core.schedule import Discrete, cosine_betas, linear_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.defaults import files, flip, pictures, real_digits
 
 

@@ -6,7 +6,6 @@ from functools import partial
 
 from core.condition import ClassLabel
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import trailing
 from core.nn.dit import DiT, Patches, dit_xl
 from core.objective import EDMWeight, LogNormal, Objective, epsilon, indices
@@ -15,7 +14,8 @@ from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.ddpm import ddpm, learned
 from core.sample.dpm import dpmpp_2m
 from core.schedule import VP, Discrete, linear_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.defaults import files, flip, pictures, real_digits
 
 

@@ -6,17 +6,17 @@ from torch import Tensor
 
 from core.condition import ClassLabel, Conditioner
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import karras
-from core.nn.ncsnpp import ddpmpp_cifar10
 from core.nn.unet import UNet, adm
 from core.objective import EDMWeight, LogNormal, Objective
 from core.prediction import F
 from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.heun import heun
 from core.schedule import EDM
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.defaults import files, flip, pictures, real_digits
+from image.nn.ncsnpp import ddpmpp_cifar10
 
 
 def c_noise(sigma: Tensor) -> Tensor:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from core.condition import ClassLabel, Conditioner
 from core.denoiser import Denoiser, thousandths
-from core.ema import Constant, Power
 from core.grid import trailing
-from core.nn.ncsnpp import ddpmpp_cifar10
 from core.nn.unet import UNet, adm
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
 from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.heun import heun
-from core.sample.rungekutta import adaptive
+from core.sample.solvers.rungekutta import adaptive
 from core.schedule import Flow
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.defaults import files, flip, pictures, real_digits
+from image.nn.ncsnpp import ddpmpp_cifar10
 
 
 def paper(data: str) -> Recipe:

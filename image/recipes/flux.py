@@ -6,12 +6,10 @@ from pathlib import Path
 
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd3_vae
-from core.checkpoint import CheckpointError
 from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
 from core.distill import Imitation, Teacher, imitating, inherit
-from core.ema import Constant, Power
 from core.grid import shifted, trailing
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
@@ -21,8 +19,10 @@ from core.recipe import Loaded, Recipe, Sampling, Start, Training, brief, build,
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
-from core.system import Diffusion, System
-from core.train import newest
+from core.systems.diffusion import Diffusion, System
+from core.train.ema import Constant, Power
+from core.train.state import newest
+from core.weights.checkpoint import CheckpointError
 from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan

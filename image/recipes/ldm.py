@@ -7,7 +7,6 @@ from core.autoencoder.net import sd_vae
 from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
-from core.ema import Constant, Power
 from core.grid import trailing
 from core.nn import text_unet_plan as unet
 from core.nn.text import TextEncoder
@@ -18,7 +17,8 @@ from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, Flow, scaled_linear_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan

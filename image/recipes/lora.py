@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from core.adapted import Adapted
-from core.checkpoint import CheckpointError, read_metadata
 from core.codec import Latents
-from core.ema import Constant, Power
 from core.nn.lora import ATTENTION
 from core.recipe import Recipe, Training, build, cosine, load
-from core.system import Diffusion
-from core.train import newest
+from core.systems.diffusion import Diffusion
+from core.systems.lora import Adapted
+from core.train.ema import Constant, Power
+from core.train.state import newest
+from core.weights.checkpoint import CheckpointError, read_metadata
 from image.captioned import own_captions
 
 

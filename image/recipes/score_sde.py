@@ -6,17 +6,17 @@ from torch import Tensor
 
 from core.codec import Codec, Scale
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import linspace
-from core.nn.fir import BOX, FIR
-from core.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
 from core.objective import Objective, epsilon
 from core.prediction import Epsilon
 from core.recipe import Recipe, Sampling, Training, linear
-from core.sample.predictor_corrector import euler_maruyama, predictor_corrector
+from core.sample.solvers.predictor_corrector import euler_maruyama, predictor_corrector
 from core.schedule import VE, VP, SubVP
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.defaults import files, flip, pictures, real_digits
+from image.nn.fir import BOX, FIR
+from image.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
 
 
 def paper_ve(data: str, deep: bool = False) -> Recipe:

@@ -10,7 +10,6 @@ from core.autoencoder.net import sd3_vae
 from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
-from core.ema import Constant, Power
 from core.grid import between, linspace, shifted, trailing
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.text import TextEncoder
@@ -20,7 +19,8 @@ from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.captioned import TOLD_APART, own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan

@@ -12,7 +12,6 @@ from core.codec import Latents
 from core.condition.frame import NUMBERS, WITH_SCORE, Framed
 from core.condition.words import Words
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import leading, trailing
 from core.nn import text_unet_plan as unet
 from core.nn.text import TextEncoder
@@ -23,7 +22,8 @@ from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Discrete, scaled_linear_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.buckets import Bucketed, bucket_sizes
 from image.captioned import Wordless, own_captions, told_digits
 from image.framed import framed_digits

@@ -10,7 +10,6 @@ from core.autoencoder.net import sd_vae
 from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import leading, trailing
 from core.nn import text_unet_plan as unet
 from core.nn.text import TextEncoder
@@ -20,10 +19,11 @@ from core.prediction import Epsilon, V
 from core.recipe import Recipe, Sampling, Training, brief, build
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
-from core.sample.plms import plms
+from core.sample.solvers.plms import plms
 from core.sample.step import Sampler
 from core.schedule import Discrete, scaled_linear_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from image.captioned import own_captions, told_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
 from image.recipes.autoencoder import tiny_plan

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import trailing
-from core.nn.mdm import MDM, Decoder, mdm
 from core.objective import Objective, indices, velocity
 from core.prediction import X0
 from core.recipe import Recipe, Sampling, Training, brief
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, cosine_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from motion.generator import normal_of
+from motion.nn.mdm import MDM, Decoder, mdm
 from motion.skeleton import HUMAN
 from motion.told import TOLD_APART, folder, held, mending, procedural, reading, smooth
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from core.denoiser import Denoiser
-from core.ema import Power
 from core.grid import shifted, trailing
 from core.nn.dit import Sequence
 from core.nn.textdit import TextDiT
@@ -21,7 +20,8 @@ from core.prediction import X0
 from core.recipe import Recipe, Sampling, Training, brief, linear
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Flow
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Power
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
 from motion.told import TOLD_APART, folder, held, mending, procedural, reading, smooth

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.denoiser import Denoiser
-from core.ema import Constant, Power
 from core.grid import trailing
-from core.nn.motiondiffuse import MotionDiffuse
 from core.objective import Objective, epsilon, indices, velocity
 from core.prediction import X0, Epsilon
 from core.recipe import Recipe, Sampling, Training, brief
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, linear_betas
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant, Power
 from motion.generator import normal_of
+from motion.nn.motiondiffuse import MotionDiffuse
 from motion.skeleton import HUMAN
 from motion.told import SHAPE, folder, held, mending, procedural, reading, smooth
 

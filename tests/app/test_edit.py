@@ -24,8 +24,8 @@ from core.recipe import Loaded, load
 from core.sample.euler import euler
 from core.sample.heun import heun
 from core.sample.step import run
-from core.system import Diffusion
-from core.train import newest
+from core.systems.diffusion import Diffusion
+from core.train.state import newest
 from image.data import digits
 from image.metrics import Judge, train_judge
 from image.sheet import picture as save_picture

@@ -21,7 +21,7 @@ import json, os, resource, sys
 import torch
 import app.convert
 from pathlib import Path
-from core.layout import mmdit, text_unet
+from core.weights import mmdit, text_unet
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

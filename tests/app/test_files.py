@@ -22,7 +22,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from app.inspect import weights_in
-from core.layout.text_unet import load_diffusers
+from core.weights.text_unet import load_diffusers
 from tests.support.commands import Command
 from tests.support.parameters import randomise
 from tests.support.pipelines import flux as tiny_flux

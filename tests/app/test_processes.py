@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from app.training import Options, processes_for
-from core.checkpoint import read
 from core.recipe import build
-from core.record import read as read_log
+from core.train.logger import read as read_log
+from core.weights.checkpoint import read
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [

@@ -16,7 +16,7 @@ from core.grid import trailing
 from core.random import Noise
 from core.recipe import Sampling, load
 from core.sample.dpm import dpmpp_2m
-from core.train import newest
+from core.train.state import newest
 from motion.changing import told
 from motion.compose import sequence
 from motion.features import canonical, decode, encode

@@ -20,8 +20,8 @@ from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m, dpmpp_3m
 from core.sample.euler import euler
 from core.sample.heun import heun
+from core.sample.solvers.unipc import unipc
 from core.sample.step import Sampler
-from core.sample.unipc import unipc
 from core.schedule import (
     EDM,
     VE,

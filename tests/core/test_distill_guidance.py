@@ -13,25 +13,25 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from core.checkpoint import CheckpointError, read
 from core.cond import Cond
 from core.condition import Conditioner
-from core.data import Ordered, Shares
+from core.data.dataset import Ordered, Shares
 from core.denoiser import Bindable, Denoiser
 from core.distill import Imitation, Teacher, imitating, inherit
-from core.ema import Constant
 from core.grid import trailing
 from core.guidance import Guided
-from core.mixture import Exact, Mixture
 from core.objective import flow
 from core.prediction import X0, Epsilon, FlowVelocity, Prediction
 from core.random import Draw
 from core.recipe import Recipe, Sampling, Training, draw
 from core.sample.euler import euler
 from core.schedule import VP, Flow, Schedule
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.ema import Constant
 from core.train.loop import steps
 from core.train.state import State, prepare, resume, save
+from core.verify.mixture import Exact, Mixture
+from core.weights.checkpoint import CheckpointError, read
 
 MIXTURE = Mixture(torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), torch.full((3, 2), 0.04))
 EVERY = Cond(vector=torch.ones(1, 3, dtype=torch.float64))

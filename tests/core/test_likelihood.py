@@ -26,9 +26,9 @@ from core.likelihood import (
     normal,
     uniform_dequantisation,
 )
-from core.mixture import Exact, Mixture
 from core.random import Noise
 from core.schedule import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
+from core.verify.mixture import Exact, Mixture
 
 SCHEDULES: list[Schedule] = [VP(), SubVP(), VE(), EDM(), Flow(), Flow(shift=3.0), Cosine(), Discrete(linear_betas())]
 ONE, NOTHING = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)

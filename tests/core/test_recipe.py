@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.checkpoint import CheckpointError, read, write
 from core.recipe import Cooldown, InverseRoot, Training, build, constant, cosine, draw, linear, load
+from core.weights.checkpoint import CheckpointError, read, write
 
 NAME = "toy.recipes.points.circle"
 TOY = ("toy",)

@@ -14,17 +14,17 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from core.cache import Cached, latents, model_hash
 from core.codec import Scale
 from core.cond import Cond
-from core.data import Batch, Ordered, Shares, stream
+from core.data.dataset import Batch, Ordered, Shares, stream
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
 from core.recipe import Recipe, Sampling, Training
 from core.sample.heun import heun
 from core.schedule import Flow
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.train.cache import Cached, latents, model_hash
 from core.train.loop import steps
 from core.train.state import prepare
 from image.buckets import Bucketed, bucket_sizes, nearest_bucket

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.metrics import Interval, features, frechet, kernel, kernel_subsets, neighbours
+from core.evaluation.distances import Interval, features, frechet, kernel, kernel_subsets, neighbours
 from core.recipe import Evaluate
 from image import captioned
 from image.captioned import ask_unseen, read_back, typed_captions

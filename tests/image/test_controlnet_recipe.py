@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from app.main import main
-from core.controlled import OWN, WithControl
 from core.nn.controlnet import ControlCond
 from core.recipe import load
+from core.systems.controlnet import OWN, WithControl
 from tests.support.runs import QUIET, checkpoint, text_to_image
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.checkpoint import CheckpointError
-from core.metrics import features, frechet
+from core.evaluation.distances import features, frechet
+from core.weights.checkpoint import CheckpointError
 from image.features import timm_features
 
 NAME = "test_resnet"

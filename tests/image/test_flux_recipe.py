@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.checkpoint import CheckpointError, read
 from core.grid import trailing
 from core.recipe import Loaded, Recipe, build, draw, load
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
-from core.train import newest
+from core.train.state import newest
+from core.weights.checkpoint import CheckpointError, read
 from tests.support.runs import trained
 
 SIZES = {"heads": 1, "doubles": 1, "singles": 1, "patch": 2, "text_width": 16}

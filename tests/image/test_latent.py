@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from core.autoencoder import KLAutoencoder, Plan
-from core.autoencoding import Autoencoding
-from core.checkpoint import CheckpointError
 from core.codec import Latents
 from core.denoiser import Denoiser
 from core.nn.unet import UNet
@@ -18,8 +16,11 @@ from core.prediction import FlowVelocity
 from core.random import Draw
 from core.recipe import Recipe, build
 from core.schedule import Flow
-from core.system import Diffusion
-from core.train import newest, train
+from core.systems.autoencoder import Autoencoding
+from core.systems.diffusion import Diffusion
+from core.train.loop import train
+from core.train.state import newest
+from core.weights.checkpoint import CheckpointError
 from image import latent
 from image.latent import begin_with, described, open_autoencoder
 from tests.support.runs import quiet
@@ -98,7 +99,7 @@ def test_without_one_the_autoencoder_is_trained_first(run: Path, tmp_path: Path)
 
 
 def test_an_average_is_taken_not_the_last_weights(run: Path) -> None:
-    from core.checkpoint import read
+    from core.weights.checkpoint import read
 
     path = newest(run)
     assert path is not None

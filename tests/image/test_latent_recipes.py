@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
-from core.autoencoding import Autoencoding, Weights
 from core.random import Draw
 from core.recipe import Recipe, build, draw, load, restore
-from core.train import train
+from core.systems.autoencoder import Autoencoding, Weights
+from core.train.loop import train
 from image.features import timm_features, timm_maps
 from image.folder import has_captions, pictures_of
 from tests.support.runs import quiet

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from app.main import main
-from core.adapted import Adapted
 from core.cond import Cond
-from core.layout.lora import load as load_lora
 from core.recipe import build, load
+from core.systems.lora import Adapted
+from core.weights.lora import load as load_lora
 from tests.support.runs import QUIET, checkpoint, text_to_image
 
 

@@ -12,8 +12,8 @@ import torch
 
 from app.catalogue import presets, systems
 from core.recipe import build, draw, load
-from core.system import Diffusion
-from core.train import train
+from core.systems.diffusion import Diffusion
+from core.train.loop import train
 from image.sheet import read_settings
 from tests.support.runs import quiet
 

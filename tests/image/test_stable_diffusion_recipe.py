@@ -11,10 +11,10 @@ from diffusers import DDIMScheduler
 from core.prediction import Epsilon, V
 from core.recipe import build
 from core.sample.ddim import ddim
-from core.sample.plms import plms
+from core.sample.solvers.plms import plms
 from core.sample.step import Sampler
 from core.schedule import Discrete
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 
 PUBLISHED: dict[str, tuple[int, int, int, type, Sampler]] = {
     "paper": (859_520_964, 768, 512, Epsilon, plms),

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from core.denoiser import Denoiser
 from core.grid import trailing
-from core.nn.mdm import MDM, Encoder
 from core.prediction import X0
 from core.random import Noise
 from core.recipe import Change, Sampling
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Cosine
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 from motion.changing import OVERLAP, parts, revised, spans_of, told, wanted
 from motion.editing import features_of
 from motion.features import Normal, decode_root
 from motion.generator import Motions, normal_of
+from motion.nn.mdm import MDM, Encoder
 from motion.skeleton import HUMAN
 from motion.told import reading
 

@@ -16,8 +16,6 @@ from core.denoiser import Bindable, Bound, Denoiser
 from core.edit import Inpainted, inpaint
 from core.grid import trailing
 from core.guidance import Guided, Thresholded
-from core.mixture import Mixture
-from core.nn.mdm import MDM, Encoder
 from core.prediction import X0
 from core.random import Noise
 from core.recipe import Sampling
@@ -25,11 +23,13 @@ from core.sample.dpm import dpmpp_2m
 from core.sample.heun import heun
 from core.sample.step import run
 from core.schedule import Cosine, Flow
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
+from core.verify.mixture import Mixture
 from motion.compose import Segment, limbs_told, segments, sequence
 from motion.editing import Closing, Joined, above_the_belt, bridging, edited, features_of, gap, limbs, onwards
 from motion.features import Groups, Normal, decode, decode_root
 from motion.generator import Motions, normal_of
+from motion.nn.mdm import MDM, Encoder
 from motion.physics import acceleration
 from motion.skeleton import HUMAN
 from motion.told import reading

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from core.data import Ordered, check
+from core.data.dataset import Ordered, check
 from motion.acts import Style, jump, kick, walk
 from motion.body import Proportions, pose
 from motion.features import canonical, decode, encode

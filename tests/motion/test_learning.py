@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.ema import Constant
 from core.recipe import Recipe, build, draw, load
-from core.train import train
+from core.train.ema import Constant
+from core.train.loop import train
 from motion.generator import Motions, normal_of
 from tests.support.runs import quiet
 

@@ -16,7 +16,6 @@ from core.cond import Cond
 from core.denoiser import Bindable, Bound, Denoiser, Estimate
 from core.grid import trailing
 from core.guidance import Guided
-from core.nn.mdm import MDM, Encoder
 from core.objective import velocity
 from core.prediction import X0
 from core.random import Draw, Noise
@@ -24,9 +23,10 @@ from core.recipe import build, domains, draw, told
 from core.sample.ddpm import ddpm
 from core.sample.step import run
 from core.schedule import Discrete, Schedule, cosine_betas
-from core.system import Diffusion, Guide
+from core.systems.diffusion import Diffusion, Guide
 from motion.features import Groups, decode
 from motion.generator import Motions, normal_of
+from motion.nn.mdm import MDM, Encoder
 from motion.physics import jerk, sliding
 from motion.skeleton import HUMAN
 from motion.told import held

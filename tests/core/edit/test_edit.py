@@ -20,7 +20,6 @@ from core.edit import (
     strengthened,
 )
 from core.grid import karras, trailing
-from core.mixture import Mixture
 from core.random import Noise
 from core.sample.ancestral import euler_ancestral
 from core.sample.dpm import dpmpp_2m
@@ -28,6 +27,7 @@ from core.sample.euler import euler
 from core.sample.heun import heun
 from core.sample.step import Sampler, run
 from core.schedule import EDM, VP, Discrete, Flow, Schedule, linear_betas
+from core.verify.mixture import Mixture
 
 SHAPE = (2, 4, 4)
 MIXTURE = Mixture(

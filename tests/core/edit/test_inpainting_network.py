@@ -15,13 +15,13 @@ from core.cond import Cond
 from core.denoiser import Denoiser
 from core.edit import masked_condition
 from core.guidance import Guided
-from core.layout.autoencoder import load_diffusers as load_autoencoder
-from core.layout.text_unet import load_diffusers as load_unet
 from core.prediction import Epsilon
 from core.random import Noise
 from core.sample.ddim import ddim
 from core.sample.step import run
 from core.schedule import Discrete, scaled_linear_betas
+from core.weights.autoencoder import load_diffusers as load_autoencoder
+from core.weights.text_unet import load_diffusers as load_unet
 from tests.support.parameters import randomise
 from tests.support.pipelines import SCALED, UNET, autoencoder, clip, clip_tokenizer
 

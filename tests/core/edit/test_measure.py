@@ -12,12 +12,12 @@ from core.edit import DPS, Blur, Downsample, Linear, Mask, Posterior, scalar_var
 from core.edit.measure import conjugate_gradients
 from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
-from core.mixture import Mixture
 from core.random import Noise
 from core.sample.heun import heun
-from core.sample.sde import dpmpp_2m_sde
+from core.sample.solvers.sde import dpmpp_2m_sde
 from core.sample.step import run
 from core.schedule import VP, Schedule
+from core.verify.mixture import Mixture
 
 SIDE = 4
 SHAPE = (1, SIDE, SIDE)

@@ -13,9 +13,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteSche
 from core.denoiser import Bound, Denoiser
 from core.grid import Grid, linspace, shifted, stretched, trailing
 from core.prediction import FlowVelocity
-from core.sample.consistency import consistency
 from core.sample.euler import euler
 from core.sample.heun import heun
+from core.sample.solvers.consistency import consistency
 from core.sample.step import Sampler
 from core.schedule import Flow, shift_from_mu
 from tests.support.schedulers import Net, ours, theirs, two_calls, unit_noise, worst

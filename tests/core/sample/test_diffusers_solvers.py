@@ -20,13 +20,13 @@ from torch import Tensor
 from core.denoiser import Denoiser
 from core.grid import Grid, exponential, karras, sgm_uniform, trailing, whole
 from core.prediction import Epsilon, F, FlowVelocity
-from core.sample.adams import deis
 from core.sample.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
-from core.sample.exponential import exponential as exponential_sampler
-from core.sample.sa_solver import constant, sa_solver
-from core.sample.sde import dpmpp_2m_sde, dpmpp_3m_sde, exact_slope
+from core.sample.solvers.adams import deis
+from core.sample.solvers.exponential import exponential as exponential_sampler
+from core.sample.solvers.sa_solver import constant, sa_solver
+from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, exact_slope
+from core.sample.solvers.unipc import bh1, unipc
 from core.sample.step import Sampler, levels
-from core.sample.unipc import bh1, unipc
 from core.schedule import EDM, Flow
 from tests.support.schedulers import (
     PREDICTIONS,

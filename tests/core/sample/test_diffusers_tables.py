@@ -14,10 +14,10 @@ from core.cond import Cond
 from core.denoiser import Bound, Denoiser, Estimate
 from core.grid import Grid, leading, linspace, times, trailing, whole
 from core.prediction import Epsilon, LearnedRange
-from core.sample.consistency import consistency
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large, learned, small
-from core.sample.plms import plms, pndm
+from core.sample.solvers.consistency import consistency
+from core.sample.solvers.plms import plms, pndm
 from core.sample.step import Sampler
 from tests.support.schedulers import (
     PREDICTIONS,

@@ -11,18 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.certificate import counted, three_gaussians
 from core.cond import Cond
 from core.denoiser import Bound, Estimate, change_schedule
-from core.mixture import Exact, Mixture
 from core.random import Noise
-from core.sample.adams import deis, lms
 from core.sample.deterministic import DETERMINISTIC
-from core.sample.exponential import exponential
-from core.sample.polynomial import exponential_moments, phi, weights
-from core.sample.rungekutta import adaptive
+from core.sample.solvers.adams import deis, lms
+from core.sample.solvers.exponential import exponential
+from core.sample.solvers.polynomial import exponential_moments, phi, weights
+from core.sample.solvers.rungekutta import adaptive
+from core.sample.solvers.unipc import bh1, bh2, unipc
 from core.sample.step import run
-from core.sample.unipc import bh1, bh2, unipc
 from core.schedule import (
     EDM,
     VP,
@@ -34,6 +32,8 @@ from core.schedule import (
     linear_betas,
     zero_terminal_snr,
 )
+from core.verify.mixture import Exact, Mixture
+from core.verify.orders import counted, three_gaussians
 from tests.support.schedules import CONTINUOUS
 
 SCHEDULES: dict[str, Schedule] = {

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.certificate import SCHEDULES, Problem, extrapolate, full, interior, markdown, measure, order_of
-from core.mixture import Mixture
-from core.sample.adams import deis
 from core.sample.deterministic import DETERMINISTIC
-from core.sample.exponential import exponential
 from core.sample.info import SamplerInfo
-from core.sample.unipc import unipc
+from core.sample.solvers.adams import deis
+from core.sample.solvers.exponential import exponential
+from core.sample.solvers.unipc import unipc
 from core.schedule import VP, Flow, Schedule
+from core.verify.mixture import Mixture
+from core.verify.orders import SCHEDULES, Problem, extrapolate, full, interior, markdown, measure, order_of
 
 FIXED = {name: info for name, info in DETERMINISTIC.items() if not info.adaptive}
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from core.denoiser import Bound, Estimate
 from core.random import Noise
 from core.sample import STOCHASTIC, NoiseSource, Sampler, run
-from core.sample.consistency import consistency
-from core.sample.predictor_corrector import each, euler_maruyama, predictor_corrector, reverse_diffusion
-from core.sample.sa_solver import constant, sa_solver
-from core.sample.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, exact_slope, midpoint_slope
+from core.sample.solvers.consistency import consistency
+from core.sample.solvers.predictor_corrector import each, euler_maruyama, predictor_corrector, reverse_diffusion
+from core.sample.solvers.sa_solver import constant, sa_solver
+from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, exact_slope, midpoint_slope
 from core.schedule import EDM, VE, VP, Discrete, Flow, Schedule, linear_betas
-from core.weak import Path
+from core.verify.weak_orders import Path
 
 SIGMAS = [7.0, 3.1, 1.7, 0.6, 0.25]
 ETA = 0.7

@@ -8,28 +8,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.certificate import three_gaussians
 from core.denoiser import Bound, Estimate
 from core.grid import karras, trailing
-from core.mixture import Mixture
 from core.random import Noise
 from core.sample import STOCHASTIC, run
 from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large, learned, small
 from core.sample.dpm import dpmpp_2m, dpmpp_2s
-from core.sample.edm import edm
-from core.sample.er_sde import er_sde, ode
 from core.sample.euler import euler
-from core.sample.exponential import exponential
 from core.sample.heun import dpm2, heun
-from core.sample.predictor_corrector import predictor_corrector
 from core.sample.renoise import straight
-from core.sample.restart import Interval, restart
-from core.sample.sa_solver import constant, sa_solver
-from core.sample.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, exact_slope
+from core.sample.solvers.edm import edm
+from core.sample.solvers.er_sde import er_sde, ode
+from core.sample.solvers.exponential import exponential
+from core.sample.solvers.predictor_corrector import predictor_corrector
+from core.sample.solvers.restart import Interval, restart
+from core.sample.solvers.sa_solver import constant, sa_solver
+from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, exact_slope
 from core.sample.step import Sampler
 from core.schedule import EDM, VE, VP, Discrete, Flow, Schedule, linear_betas, scaled_linear_betas, zero_terminal_snr
+from core.verify.mixture import Mixture
+from core.verify.orders import three_gaussians
 
 SCHEDULES: dict[str, Schedule] = {
     "VP": VP(),
@@ -157,7 +157,7 @@ def test_sample_does_not_change_with_its_batch(name: str) -> None:
 
 
 def test_corrector_norm_of_the_batch_mixes_samples_as_published() -> None:
-    from core.sample.predictor_corrector import batch_mean
+    from core.sample.solvers.predictor_corrector import batch_mean
 
     schedule = VE()
     denoise, times = three_gaussians().denoiser(schedule), trailing(schedule, 4)

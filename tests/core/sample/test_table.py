@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.certificate import counted, three_gaussians
 from core.grid import GRIDS, trailing
 from core.random import Noise
 from core.sample import ALIASES, DETERMINISTIC, SAMPLERS, STOCHASTIC, run
 from core.schedule import EDM
+from core.verify.orders import counted, three_gaussians
 
 
 def test_names_do_not_collide() -> None:

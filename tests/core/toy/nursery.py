@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from core.checkpoint import read
 from core.recipe import Recipe, build
-from core.record import read as read_log
-from core.train import Run, newest, train
+from core.train.logger import read as read_log
+from core.train.loop import Run, train
+from core.train.state import newest
+from core.weights.checkpoint import read
 
 
 def digest(path: Path) -> str:

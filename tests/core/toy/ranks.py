@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch.distributed.fsdp import fully_shard
 
 from core.recipe import Recipe, build
-from core.system import Diffusion
-from core.train import Run, loop, train
-from core.train.loop import update
+from core.systems.diffusion import Diffusion
+from core.train import loop
+from core.train.loop import Run, train, update
 from core.train.state import State
 
 

@@ -15,10 +15,10 @@ from diffusers import (
 )
 from torch import Tensor
 
-from core.controlled import led
-from core.layout.controlnet import load_diffusers
 from core.random import Noise
 from core.sample.step import run
+from core.systems.controlnet import led
+from core.weights.controlnet import load_diffusers
 from image.published import open_pipeline
 from tests.support import pipelines
 

@@ -17,7 +17,7 @@ from core.prediction import FlowVelocity
 from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.heun import heun
 from core.schedule import Flow
-from core.system import Diffusion
+from core.systems.diffusion import Diffusion
 
 
 class Net(nn.Module):

@@ -1,0 +1,64 @@
+"""Adams methods on the noise: eps is a polynomial, in sigma / alpha (LMS) or in log-SNR (DEIS), integrated exactly.
+
+Both continue ``d(x / alpha) / dr = eps`` with r = sigma / alpha by a weighted mean of the noises seen. They differ in
+the variable of the polynomial: r itself in k-diffusion's linear multistep sampler, log r in DEIS (2204.13902, as
+published code has it), where r spans decades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from core.denoiser import Bound
+from core.sample.heun import turn
+from core.sample.solvers.exponential import second_order, third_order
+from core.sample.solvers.polynomial import exponential_moments, weights
+from core.sample.step import Level, NoiseSource, Step, toward
+from core.sample.walk import OneStep, Seen, multistep
+
+
+def lms(
+    denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource, order: int = 4, start: OneStep | None = third_order
+) -> Iterator[Step]:
+    """Order ``order``, one evaluation a step; the first ``order - 2`` steps are taken by ``start``.
+
+    sigma / alpha is 0 at clean data, and so the polynomial is followed to there as well.
+    """
+    return multistep(denoise, x, times, _in_ratio, order, start, defined=_is_finite)
+
+
+def deis(
+    denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource, order: int = 3, start: OneStep | None = second_order
+) -> Iterator[Step]:
+    """Order ``order``, one evaluation a step; the first ``order - 2`` steps are taken by ``start``."""
+    return multistep(denoise, x, times, _in_log_snr, order, start)
+
+
+def _is_finite(here: Level, there: Level) -> bool:
+    return here.alpha > 0 and there.ratio < here.ratio
+
+
+def _in_ratio(past: Sequence[Seen], there: Level) -> Tensor:
+    here = past[0].level
+    step = there.ratio - here.ratio
+    places = [(seen.level.ratio - here.ratio) / step for seen in past]
+    return _mean_slope(past, there, weights(places, [1 / (k + 1) for k in range(len(past))]))
+
+
+def _in_log_snr(past: Sequence[Seen], there: Level) -> Tensor:
+    here = past[0].level
+    step = there.half_log_snr - here.half_log_snr
+    places = [(seen.level.half_log_snr - here.half_log_snr) / step for seen in past]
+    moments = exponential_moments(step, len(past))
+    return _mean_slope(past, there, [share / moments[0] for share in weights(places, moments)])
+
+
+def _mean_slope(past: Sequence[Seen], there: Level, shares: Sequence[float]) -> Tensor:
+    """Step along the mean of the noises; the shares sum to one."""
+    here = past[0]
+    x = toward(here.x, here.clean, here.level, there)
+    for share, seen in zip(shares[1:], past[1:]):
+        x = turn(x, here.level, there, share * (seen.noise - here.noise))
+    return x

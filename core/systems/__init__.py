@@ -1,0 +1,1 @@
+"""What is trained: systems that say what a batch costs."""

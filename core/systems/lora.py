@@ -1,0 +1,50 @@
+"""Adapted: a diffusion model that stays as it is, with a LoRA that learns beside it.
+
+What such a system saves, averages and loads is the LoRA alone, so its checkpoints are small; they say in their recipe
+where the model lies that they belong to.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from core.nn.lora import ATTENTION, Attached, LoRA
+from core.systems.diffusion import Diffusion
+
+OWN = "lora."  # how the names of what is saved begin
+
+
+class Adapted(Diffusion):
+    """A model and a LoRA on its network."""
+
+    def __init__(
+        self, base: Diffusion, rank: int, alpha: float | None = None, targets: Sequence[str] = ATTENTION
+    ) -> None:
+        """rank, alpha, targets: of the LoRA, see ``LoRA.of``; nothing else of the model is trained any more."""
+        super().__init__(base.denoiser, base.conditioner, base.codec, base.objective)
+        self.requires_grad_(False)
+        net = self.denoiser.net
+        if not isinstance(net, nn.Module):
+            raise ValueError("a LoRA is on the layers of a network, and this model has none")
+        self.lora = LoRA.of(net, rank, alpha, targets)
+        self.attached = Attached(net, [self.lora])
+        save_only(self, OWN)
+
+
+def save_only(system: nn.Module, own: str) -> None:
+    """Leave everything but the tensors whose names begin with ``own`` out of a system's state, where none misses it."""
+    system.register_state_dict_post_hook(functools.partial(_keep_own, own))
+    system.register_load_state_dict_post_hook(functools.partial(_miss_own, own))
+
+
+def _keep_own(own: str, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix) and not name.startswith(prefix + own)]:
+        del state[name]
+
+
+def _miss_own(own: str, module: nn.Module, wrong: Any) -> None:
+    wrong.missing_keys[:] = [name for name in wrong.missing_keys if f".{own}" in f".{name}"]

@@ -1,0 +1,1 @@
+"""Checks of samplers against closed forms: mixtures of Gaussians, orders of convergence."""

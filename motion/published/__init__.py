@@ -1,0 +1,1 @@
+"""What others published of motion."""
