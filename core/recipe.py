@@ -29,7 +29,8 @@ from core.grid import Grid
 from core.guidance import Guided
 from core.random import Noise
 from core.sample.step import Sampler, run
-from core.systems.diffusion import Diffusion, Guide, System
+from core.systems.diffusion import Diffusion, Guide
+from core.systems.system import System
 from core.train.ema import Constant, Power, Profile
 from core.weights.checkpoint import CheckpointError, fill, read, read_metadata
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.data.dataset import Batch, Dataset, Drawn, arrange
+from core.data.dataset import Batch, Dataset, Drawn
 from core.random import Draw
+from core.train.order import arrange
 from image.data import DataError
 
 

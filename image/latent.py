@@ -15,7 +15,8 @@ from core.codec import Latents
 from core.data.dataset import Dataset
 from core.recipe import Recipe, Start, build, restore
 from core.systems.autoencoder import Autoencoding
-from core.systems.diffusion import Diffusion, System
+from core.systems.diffusion import Diffusion
+from core.systems.system import System
 from core.train.loop import Run, train
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError, fill, read, read_metadata

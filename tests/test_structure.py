@@ -1,171 +1,294 @@
-"""The house stands as docs/architecture.md draws it: layers, file sizes, no tunnels, a cheap import."""
+"""The house stands as docs/architecture.md draws it: layers, cycles, domains, file sizes, a cheap import."""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-DOMAINS = {"image", "video", "audio", "three_d", "motion", "biology"}
-PACKAGES = {"core", "app"} | DOMAINS
+import pytest
 
-# Each part of core and the parts it may import; what is not listed for a part is above it or beside it.
-FLOOR = {"cond", "random"}
-PATH = FLOOR | {"schedule", "prediction", "denoiser"}
-MAY_IMPORT = {
+from tests.support.source import (
+    DOMAINS,
+    PACKAGES,
+    ROOT,
+    TOP,
+    imported_by_name,
+    imports,
+    modules,
+    strings,
+    switches,
+    within,
+)
+
+DOMAIN = "|".join(sorted(DOMAINS))
+
+# Each part of core and the parts that it may import beside itself. A part is a module or a package, and the longest
+# name that fits counts: ``train.ema`` lies below ``recipe``, the rest of ``train`` above it.
+PATH = {"cond", "random", "schedule", "prediction", "denoiser"}
+MAY_IMPORT: dict[str, set[str]] = {
     "cond": set(),
     "random": set(),
-    "nn": {"cond", "nn"},
-    "autoencoder": {"cond", "nn", "autoencoder"},
-    "layout": {"cond", "nn", "autoencoder", "layout", "checkpoint"},
+    "nn": {"cond"},
+    "autoencoder": {"cond", "nn"},
+    "weights": {"cond", "nn", "autoencoder"},
     "schedule": set(),
     "prediction": set(),
     "denoiser": {"cond", "schedule", "prediction"},
-    "mixture": PATH,
     "grid": {"schedule"},
-    "sample": PATH | {"sample"},
-    "guidance": PATH | {"guidance"},
-    "likelihood": PATH | {"sample", "mixture"},
+    "sample": PATH,
+    "guidance": PATH,
+    "likelihood": PATH | {"sample"},
     "edit": PATH | {"sample", "grid", "likelihood"},
-    "certificate": PATH | {"sample", "grid", "mixture", "certificate"},
-    "weak": PATH | {"sample", "mixture", "certificate"},
-    "objective": PATH | {"objective"},
+    "verify": PATH | {"sample", "grid"},
+    "objective": PATH,
     "distill": PATH | {"sample", "grid", "guidance", "objective"},
-    "condition": {"cond", "nn", "condition"},
+    "condition": {"cond", "nn"},
     "codec": {"autoencoder", "nn", "random"},
-    "metrics": set(),
-    "ema": set(),
-    "checkpoint": set(),
+    "evaluation": set(),
+    "train.ema": set(),
+    "data": {"random"},
 }
-MAY_IMPORT["compiled"] = PATH | {"autoencoder"}
-BELOW_SYSTEM = set(MAY_IMPORT)
-MAY_IMPORT["data"] = BELOW_SYSTEM
-MAY_IMPORT["cache"] = BELOW_SYSTEM | {"data"}
-MAY_IMPORT["system"] = BELOW_SYSTEM
-MAY_IMPORT["autoencoding"] = BELOW_SYSTEM | {"system"}
-MAY_IMPORT["adapted"] = BELOW_SYSTEM | {"system"}
-MAY_IMPORT["controlled"] = BELOW_SYSTEM | {"system", "adapted"}
-MAY_IMPORT["recipe"] = BELOW_SYSTEM | {"system", "data"}
-MAY_IMPORT["train"] = BELOW_SYSTEM | {"system", "data", "recipe", "train", "record"}
-MAY_IMPORT["record"] = BELOW_SYSTEM
+BELOW_SYSTEMS = set(MAY_IMPORT)
+MAY_IMPORT |= {
+    "train.order": {"data", "random"},
+    "train.cache": BELOW_SYSTEMS | {"train.order"},
+    "train.described": BELOW_SYSTEMS | {"train.order"},
+    "train.logger": {"weights"},
+    "systems": BELOW_SYSTEMS,
+    "recipe": BELOW_SYSTEMS | {"systems"},
+    "train": BELOW_SYSTEMS | {"systems", "recipe"},
+}
+
+# What fails today. Nothing may be added; what is repaired is taken out, for an entry that passes is refused.
+NOT_YET: dict[str, set[str]] = {
+    "cycles": {
+        "app.controls <-> app.sampling",
+    },
+    "domains": {
+        "image.train imports app.main",
+    },
+    "domains by name": {
+        "app.controls names image.edges",
+        "app.demo names image.recipes.edm.tiny",
+        "app.edit names image.published.scheduler",
+        "app.edit names image.sheet",
+        "app.edits names image.folder",
+        "app.edits names image.source",
+        "app.refined names image.published",
+        "app.replay names image.sheet",
+        "app.sampling names image.published",
+    },
+    "recipes": {
+        "image.recipes.flux imports image.recipes.autoencoder",
+        "image.recipes.ldm imports image.recipes.autoencoder",
+        "image.recipes.sd3 imports image.recipes.autoencoder",
+        "image.recipes.sdxl imports image.recipes.autoencoder",
+        "image.recipes.stable_diffusion imports image.recipes.autoencoder",
+    },
+    "string switches": {
+        "core.train.loop._casting: training.precision == 'bf16'",
+        "core.train.loop.train: training.precision == 'fp16'",
+        "image.shards.caption: example.caption.kind == 'json'",
+        "motion.generator._do: act.kind == 'bow'",
+        "motion.generator._do: act.kind == 'jump'",
+        "motion.generator._do: act.kind == 'kick'",
+        "motion.generator._do: act.kind == 'run'",
+        "motion.generator._do: act.kind == 'sit'",
+        "motion.generator._do: act.kind == 'turn'",
+        "motion.generator._do: act.kind == 'walk'",
+        "motion.judging._as_asked: act.kind == 'walk'",
+        "motion.judging._as_asked: act.kind == 'wave'",
+        "motion.judging._as_asked: act.kind in ('run', 'jump')",
+        "motion.observe._kicks: act.side == 'left'",
+        "motion.script._compose: first.kind == 'sit'",
+        "motion.script._say_walk: act.direction == 'backward'",
+        "motion.script._say_walk: act.direction in ('to the left', 'to the right')",
+    },
+}
 
 
-def sources() -> list[Path]:
-    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+def judge(rule: str, wrong: set[str]) -> None:
+    """Fails for what breaks a rule and is not listed, and for what is listed and breaks none."""
+    assert not wrong - NOT_YET[rule], sorted(wrong - NOT_YET[rule])
+    assert not NOT_YET[rule] - wrong, f"repaired, so take it out of NOT_YET: {sorted(NOT_YET[rule] - wrong)}"
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+def part_of(name: str) -> str:
+    """The part of core that a module belongs to; "" for none."""
+    inside = name.removeprefix("core.")
+    return max((part for part in MAY_IMPORT if within(inside, {part})), key=len, default="")
 
 
-def part(dotted: str) -> str:
-    return dotted.split(".")[1] if "." in dotted else ""
+def test_every_part_of_core_has_its_place() -> None:
+    placeless = [name for name in modules() if name.startswith("core.") and not part_of(name)]
+    assert not placeless, f"{placeless}: give each a place in the layers here and in docs/architecture.md"
 
 
 def test_core_imports_flow_downwards() -> None:
     wrong = []
-    for path in sorted((ROOT / "core").rglob("*.py")):
-        here = path.relative_to(ROOT / "core").parts[0].removesuffix(".py")
-        if here == "__init__":
-            continue
-        assert here in MAY_IMPORT, (
-            f"core/{here} has no place in the layers: give it one here and in docs/architecture.md"
-        )
-        for name in imports(path):
-            top = name.split(".")[0]
-            if top in PACKAGES - {"core"} or (top == "core" and part(name) not in MAY_IMPORT[here] | {here}):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    for module in modules():
+        here = part_of(module) if module.startswith("core.") else ""
+        for name in imports(module) if here else ():
+            part = part_of(name)
+            if name.startswith("core.") and part not in MAY_IMPORT[here] | {here} and not part.startswith(here + "."):
+                wrong.append(f"{module} imports {name}")
     assert not wrong, wrong
 
 
 def test_samplers_and_objectives_never_meet() -> None:
-    for here, there in (("sample", "core.objective"), ("objective", "core.sample")):
-        for path in [*(ROOT / "core").glob(f"{here}.py"), *(ROOT / "core" / here).glob("*.py")]:
-            assert not any(name.startswith(there) for name in imports(path)), path
+    wrong = [
+        f"{module} imports {name}"
+        for here, there in (("core.sample", "core.objective"), ("core.objective", "core.sample"))
+        for module in modules()
+        if within(module, {here})
+        for name in imports(module)
+        if within(name, {there})
+    ]
+    assert not wrong, wrong
+
+
+def test_the_idea_of_sampling_needs_no_solver() -> None:
+    """Only the tables at the top of core/sample know what lies in solvers/."""
+    tables = {"core.sample", "core.sample.deterministic", "core.sample.stochastic"}
+    above = [name for name in modules() if name.startswith("core.sample.") and ".solvers" not in name]
+    wrong = [
+        f"{module} imports {name}"
+        for module in set(above) - tables
+        for name in imports(module)
+        if within(name, {"core.sample.solvers"})
+    ]
+    assert not wrong, wrong
+
+
+def test_no_cycles() -> None:
+    """Not even through imports inside functions; an entry of NOT_YET names a whole cycle."""
+    edges = {module: {name for name in imports(module) if name in modules()} - {module} for module in modules()}
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        stack = [start]
+        while stack:
+            new = edges[stack.pop()] - seen
+            seen |= new
+            stack += new
+        return seen
+
+    beyond = {module: reached(module) for module in edges}
+    circles = {
+        " <-> ".join(sorted(other for other in beyond[module] if module in beyond[other]))
+        for module in edges
+        if module in beyond[module]
+    }
+    judge("cycles", circles)
+
+
+def test_core_and_app_know_no_domain() -> None:
+    wrong = set()
+    for module, (_, tree) in modules().items():
+        if module.split(".")[0] in {"core"} | TOP:
+            named = {name for name in imports(module) if within(name, DOMAINS)}
+            named |= {text for text in strings(tree) if re.fullmatch(rf"({DOMAIN})(\.[A-Za-z_]\w*)+", text)}
+            named |= {text for text in imported_by_name(tree) if re.match(rf"({DOMAIN})\b", text)}
+            wrong |= {f"{module} names {name}" for name in named}
+    judge("domains by name", wrong)
+
+
+def test_core_stands_below_the_rest() -> None:
+    core = [module for module in modules() if within(module, {"core"})]
+    wrong = [f"{module} imports {name}" for module in core for name in imports(module) if within(name, TOP)]
+    assert not wrong, wrong
 
 
 def test_domains_know_core_and_themselves_only() -> None:
-    wrong = []
-    for domain in DOMAINS:
-        for path in (ROOT / domain).rglob("*.py"):
-            for name in imports(path):
-                top = name.split(".")[0]
-                allowed = {"core", domain} | (
-                    {"app"} if path.name == "train.py" and path.parent.name == domain else set()
-                )
-                if top in PACKAGES and top not in allowed:
-                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert not wrong, wrong
+    wrong = set()
+    for module in modules():
+        domain = module.split(".")[0]
+        if domain in DOMAINS:
+            strange = {name for name in imports(module) if within(name, PACKAGES - {"core", domain})}
+            wrong |= {f"{module} imports {name}" for name in strange}
+    judge("domains", wrong)
 
 
 def test_recipes_are_leaves() -> None:
-    for path in sources():
-        if path.parent.name != "recipes" and path.parts[-3:-1] != ("app",):
-            assert not any(".recipes." in name for name in imports(path)), f"{path} imports a recipe"
+    """Nothing imports a recipe, not even another."""
+    wrong = {
+        f"{module} imports {name}"
+        for module in modules()
+        for name in imports(module)
+        if re.match(r"\w+\.recipes(\.|$)", name)
+    }
+    judge("recipes", wrong)
 
 
 def test_networks_import_torch_einops_and_timm_only() -> None:
-    standard = set(sys.stdlib_module_names)
-    for folder in ("nn", "autoencoder"):
-        for path in (ROOT / "core" / folder).rglob("*.py"):
-            foreign = {name.split(".")[0] for name in imports(path)} - standard - {"torch", "einops", "timm", "core"}
-            assert not foreign, f"{path} imports {foreign}"
+    allowed = set(sys.stdlib_module_names) | {"torch", "einops", "timm"}
+    networks = [name for name in modules() if re.match(r"\w+\.(nn|autoencoder)(\.|$)", name)]
+    assert {name.split(".")[0] for name in networks} >= {"core", "image", "motion"}
+    wrong = [
+        f"{module} imports {name}"
+        for module in networks
+        for name in imports(module)
+        if name.split(".")[0] not in allowed | {"core", module.split(".")[0]}
+        or (name.split(".")[0] in DOMAINS and not re.match(r"\w+\.(nn|autoencoder)(\.|$)", name))
+        or (name.startswith("core.") and part_of(name) not in {"cond", "nn", "autoencoder"})
+    ]
+    assert not wrong, wrong
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
-    tests = sorted((ROOT / "tests").rglob("*.py"))
-    long = [str(path) for path in [*sources(), *tests] if len(path.read_text().splitlines()) > 400]
+    paths = [path for path, _ in modules().values()] + sorted((ROOT / "tests").rglob("*.py"))
+    long = [str(path) for path in paths if len(path.read_text().splitlines()) > 400]
     assert not long
 
 
-def test_no_keyword_tunnels_in_core() -> None:
+def test_no_keyword_tunnels() -> None:
     wrong = []
-    for path in (ROOT / "core").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.args.kwarg:
-                wrong.append(f"{path.name}:{node.lineno} {node.name} takes **{node.args.kwarg.arg}")
+    for module, (_, tree) in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and node.args.kwarg:
+                wrong.append(f"{module}:{node.lineno} takes **{node.args.kwarg.arg}")
     assert not wrong, wrong
 
 
-def test_no_string_switches_in_core() -> None:
-    """A parameter that is a string never selects behaviour: pass the function. Foreign layouts are data and exempt."""
-    wrong = []
-    for path in (ROOT / "core").rglob("*.py"):
-        if "layout" in path.parts:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                wrong += [f"{path.name}:{line}" for line in string_switches(node)]
-    assert not wrong, wrong
+def foreign(module: str) -> bool:
+    """Whether a module reads the formats of others, in which strings are data."""
+    return within(module, {"core.weights"}) or re.match(r"\w+\.published(\.|$)", module) is not None
 
 
-def string_switches(function: ast.FunctionDef) -> Iterator[int]:
-    arguments = [*function.args.args, *function.args.kwonlyargs]
-    names = {a.arg for a in arguments if a.annotation and ast.unparse(a.annotation).split("[")[0] in {"str", "Literal"}}
-    for node in ast.walk(function):
-        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id in names:
-            if any(isinstance(value, ast.Constant) and isinstance(value.value, str) for value in node.comparators):
-                yield node.lineno
+def test_no_string_switches() -> None:
+    """A string never selects behaviour: pass the function. Foreign layouts are data and exempt."""
+    wrong = set()
+    for module, (_, tree) in modules().items():
+        if module.split(".")[0] in {"core"} | DOMAINS and not foreign(module):
+            wrong |= {f"{module}.{function}: {switch}" for function, switch in switches(tree)}
+    judge("string switches", wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ("def f(kind: str): return kind == 'a'", 1),
+        ("def f(kind: Literal['a', 'b']): return kind in ('a', 'b')", 1),
+        ("def f(kind: str | None): return 'a' != kind", 1),
+        ("def f(self): return self.kind == 'a'", 1),
+        ("def f(kind):\n match kind:\n  case 'a' | 'b': return 1", 1),
+        ("def f(kind: str): return {'a': min, 'b': max}[kind]", 0),
+        ("def f(kind: str): return 'a' in TABLE", 0),
+        ("def f(count: int): return count == 1", 0),
+        ("def f(x): return x.device.type == 'cpu'", 0),
+        ("def f(file): return 'a' in file.names", 0),
+    ],
+)
+def test_switches_are_seen(body: str, count: int) -> None:
+    assert len(list(switches(ast.parse(body)))) == count
 
 
 def test_every_module_says_what_it_is() -> None:
-    silent = [str(p) for p in sources() if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
+    silent = [name for name, (_, tree) in modules().items() if tree.body and not ast.get_docstring(tree)]
     assert not silent
-
-
-def test_import_of_core_leaves_heavy_packages_alone() -> None:
-    modules = ", ".join(f"core.{path.stem}" for path in (ROOT / "core").glob("*.py") if path.stem != "__init__")
-    code = f"import sys, core.sample, {modules}; print([m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ.copy())
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 HEAVY = [
@@ -179,3 +302,10 @@ HEAVY = [
     "tensorboard",
     "rich",
 ]
+
+
+def test_import_of_core_leaves_heavy_packages_alone() -> None:
+    every = ", ".join(name for name in modules() if within(name, {"core"}))
+    code = f"import sys, {every}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ.copy())
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from core.sample.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m, dpmpp_3s
+from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.sample.heun import dpm2, heun
 from core.sample.info import SamplerInfo
 from core.sample.solvers.adams import deis, lms
+from core.sample.solvers.dpm import dpmpp_2s, dpmpp_3m, dpmpp_3s
 from core.sample.solvers.exponential import exponential, third_order
 from core.sample.solvers.plms import plms, pndm
 from core.sample.solvers.rungekutta import adaptive, at_tolerance, rk4

@@ -17,7 +17,7 @@ from core.autoencoder.adversary import PatchDiscriminator, balance, hinge
 from core.autoencoder.perceptual import Perceptual
 from core.objective import Losses
 from core.random import Draw, Stream
-from core.systems.diffusion import System
+from core.systems.system import System
 
 
 @dataclass(frozen=True)

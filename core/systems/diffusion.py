@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.codec import Codec
 from core.cond import Cond
@@ -19,20 +18,9 @@ from core.guidance import Guided
 from core.objective import Losses, Objective
 from core.random import Draw, Noise
 from core.sample.step import Sampler, Step
+from core.systems.system import System
 
 Guide = Callable[[Bindable, Cond, float], Bindable]  # denoiser, null condition, scale -> the guided denoiser
-
-
-class System(nn.Module, ABC):
-    """What the training loop trains: anything that says what a batch costs."""
-
-    @abstractmethod
-    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
-        """The loss of a batch, a function of the weights, the batch and the draw."""
-
-    def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
-        """``loss``, under the name by which distributed wrappers call it."""
-        return self.loss(batch, draw, places)
 
 
 class Diffusion(System):

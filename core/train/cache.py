@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from core.data.dataset import Batch, Dataset, arrange
+from core.data.dataset import Batch, Dataset
+from core.train.order import arrange
 from core.weights.checkpoint import CheckpointError, write_whole
 
 Encode = Callable[[Batch], Batch]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from core.codec import Codec
-from core.data.dataset import Batch, Dataset, arrange
+from core.data.dataset import Batch, Dataset
+from core.train.order import arrange
 
 
 class Described:

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.data.dataset import Dataset, Ordered, Shares, stream
+from core.data.dataset import Dataset
 from core.random import Draw, Stream, network_seed
 from core.recipe import Recipe, Training, draw, told
 from core.systems.diffusion import Diffusion
 from core.train.described import Described
 from core.train.logger import Record
+from core.train.order import Ordered, Shares, stream
 from core.train.state import State, gathered, newest, prepare, resume, save
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.random import network_seed
 from core.recipe import Recipe
-from core.systems.diffusion import System
+from core.systems.system import System
 from core.train.ema import EMA
 from core.weights.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
 

@@ -34,8 +34,8 @@ from core.weights import unet as pixels
 from core.weights.checkpoint import CheckpointError, fill
 from core.weights.detect import Found
 from core.weights.flux_original import ATTENTION, PERCEPTRON
+from core.weights.layouts import of_domains
 from core.weights.pairs import Pair, to_ours, to_theirs
-from image.published.layouts import ncsnpp
 
 DIFFUSERS, ORIGINAL = "diffusers", "original"
 Tensors = dict[str, Tensor]
@@ -51,7 +51,6 @@ ALONE: dict[str, Callable[[Path], object]] = {  # networks whose layouts are not
     "controlnet": controlnet.load_diffusers,
     "dit": dit.load_diffusers,
     "pixels": pixels.load_diffusers,
-    "ncsnpp": ncsnpp.load_diffusers,
 }
 
 
@@ -166,7 +165,8 @@ def _rules(source: Source, shapes: Tensors, beside: autoencoder.Beside | None) -
 
 def _of_one_layout(source: Source, shapes: Tensors) -> Rules:
     """The rules of a network that is read from a folder of diffusers, and written as one in another precision."""
-    loader = ALONE.get(source.found.kind)
+    domains = {own.kind: own.load for own in of_domains() if own.load is not None}
+    loader = (ALONE | domains).get(source.found.kind)
     if loader is None or source.config is None:
         raise CheckpointError(f"{source.where} is {source.found.model}, which no other layout is known of here")
     loader(Path(source.where))  # raises where its tensors are not those of the network

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from core.weights.layouts import of_domains
+
 TABLE = "scaled-linear table of 1000"
 SAID_BY_SCHEDULER = "not in the file: the folder's scheduler says it"
 SIGNS = (  # kind, layout, a name that only it has
@@ -31,10 +33,8 @@ SIGNS = (  # kind, layout, a name that only it has
     ("vae", "original", r"encoder\.down\.0\.block\.0\.norm1\.weight"),
     ("unet", "diffusers", r"down_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.0\.attn2\.to_k\.weight"),
     ("unet", "original", r"middle_block\.1\.transformer_blocks\.0\.attn2\.to_k\.weight"),
-    ("ncsnpp", "diffusers", r"time_proj\.weight"),
     ("pixels", "diffusers", r"down_blocks\.0\.resnets\.0\.conv1\.weight"),
     ("pixels", "original", r"input_blocks\.0\.0\.weight"),
-    ("ncsnpp", "original", r"(module\.)?all_modules\.\d+\..*"),
     ("clip", "transformers", r"(text_model\.)?embeddings\.token_embedding\.weight"),
     ("clip", "OpenCLIP", r"transformer\.resblocks\.0\.attn\.in_proj_weight"),
     ("t5", "transformers", r"encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight"),
@@ -94,7 +94,10 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], 
 
 
 def detect(tensors: Mapping[str, Tensor]) -> Found:
-    """What the tensors of one part are."""
+    """What the tensors of one part are. The layouts of domains come first, for their signs are theirs alone."""
+    for own in of_domains():
+        if own.fits(tensors):
+            return Found(own.kind, own.layout, own.model, own.prediction, own.schedule)
     for kind, layout, sign in SIGNS:
         pattern = re.compile(sign)
         if any(pattern.fullmatch(name) for name in tensors):
@@ -217,10 +220,6 @@ def _pixels(tensors: Mapping[str, Tensor]) -> tuple[str, str, str]:
     return f"U-Net without text (DDPM, ADM), {channels} channels", SAID_BY_SCHEDULER, SAID_BY_SCHEDULER
 
 
-def _ncsnpp(tensors: Mapping[str, Tensor]) -> tuple[str, str, str]:
-    return "NCSN++", "score", "variance exploding"
-
-
 def _clip(tensors: Mapping[str, Tensor]) -> tuple[str]:
     width = _shape(tensors, "*token_embedding.weight")[1]
     names = {768: "CLIP-L text encoder", 1024: "OpenCLIP-H text encoder", 1280: "OpenCLIP-bigG text encoder"}
@@ -231,4 +230,4 @@ def _t5(tensors: Mapping[str, Tensor]) -> tuple[str]:
     return (f"T5 encoder of width {_shape(tensors, '*SelfAttention.q.weight')[1]}",)
 
 
-_OTHERS = {"lora": _lora, "dit": _dit, "pixels": _pixels, "ncsnpp": _ncsnpp, "clip": _clip, "t5": _t5}
+_OTHERS = {"lora": _lora, "dit": _dit, "pixels": _pixels, "clip": _clip, "t5": _t5}

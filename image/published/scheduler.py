@@ -33,8 +33,9 @@ from core.grid import (
 )
 from core.prediction import X0, Epsilon, Prediction, V
 from core.sample.ancestral import euler_ancestral
-from core.sample.dpm import dpmpp_2m, dpmpp_3m
+from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
+from core.sample.solvers.dpm import dpmpp_3m
 from core.sample.solvers.plms import plms, pndm
 from core.sample.solvers.sde import dpmpp_2m_sde
 from core.sample.solvers.unipc import unipc

@@ -19,7 +19,8 @@ from core.recipe import Loaded, Recipe, Sampling, Start, Training, brief, build,
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
-from core.systems.diffusion import Diffusion, System
+from core.systems.diffusion import Diffusion
+from core.systems.system import System
 from core.train.ema import Constant, Power
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError

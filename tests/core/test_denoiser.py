@@ -17,9 +17,10 @@ from core.prediction import X0, Epsilon, F, FlowVelocity, LearnedRange, Predicti
 from core.random import Noise
 from core.sample.ancestral import dpm2_ancestral, euler_ancestral
 from core.sample.ddpm import ddpm
-from core.sample.dpm import dpmpp_2m, dpmpp_3m
+from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.sample.heun import heun
+from core.sample.solvers.dpm import dpmpp_3m
 from core.sample.solvers.unipc import unipc
 from core.sample.step import Sampler
 from core.schedule import (

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.condition import Conditioner
-from core.data.dataset import Ordered, Shares
 from core.denoiser import Bindable, Denoiser
 from core.distill import Imitation, Teacher, imitating, inherit
 from core.grid import trailing
@@ -29,6 +28,7 @@ from core.schedule import VP, Flow, Schedule
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant
 from core.train.loop import steps
+from core.train.order import Ordered, Shares
 from core.train.state import State, prepare, resume, save
 from core.verify.mixture import Exact, Mixture
 from core.weights.checkpoint import CheckpointError, read

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.codec import Scale
 from core.cond import Cond
-from core.data.dataset import Batch, Ordered, Shares, stream
+from core.data.dataset import Batch
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
@@ -26,6 +26,7 @@ from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.cache import Cached, latents, model_hash
 from core.train.loop import steps
+from core.train.order import Ordered, Shares, stream
 from core.train.state import prepare
 from image.buckets import Bucketed, bucket_sizes, nearest_bucket
 from image.data import DataError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.dataset import Ordered
+from core.train.order import Ordered
 from image.data import DataError
 from image.folder import CaptionedArray, open_captioned, open_folder, open_source
 from image.source import Captioned, divide, frame, size_of

@@ -12,12 +12,12 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from app.export import save_parts
-from core.data.dataset import Ordered
 from core.nn.text_unet import TextUNet
 from core.random import Draw, Noise
 from core.recipe import build
 from core.sample.step import run
 from core.systems.diffusion import Diffusion
+from core.train.order import Ordered
 from image.buckets import Bucketed
 from image.captioned import Wordless
 from image.published import Pipeline, hand_off

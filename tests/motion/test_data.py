@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.data.dataset import Ordered
+from core.train.order import Ordered
 from motion.data import MotionError, prepare, published
 from motion.features import Normal, decode
 from motion.files import Take, write

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 import torch
 
-from core.data.dataset import Ordered, check
+from core.data.dataset import check
+from core.train.order import Ordered
 from motion.acts import Style, jump, kick, walk
 from motion.body import Proportions, pose
 from motion.features import canonical, decode, encode

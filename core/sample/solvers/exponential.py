@@ -1,7 +1,7 @@
 """Exponential multistep: x0 is a polynomial in log-SNR, integrated exactly.
 
 The multistep form of the refined exponential solver, RES (2308.02157), with exact phi functions. Order 2 is
-DPM-Solver++ 2M in its "heun" form; order 3 is what DPM-Solver++ 3M means to be (see ``dpm.dpmpp_3m``).
+DPM-Solver++ 2M in its "heun" form; order 3 is what DPM-Solver++ 3M means to be (see ``solvers.dpm.dpmpp_3m``).
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ from core.sample import STOCHASTIC, run
 from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large, learned, small
-from core.sample.dpm import dpmpp_2m, dpmpp_2s
+from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.sample.heun import dpm2, heun
 from core.sample.renoise import straight
+from core.sample.solvers.dpm import dpmpp_2s
 from core.sample.solvers.edm import edm
 from core.sample.solvers.er_sde import er_sde, ode
 from core.sample.solvers.exponential import exponential

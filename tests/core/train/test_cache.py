@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from core.codec import Chain, Codec, Scale
 from core.condition import ClassLabel
-from core.data.dataset import Batch, Ordered, Shares, stream
+from core.data.dataset import Batch
 from core.denoiser import Denoiser
 from core.prediction import FlowVelocity
 from core.random import Draw, Stream
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.cache import Cached, latents, model_hash, texts
+from core.train.order import Ordered, Shares, stream
 from core.weights.checkpoint import CheckpointError
 
 COUNT = 23

@@ -15,11 +15,11 @@ from torch import Tensor
 from toy.nursery import digest
 from toy.recipes.points import Points
 
-from core.data.dataset import Ordered, Shares
 from core.recipe import Recipe, build, draw, load
 from core.train.ema import Constant, Power
 from core.train.logger import read as read_log
 from core.train.loop import BINS, Run, StoppedError, held_out_loss, steps, train
+from core.train.order import Ordered, Shares
 from core.train.state import State, newest, prepare
 from core.weights.checkpoint import CheckpointError, read, read_metadata
 from tests.support.runs import quiet

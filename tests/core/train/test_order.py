@@ -8,8 +8,9 @@ import pytest
 import torch
 from toy.recipes.points import Points
 
-from core.data.dataset import Batch, Ordered, Shares, check, stream
+from core.data.dataset import Batch, check
 from core.random import Draw, Stream
+from core.train.order import Ordered, Shares, stream
 
 
 def shift(batch: Batch, draw: Draw) -> Batch:
