@@ -52,7 +52,7 @@ def find(system: str, preset: str) -> tuple[str, Callable[..., object]]:
 def main(arguments: Sequence[str]) -> None:
     """Print every system with the first sentence of its module and its presets."""
     if arguments and arguments[0] in ("-h", "--help"):
-        print("usage: langevin list\n\nShow every recipe: name, presets, what it is.")
+        print("usage: langevin list\n\nShow every recipe: name, presets, what it is.\n\nExample:\n  langevin list")
         return
     if arguments:
         raise ValueError(f"`langevin list` takes no arguments, but got '{arguments[0]}'")

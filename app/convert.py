@@ -26,9 +26,11 @@ from core.weights.detect import WHOLE, detect, split
 
 ABOUT = """Convert weights between diffusers' folders and the original single files, or to another precision. Nothing is
 lost: a tensor that the layout does not know is refused.
-Examples: langevin convert sd15.safetensors sd15 --to diffusers
-          langevin convert sd15/unet unet.safetensors --to original --dtype float16
-          langevin convert runs/lora-tiny style.safetensors"""
+
+Examples:
+  langevin convert sd15.safetensors sd15 --to diffusers
+  langevin convert sd15/unet unet.safetensors --to original --dtype float16
+  langevin convert runs/lora-tiny style.safetensors"""
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 TEXTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}.transformer." for name in ("clip_l", "clip_g", "t5xxl"))

@@ -21,7 +21,10 @@ from core.train.loop import Run, train
 
 ABOUT = """Train the tiny EDM recipe on scikit-learn's 1,297 real training digits, draw digits with five samplers,
 measure each against 500 held-out digits, and write a sheet of samples. Minutes on two CPU cores.
-Run it again and it goes on from the trained model."""
+Run it again and it goes on from the trained model.
+
+Example:
+  langevin demo --steps 400 --out runs/demo"""
 
 WAYS = (
     ("heun", "karras", 18),

@@ -25,10 +25,15 @@ ABOUT = """Edit a picture or a recording with a checkpoint that `langevin train`
 a published pipeline: a folder with model_index.json.
 Image to image is what it does by itself; --mask inpaints, --invert goes to the picture's own noise and back,
 --restore takes the picture for a measurement of what is wanted. Pictures are scaled and cropped to the model's size.
-Example: langevin edit runs/ldm-tiny picture.png --prompt "a red 7 on white" --strength 0.6 --out edited.png
+
+Example:
+  langevin edit runs/ldm-tiny picture.png --prompt "a red 7 on white" --strength 0.6 --out edited.png
+
 Of a recording, such as a motion in a .bvh or .npz file, --keep says which frames stay, --part what of it moves anew,
 --seconds how long it goes on.
-Example: langevin edit runs/mdm clip.bvh --prompt "a person waves the left hand" --keep 0:20,60: --out between.gif"""
+
+Example:
+  langevin edit runs/mdm clip.bvh --prompt "a person waves the left hand" --keep 0:20,60: --out between.gif"""
 
 
 def main(words: Sequence[str]) -> None:

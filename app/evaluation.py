@@ -16,7 +16,9 @@ from core.weights.checkpoint import write_whole
 
 ABOUT = """Draw samples from a checkpoint and measure them: distances to held-out data with their bootstrap
 intervals, precision and recall, nearest training example.
-Example: langevin evaluate runs/edm-tiny --count 1000 --sampler dpmpp_2m --steps 20"""
+
+Example:
+  langevin evaluate runs/edm-tiny --count 1000 --sampler dpmpp_2m --steps 20"""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from app.sampling import newest
 from core.recipe import load
 
 ABOUT = """Show what a recipe is, its presets and their options; or what a checkpoint holds.
-Examples: langevin info edm;  langevin info runs/edm-tiny"""
+
+Examples:
+  langevin info edm
+  langevin info runs/edm-tiny"""
 
 
 @dataclass(frozen=True)

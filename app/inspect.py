@@ -19,7 +19,10 @@ from core.weights.checkpoint import KEY, CheckpointError, outline
 from core.weights.detect import Found, detect, parameters, precision, split
 
 ABOUT = """Say what a file or a folder of weights is: architecture, layout, prediction, schedule, precision, size. Only
-the header is read, and nothing is run. Example: langevin inspect model.safetensors"""
+the header is read, and nothing is run.
+
+Example:
+  langevin inspect model.safetensors"""
 WEIGHTS = ("diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 MEANINGS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow velocity"}

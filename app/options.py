@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import itertools
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -78,6 +79,14 @@ def read(
 class _Help(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=100)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs are filled; empty lines, and those that begin with two spaces, as examples do, are kept."""
+        filled: list[str] = []
+        for typed, lines in itertools.groupby(text.splitlines(), key=lambda line: line[:2] in ("", "  ")):
+            block = list(lines)
+            filled += block if typed else [super()._fill_text("\n".join(block), width, indent)]
+        return "\n".join(filled)
 
 
 def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:

@@ -13,7 +13,9 @@ from app.sampling import Drawing, digest, drawn, newest, opened, words_of
 from core.provenance import FORMAT
 
 ABOUT = """Read the settings in a picture that `langevin sample` wrote, draw it again and compare.
-Example: langevin replay samples.png"""
+
+Example:
+  langevin replay samples.png"""
 
 
 @dataclass(frozen=True)

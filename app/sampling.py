@@ -29,7 +29,9 @@ from core.systems.diffusion import Diffusion
 
 ABOUT = """Draw samples from a checkpoint that `langevin train` wrote, from the newest in a run's folder, or from a
 published pipeline: a folder with model_index.json, of which one sample is drawn unless --count says more.
-Example: langevin sample runs/edm-tiny --count 64 --sampler heun --grid karras --steps 18 --prompt 3"""
+
+Example:
+  langevin sample runs/edm-tiny --count 64 --sampler heun --grid karras --steps 18 --prompt 3"""
 
 
 @dataclass(frozen=True)

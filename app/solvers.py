@@ -15,7 +15,11 @@ from core.weights.checkpoint import write_whole
 
 ABOUT = """Measure the order of convergence of every deterministic sampler, and mean, covariance and weak order of every
 stochastic one, against the exact denoiser of a Gaussian mixture on every kind of schedule. Minutes for all of them.
-Examples: langevin solvers --list;  langevin solvers --only heun;  langevin solvers --markdown docs/certificates.md"""
+
+Examples:
+  langevin solvers --list
+  langevin solvers --only heun
+  langevin solvers --markdown docs/certificates.md"""
 MARGIN = 0.2  # between the order that is claimed and the one that is measured
 
 

@@ -18,7 +18,10 @@ from core.train.loop import Run, train
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
 same settings, a run that was stopped or killed goes on as if nothing had happened.
-Example: langevin train edm --preset tiny --out runs/edm-tiny
+
+Example:
+  langevin train edm --preset tiny --out runs/edm-tiny
+
 On several machines: torchrun --nnodes ... -m app.main -- train ..."""
 
 

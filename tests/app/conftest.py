@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.main import main
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.support.commands import Command
 
 
 @pytest.fixture(scope="session")

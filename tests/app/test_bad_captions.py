@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.conftest import Command
-from tests.app.test_bad_input import refused
+from tests.support.commands import Command, refused
 
 QUIET = ["--hold-out", "0", "--show", "0", "--cpu"]
 TEXT = ["train", "ldm", "--preset", "small", "--size", "16", "--width", "32", *QUIET]

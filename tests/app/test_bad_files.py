@@ -17,9 +17,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from tests.app.conftest import Command
-from tests.app.test_bad_input import ROOT, environment, refused
-from tests.core.weights.text_unets import SD1
+from tests.support.commands import ROOT, Command, environment, refused
+from tests.support.text_unets import SD1
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -16,20 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.app.conftest import Command
+from tests.support.commands import ROOT, Command, environment, refused
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["train", "edm", "--preset", "small", "--size", "8", "--width", "64", "--hold-out", "0", "--show", "0"]
-
-
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    status, _, err = result
-    assert status == 2
-    lines = [line for line in err.splitlines() if line]
-    assert len(lines) == 1 and lines[0].startswith("langevin: "), err
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err, err
 
 
 @pytest.mark.parametrize(
@@ -135,10 +124,6 @@ def test_folders_that_cannot_be_written(command: Command, run_folder: Path, tmp_
     refused(command("sample", run_folder, "--count", 1, "--steps", 1, "--out", blocked / "x.png"), "file")
     refused(command("train", "edm", "--width", 16, "--steps", 1, "--batch", 2, "--out", blocked / "run"), "file")
     assert blocked.read_text() == "in the way"
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def test_a_full_disk_leaves_nothing_half_written(run_folder: Path, tmp_path: Path) -> None:

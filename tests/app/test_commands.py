@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.main import COMMANDS
 from image.sheet import read_settings
-from tests.app.conftest import Command
+from tests.support.commands import Command
 
 
 def test_bare_command_teaches(command: Command) -> None:
@@ -29,14 +32,39 @@ def test_list_and_info(command: Command, run_folder: Path) -> None:
     assert "image.recipes.edm.tiny" in out and "width=16" in out and "parameters" in out
 
 
-@pytest.mark.parametrize("word", ["train", "sample", "replay", "evaluate", "solvers", "demo", "list"])
-def test_help_of_every_command_has_an_example(command: Command, word: str) -> None:
+class UnderstoodError(Exception):
+    """Raised in the place of what a command does with its options."""
+
+
+@pytest.mark.parametrize("word", COMMANDS)
+def test_help_of_every_command_has_examples_that_are_understood(
+    command: Command, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
     status, out, _ = command(word, "--help")
     assert status == 0
-    assert "langevin " + word in out
-    if word == "train":
-        status, out, _ = command("train", "edm", "--help")
-        assert "--width" in out and "--preset" in out and "--seed" in out
+    examples = [shlex.split(line) for line in out.splitlines() if line.startswith("  langevin ")]
+    assert examples, out
+    plain = argparse.ArgumentParser.parse_args
+
+    def understood(parser: argparse.ArgumentParser, words: list[str]) -> None:
+        plain(parser, words)
+        raise UnderstoodError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
+    for program, name, *words in examples:
+        assert (program, name) == ("langevin", word)
+        if word == "list":  # which has no options
+            assert command(name, *words)[0] == 0
+        else:
+            with pytest.raises(UnderstoodError):
+                command(name, *words)
+
+
+def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:
+    status, out, _ = command("train", "edm", "--help")
+    assert status == 0
+    assert "--width" in out and "--preset" in out and "--seed" in out
+    assert "  langevin train edm --preset tiny --out runs/edm-tiny" in out.splitlines()
 
 
 def test_sample_is_the_same_in_every_batch_and_replays(command: Command, run_folder: Path, tmp_path: Path) -> None:

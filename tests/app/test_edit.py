@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from app.main import main
-from core.edit import DPS, Downsample, Mask, Posterior, inpaint, invert, repaint, scalar_variance, strengthened
+from core.denoiser import Bindable
+from core.edit import DPS, Blur, Downsample, Mask, Posterior, inpaint, invert, repaint, scalar_variance, strengthened
+from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
 from core.random import Noise
 from core.recipe import Loaded, load
@@ -23,9 +28,10 @@ from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from image.data import digits
 from image.metrics import Judge, train_judge
+from image.sheet import picture as save_picture
 from image.sheet import read_settings
-from tests.app.conftest import Command
-from tests.app.test_bad_input import refused
+from tests.support.commands import Command, refused
+from tests.support.runs import checkpoint
 
 QUIET = ["--precision", "no", "--processes", "1", "--hold-out", "0", "--show", "0", "--log", "0", "--save", "0"]
 FEW = ["--steps", "3"]
@@ -114,23 +120,66 @@ def test_inpainting_keeps_what_is_known_to_the_pixel(
     assert read_settings(out)["mask"] == str(mask)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--restore", "blur", "--blur", "0.7"],
-        ["--restore", "downsample", "--method", "dps"],
-        ["--restore", "downsample", "--method", "covariance", "--noise", "0.1"],
-        ["--restore", "mask", "--noise", "0.05"],
-    ],
-    ids=" ".join,
-)
-def test_restoring_runs(command: Command, pixels: Path, tmp_path: Path, words: list[str]) -> None:
-    size = (4, 4) if "downsample" in words else (8, 8)
-    known, out = picture(tmp_path / "known.png", size), tmp_path / "out.png"
-    mask = ["--mask", half(tmp_path / "mask.png")] if "mask" in words else []
-    status, said, err = command("edit", pixels, known, *words, *mask, "--out", out, *FEW)
-    assert status == 0 and f"restored from {words[1]}" in said, err
-    assert seen(out).shape == (8, 8)
+@dataclass(frozen=True)
+class Measuring:
+    """A measurement as the command names it, and what it stands for."""
+
+    words: list[str]
+    operator: Operator
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """A method as the command names it, and the same by the core: (denoiser, operator, measured) -> a denoiser."""
+
+    words: list[str]
+    posterior: Callable[[Bindable, Operator, Tensor], Bindable]
+
+
+RIGHT = torch.cat([torch.zeros(1, 8, 4), torch.ones(1, 8, 4)], dim=2)  # white in ``half``: nothing is known there
+MEASURING = {
+    "blur": Measuring(["--restore", "blur", "--blur", "0.7"], Blur(gaussian_kernel(7, 0.7))),
+    "downsample": Measuring(["--restore", "downsample", "--factor", "4"], Downsample(4)),
+    "mask": Measuring(["--restore", "mask"], Mask(1 - RIGHT)),
+}
+RESTORING = {
+    "pigdm": Restoring(
+        ["--noise", "0.1"],
+        lambda model, operator, y: Posterior(model, operator, y, 0.1, scalar_variance(float(y.var()))),
+    ),
+    "covariance": Restoring(["--method", "covariance"], lambda model, operator, y: Posterior(model, operator, y, 0.02)),
+    "dps": Restoring(["--method", "dps", "--pull", "3"], lambda model, operator, y: DPS(model, operator, y, 3.0)),
+}
+
+
+def test_every_measurement_is_restored_by_every_method(command: Command, pixels: Path, tmp_path: Path) -> None:
+    """Within a grey level of the core, no two alike; by the model's covariance near what was measured."""
+    system, mask, noise = load(checkpoint(pixels)).system, half(tmp_path / "missing.png"), Noise(0, [0])
+    asked, start = system.conditioner.null(1), noise.start((1, 8, 8)).float()
+    times = trailing(system.denoiser.schedule, 3)
+    made: dict[tuple[str, str], np.ndarray] = {}
+    with torch.no_grad():
+        free = run(heun(system.denoiser.bind(asked), start, times, noise))
+    for of, measuring in MEASURING.items():
+        known, operator = tmp_path / f"{of}.png", measuring.operator
+        save_picture(operator.apply(digits()[1].images[:1])[0]).save(known)
+        measured = torch.from_numpy(seen(known))[None, None].float() / 127.5 - 1
+        measured = operator.apply(measured) if of == "mask" else measured
+        for by, restoring in RESTORING.items():
+            out = tmp_path / f"{of} by {by}.png"
+            words = [*measuring.words, *restoring.words, *(["--mask", mask] if of == "mask" else [])]
+            status, said, err = command("edit", pixels, known, *words, "--out", out, *FEW)
+            assert status == 0 and f"restored from {of}" in said, err
+            restored = run(
+                heun(restoring.posterior(system.denoiser, operator, measured).bind(asked), start, times, noise)
+            )
+            made[of, by] = seen(out)
+            assert np.abs(made[of, by] - 127.5 * (restored.clamp(-1, 1)[0, 0].numpy() + 1)).max() < 1, (of, by)
+            if by == "covariance":
+                away, before = (float((operator.apply(x) - measured).abs().mean()) for x in (restored, free))
+                assert away < 0.4 * before, (of, away, before)
+    for one, other in itertools.combinations(made, 2):
+        assert np.abs(made[one] - made[other]).max() > 3, (one, other)
 
 
 def test_latent_models_edit_too(command: Command, latents: Path, tmp_path: Path) -> None:

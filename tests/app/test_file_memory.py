@@ -12,7 +12,7 @@ from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.app.test_bad_input import ROOT, environment
+from tests.support.commands import ROOT, environment
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -23,11 +23,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from app.inspect import weights_in
 from core.weights.text_unet import load_diffusers
-from tests.app.conftest import Command
-from tests.core.weights.text_unets import SD1, SD2, SDXL, randomise
-from tests.image.tiny_pipelines import flux as tiny_flux
-from tests.image.tiny_pipelines import sd3 as tiny_sd3
-from tests.image.tiny_pipelines import stable_diffusion
+from tests.support.commands import Command
+from tests.support.parameters import randomise
+from tests.support.pipelines import flux as tiny_flux
+from tests.support.pipelines import sd3 as tiny_sd3
+from tests.support.pipelines import stable_diffusion
+from tests.support.text_unets import SD1, SD2, SDXL
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WIDE_XL = {**SDXL, "block_out_channels": (64, 128, 128), "attention_head_dim": (1, 2, 2)}
@@ -58,11 +59,6 @@ TINY_FLUX: dict[str, Any] = {
     "pooled_projection_dim": 24,
     "guidance_embeds": True,
 }
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -17,25 +17,13 @@ from safetensors.torch import load_file, save_file
 from core.random import Noise
 from image.published import hand_off, open_pipeline
 from image.sheet import read_settings
-from tests.app.conftest import Command
 from tests.app.test_bad_files import cut, without_a_key
-from tests.app.test_bad_input import refused
-from tests.image import tiny_pipelines
+from tests.support import pipelines
+from tests.support.commands import Command, refused
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+FAMILIES = ("stable_diffusion", "sdxl", "refiner", "sd3", "flux")
 FEW = ["--prompt", "a red cat", "--size", "32", "--steps", "2"]
-MAKERS: Mapping[str, Callable[[Path], Path]] = {
-    "stable_diffusion": tiny_pipelines.stable_diffusion,
-    "sdxl": tiny_pipelines.sdxl,
-    "refiner": tiny_pipelines.refiner,
-    "sd3": tiny_pipelines.sd3,
-    "flux": tiny_pipelines.flux,
-}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: make(tmp_path_factory.mktemp(name) / "pipeline") for name, make in MAKERS.items()}
 
 
 @pytest.fixture
@@ -57,7 +45,7 @@ def sampled(command: Command, folder: Path, out: Path, *words: object) -> str:
     return err
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_picture_replays_to_the_byte(command: Command, folders: dict[str, Path], tmp_path: Path, family: str) -> None:
     out = tmp_path / "x.png"
     assert not sampled(command, folders[family], out, "--avoid", "a dog")
@@ -89,9 +77,9 @@ def test_a_refiner_ends_what_a_base_began(command: Command, folders: dict[str, P
     words = ["--steps", 6, "--guidance", 3, "--avoid", "a dog"]
     assert not sampled(command, base, tmp_path / "x.png", *words, "--refiner", refiner)
     asked, avoid = {"caption": ["a red cat"]}, {"caption": ["a dog"]}
-    pipelines = open_pipeline(base, 32), open_pipeline(refiner, 32)
-    code = hand_off(*pipelines, Noise(0, [0]), asked, steps=6, guidance=3.0, avoid=avoid)
-    expected = (pipelines[0].system.decode(code)[0].clamp(-1, 1).permute(1, 2, 0) + 1) * 127.5
+    pair = open_pipeline(base, 32), open_pipeline(refiner, 32)
+    code = hand_off(*pair, Noise(0, [0]), asked, steps=6, guidance=3.0, avoid=avoid)
+    expected = (pair[0].system.decode(code)[0].clamp(-1, 1).permute(1, 2, 0) + 1) * 127.5
     assert np.abs(seen(tmp_path / "x.png") - expected.numpy()).max() <= 1
     sampled(command, base, tmp_path / "alone.png", *words)
     assert (seen(tmp_path / "alone.png") != seen(tmp_path / "x.png")).any()
@@ -111,7 +99,7 @@ def test_a_controlnet_leads_a_pipeline(
     command: Command, folders: dict[str, Path], picture: Path, tmp_path: Path
 ) -> None:
     base = folders["stable_diffusion"]
-    net = tiny_pipelines.controlnet(base, tmp_path / "net")
+    net = pipelines.controlnet(base, tmp_path / "net")
     out = tmp_path / "x.png"
     sampled(command, base, out, "--controlnet", f"{net}:0.5", "--control", picture)
     settings = read_settings(out)
@@ -123,7 +111,7 @@ def test_a_controlnet_leads_a_pipeline(
     sampled(command, base, tmp_path / "alone.png")
     pictures = [seen(tmp_path / f"{name}.png") for name in ("x", "whole", "edges", "alone")]
     assert all((one != other).any() for i, one in enumerate(pictures) for other in pictures[:i])
-    tiny_pipelines.controlnet(folders["sdxl"], tmp_path / "other")
+    pipelines.controlnet(folders["sdxl"], tmp_path / "other")
     for folder, words, wrong in (
         (base, ["--controlnet", net], "name a photo with --edges"),
         (base, ["--controlnet", f"{net}:much", "--control", picture], "no weight"),
@@ -157,7 +145,7 @@ def edited(command: Command, folder: Path, picture: Path, name: str, *words: obj
     return seen(out)
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_are_edited(command: Command, folders: dict[str, Path], picture: Path, family: str) -> None:
     """No strength leaves what the autoencoder makes of the picture; what a mask keeps is kept to the pixel."""
     pipeline, whole = open_pipeline(folders[family], 32), torch.from_numpy(seen(picture)).float()
@@ -280,7 +268,7 @@ def test_requests_that_cannot_be_met(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_of_ten_thousand_words_is_cut_and_said_to_be(
     command: Command, folders: dict[str, Path], tmp_path: Path, family: str
 ) -> None:

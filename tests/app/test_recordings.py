@@ -22,8 +22,7 @@ from motion.compose import sequence
 from motion.features import canonical, decode, encode
 from motion.files import Take, read, write
 from motion.generator import Motions, normal_of
-from tests.app.conftest import Command
-from tests.app.test_bad_input import refused
+from tests.support.commands import Command, refused
 
 FEW = ["--steps", "2"]
 

@@ -12,14 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from tests.app.conftest import Command
 from tests.app.test_files import TINY_FLUX, TINY_SD3, VAE, WEIGHTS, WIDE_XL, same, saved
-from tests.core.weights.text_unets import SD2
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+from tests.support.commands import Command
+from tests.support.text_unets import SD2
 
 
 def text(act: str, folder: Path, kind: type[nn.Module] = CLIPTextModelWithProjection, layers: int = 2) -> Path:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from core.autoencoder import KLAutoencoder, Plan, VQAutoencoder
 from core.codec import Chain, Latents, Pixels
 from core.random import Draw, Stream
+from tests.support.parameters import randomise
 
 PLAN = Plan(3, 2, (8, 8, 8), 1, groups=4)
 SCALE, SHIFT = torch.tensor([0.5, 3.0]), torch.tensor([0.2, -1.0])
 DRAW = Draw(7, range(5, 11))
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.2 * noise
-    return module
-
-
 def codec(bands: int = 1) -> Latents:
     net = KLAutoencoder(PLAN)
-    randomised(net)
+    randomise(net, seed=0, size=0.2)
     return Latents(net, SCALE, SHIFT, bands)
 
 
@@ -99,7 +91,7 @@ def test_a_channel_that_says_nothing_is_left_at_its_size() -> None:
 
 def test_codes_of_a_table_are_diffused_before_they_are_quantised(data: torch.Tensor) -> None:
     net = VQAutoencoder(PLAN, 8)
-    randomised(net)
+    randomise(net, seed=0, size=0.2)
     latents = Latents(net, 2.0, 0.5)
     code = net.encode(data)
     assert torch.equal(latents.describe(data), code)

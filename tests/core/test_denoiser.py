@@ -27,28 +27,19 @@ from core.schedule import (
     EDM,
     VE,
     VP,
-    Cosine,
     Discrete,
     Flow,
     Schedule,
-    SubVP,
-    Trigonometric,
     linear_betas,
     scaled_linear_betas,
     zero_terminal_snr,
 )
+from tests.support.schedules import CONTINUOUS
 
 SCHEDULES: dict[str, Schedule] = {
     "linear": Discrete(linear_betas()),
     "zero-terminal": Discrete(zero_terminal_snr(scaled_linear_betas())),
-    "vp": VP(),
-    "sub-vp": SubVP(),
-    "ve": VE(),
-    "edm": EDM(),
-    "flow": Flow(),
-    "flow shifted": Flow(shift=3.0),
-    "cosine": Cosine(),
-    "trigonometric": Trigonometric(),
+    **CONTINUOUS,
 }
 PREDICTIONS: tuple[Prediction, ...] = (Epsilon(), X0(), V(), FlowVelocity(), Score(), F(), F(1.3), LearnedRange(V()))
 SAMPLERS: tuple[Sampler, ...] = (euler, heun, dpmpp_2m, dpmpp_3m, unipc, ddpm, euler_ancestral, dpm2_ancestral)
@@ -169,7 +160,7 @@ def test_changing_the_schedule_is_exact_at_both_ends() -> None:
     """Pure noise of one path is pure noise of another, clean data is clean data."""
     inner = Denoiser(Recorder(lambda x: x.tanh()), Flow(), FlowVelocity())
     x = torch.linspace(-2, 2, 6, dtype=torch.float64).view(1, 6)
-    for name in ("zero-terminal", "cosine", "trigonometric", "flow shifted"):
+    for name in ("zero-terminal", "continuous cosine", "trigonometric", "flow shifted"):
         schedule = SCHEDULES[name]
         bound = change_schedule(inner, schedule, Cond())
         assert torch.equal(bound(x, torch.tensor(schedule.noisiest, dtype=torch.float64)), -x.tanh() + x)

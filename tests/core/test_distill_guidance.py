@@ -37,11 +37,6 @@ MIXTURE = Mixture(torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), torch.f
 EVERY = Cond(vector=torch.ones(1, 3, dtype=torch.float64))
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 class Labels(Conditioner):
     """One component of the mixture, or any of them."""
 

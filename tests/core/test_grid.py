@@ -42,32 +42,23 @@ from core.schedule import (
     EDM,
     VE,
     VP,
-    Cosine,
     Discrete,
     Flow,
     Schedule,
-    SubVP,
-    Trigonometric,
     linear_betas,
     log_snr,
     scaled_linear_betas,
     shift_from_mu,
     zero_terminal_snr,
 )
+from tests.support.schedules import CONTINUOUS
 
 SD = Discrete(scaled_linear_betas())
 SCHEDULES: dict[str, Schedule] = {
     "linear": Discrete(linear_betas()),
     "sd": SD,
     "zero-terminal": Discrete(zero_terminal_snr(scaled_linear_betas())),
-    "vp": VP(),
-    "sub-vp": SubVP(),
-    "ve": VE(),
-    "edm": EDM(),
-    "flow": Flow(),
-    "flow shifted": Flow(shift=3.0),
-    "cosine": Cosine(),
-    "trigonometric": Trigonometric(),
+    **CONTINUOUS,
 }
 OF_RATIOS = ("karras", "exponential", "log_snr", "polyexponential")
 
@@ -233,7 +224,7 @@ def test_exponential_grids_step_evenly_in_log_snr() -> None:
 
 
 def test_grids_of_ratios_start_at_pure_noise_where_the_ratio_is_infinite() -> None:
-    for name in ("flow", "flow shifted", "zero-terminal", "cosine", "trigonometric"):
+    for name in ("flow", "flow shifted", "zero-terminal", "continuous cosine", "trigonometric"):
         schedule = SCHEDULES[name]
         low = float(ratios(schedule, torch.tensor([schedule.cleanest], dtype=torch.float64)))
         for grid_name in OF_RATIOS:

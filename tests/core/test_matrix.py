@@ -25,21 +25,15 @@ from core.sample import SAMPLERS
 from core.sample.info import SamplerInfo
 from core.sample.step import Sampler, run
 from core.schedule import (
-    EDM,
-    VE,
-    VP,
-    Cosine,
     Discrete,
-    Flow,
     Schedule,
-    SubVP,
-    Trigonometric,
     cosine_betas,
     linear_betas,
     scaled_linear_betas,
     sigmoid_betas,
     zero_terminal_snr,
 )
+from tests.support.schedules import CONTINUOUS
 
 SCHEDULES: dict[str, Schedule] = {
     "linear": Discrete(linear_betas()),
@@ -47,14 +41,7 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine table": Discrete(cosine_betas()),
     "sigmoid": Discrete(sigmoid_betas()),
     "zero-terminal": Discrete(zero_terminal_snr(scaled_linear_betas())),
-    "vp": VP(),
-    "sub-vp": SubVP(),
-    "ve": VE(),
-    "edm": EDM(),
-    "flow": Flow(),
-    "flow shifted": Flow(shift=3.0),
-    "cosine": Cosine(),
-    "trigonometric": Trigonometric(),
+    **CONTINUOUS,
 }
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": Epsilon(),

@@ -10,19 +10,16 @@ from torch import Tensor
 
 from core.prediction import X0, Epsilon, F, FlowVelocity, LearnedRange, Prediction, Score, V
 from core.schedule import (
-    EDM,
-    VE,
     VP,
-    Cosine,
     Discrete,
     Flow,
     Schedule,
-    SubVP,
     Trigonometric,
     linear_betas,
     scaled_linear_betas,
     zero_terminal_snr,
 )
+from tests.support.schedules import CONTINUOUS
 
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": Epsilon(),
@@ -36,13 +33,7 @@ PREDICTIONS: dict[str, Prediction] = {
 SCHEDULES: dict[str, Schedule] = {
     "linear": Discrete(linear_betas()),
     "zero-terminal": Discrete(zero_terminal_snr(scaled_linear_betas())),
-    "vp": VP(),
-    "sub-vp": SubVP(),
-    "ve": VE(),
-    "edm": EDM(),
-    "flow": Flow(),
-    "cosine": Cosine(),
-    "trigonometric": Trigonometric(),
+    **CONTINUOUS,
 }
 NEED_SIGNAL = ("epsilon", "score")  # at alpha = 0 they say nothing of x0
 

@@ -30,6 +30,7 @@ from core.schedule import (
     signal_and_noise,
     zero_terminal_snr,
 )
+from tests.support.schedules import CONTINUOUS
 
 TABLES: dict[str, Discrete] = {
     "linear": Discrete(linear_betas()),
@@ -42,15 +43,8 @@ TABLES: dict[str, Discrete] = {
 }
 SCHEDULES: dict[str, Schedule] = {
     **TABLES,
-    "vp": VP(),
-    "sub-vp": SubVP(),
-    "ve": VE(),
-    "edm": EDM(),
-    "flow": Flow(),
-    "flow shifted": Flow(shift=3.0),
-    "continuous cosine": Cosine(),
+    **CONTINUOUS,
     "continuous cosine shifted": Cosine(shift=0.25),
-    "trigonometric": Trigonometric(),
 }
 PURE_NOISE = [name for name in SCHEDULES if any(word in name for word in ("zero", "pure", "flow", "contin", "trig"))]
 

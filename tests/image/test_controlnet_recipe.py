@@ -15,33 +15,20 @@ from app.main import main
 from core.nn.controlnet import ControlCond
 from core.recipe import load
 from core.systems.controlnet import OWN, WithControl
-from core.train.state import newest
-
-QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
-SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
+from tests.support.runs import QUIET, checkpoint, text_to_image
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An autoencoder, a text-to-image model in its code and a ControlNet of it, each trained for a few steps."""
     folder = tmp_path_factory.mktemp("runs")
-    ae = ["--count", "64", "--batch", "4", "--steps", "1"]
-    assert main(["train", "autoencoder", "--out", str(folder / "ae"), *ae, *QUIET]) == 0
-    assert (
-        main(["train", "ldm", "--out", str(folder / "ldm"), "--autoencoder", str(folder / "ae"), *SIZES, *QUIET]) == 0
-    )
+    text_to_image(folder)
     learn = ["--model", str(folder / "ldm"), "--batch", "8", "--steps", "6", "--lr", "1"]
     assert main(["train", "controlnet", "--out", str(folder / "control"), *learn, *QUIET]) == 0
     picture = Image.new("RGB", (48, 48))
     picture.paste((255, 0, 0), (24, 0, 48, 48))
     picture.save(folder / "photo.png")
     return folder
-
-
-def checkpoint(folder: Path) -> Path:
-    found = newest(folder)
-    assert found is not None
-    return found
 
 
 def test_only_the_controlnet_is_saved(runs: Path) -> None:
@@ -89,6 +76,10 @@ def test_it_goes_to_a_folder_of_diffusers(runs: Path, tmp_path: Path) -> None:
 
 
 def test_models_without_such_a_network(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model, said in ((runs / "ae", "makes no samples"), (runs / "control", "has a Controlled"), (tmp_path, "")):
+    for model, said in (
+        (runs / "ae", "makes no samples"),
+        (runs / "control", "has a Controlled"),
+        (tmp_path, "is a folder: give the"),
+    ):
         assert main(["train", "controlnet", "--model", str(model), "--out", str(tmp_path / "run"), *QUIET]) == 2
         assert said in capsys.readouterr().err

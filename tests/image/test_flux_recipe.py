@@ -13,19 +13,13 @@ from core.grid import trailing
 from core.recipe import Loaded, Recipe, build, draw, load
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
-from core.train.loop import Run, train
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError, read
+from tests.support.runs import trained
 
 SIZES = {"heads": 1, "doubles": 1, "singles": 1, "patch": 2, "text_width": 16}
 SHORT = {"steps": 2, "batch": 4, "count": 40}
 CAPTIONS = {"caption": ["a red 7 on the left on white", "a blue 2 above a small green 5 on grey"]}
-
-
-def trained(name: str, arguments: dict[str, object], folder: Path) -> Path:
-    made = build(name, arguments)
-    short = dataclasses.replace(made, data=lambda: (made.data()[0], None))
-    return train(short, Run(folder, log=1, save=0, hold_out=0, show=0, tensorboard=False, cpu=True))
 
 
 @pytest.fixture(scope="module")

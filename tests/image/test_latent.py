@@ -18,11 +18,12 @@ from core.recipe import Recipe, build
 from core.schedule import Flow
 from core.systems.autoencoder import Autoencoding
 from core.systems.diffusion import Diffusion
-from core.train.loop import Run, train
+from core.train.loop import train
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image import latent
 from image.latent import begin_with, described, open_autoencoder
+from tests.support.runs import quiet
 
 SHORT = {"steps": 2, "batch": 4, "count": 40}
 
@@ -36,7 +37,7 @@ def first() -> Recipe:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an autoencoder's run."""
     folder = tmp_path_factory.mktemp("autoencoder")
-    train(first(), Run(folder, log=1, save=0, hold_out=0, show=0, tensorboard=False, cpu=True))
+    train(first(), quiet(folder, log=1))
     return folder
 
 
@@ -44,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that is of no autoencoder."""
     recipe = build("image.recipes.edm.tiny", {"width": 16, "steps": 1, "batch": 4})
-    return train(recipe, Run(tmp_path_factory.mktemp("edm"), save=0, hold_out=0, show=0, tensorboard=False, cpu=True))
+    return train(recipe, quiet(tmp_path_factory.mktemp("edm")))
 
 
 def system(plan: Plan | None = None) -> Diffusion:

@@ -18,9 +18,10 @@ from core.autoencoder.perceptual import Perceptual
 from core.random import Draw
 from core.recipe import Recipe, build, draw, load, restore
 from core.systems.autoencoder import Autoencoding, Weights
-from core.train.loop import Run, train
+from core.train.loop import train
 from image.features import timm_features, timm_maps
 from image.folder import has_captions, pictures_of
+from tests.support.runs import quiet
 
 COUNT, SIZE = 12, 32
 
@@ -39,7 +40,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shortly(recipe: Recipe, folder: Path) -> Path:
     """Two steps of two pictures."""
     short = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, batch=2, steps=2))
-    return train(short, Run(folder, log=1, save=0, hold_out=2, show=0, tensorboard=False, cpu=True))
+    return train(short, quiet(folder, log=1, hold_out=2))
 
 
 @pytest.fixture(scope="module")

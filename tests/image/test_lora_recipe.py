@@ -15,31 +15,19 @@ from app.main import main
 from core.cond import Cond
 from core.recipe import build, load
 from core.systems.lora import Adapted
-from core.train.state import newest
 from core.weights.lora import load as load_lora
-
-QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
-SIZES = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
+from tests.support.runs import QUIET, checkpoint, text_to_image
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An autoencoder, a text-to-image model in its code and a LoRA on it, each trained for a few steps."""
     folder = tmp_path_factory.mktemp("runs")
-    options = ["--count", "64", "--batch", "4", "--steps", "1"]
-    assert main(["train", "autoencoder", "--out", str(folder / "ae"), *options, *QUIET]) == 0
-    model = ["--autoencoder", str(folder / "ae"), *SIZES]
-    assert main(["train", "ldm", "--out", str(folder / "ldm"), *model, *QUIET]) == 0
+    text_to_image(folder)
     learn = ["--model", str(folder / "ldm"), "--rank", "2", "--alpha", "4", "--batch", "8", "--steps", "6"]
     learn += ["--lr", "0.5"]  # of which the first steps take a share only
     assert main(["train", "lora", "--out", str(folder / "lora"), *learn, *QUIET]) == 0
     return folder
-
-
-def checkpoint(folder: Path) -> Path:
-    found = newest(folder)
-    assert found is not None
-    return found
 
 
 def test_only_the_lora_is_saved_and_it_has_learned(runs: Path) -> None:

@@ -14,8 +14,9 @@ from app.catalogue import presets, systems
 from core.provenance import FORMAT
 from core.recipe import build, draw, load
 from core.systems.diffusion import Diffusion
-from core.train.loop import Run, train
+from core.train.loop import train
 from image.sheet import read_settings
+from tests.support.runs import quiet
 
 FOUND = [
     (f"{module}.{preset}", function)
@@ -39,7 +40,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = build("image.recipes.autoencoder.tiny", SHORT)
     short = dataclasses.replace(recipe, data=lambda: (recipe.data()[0], None))
     folder = tmp_path_factory.mktemp("autoencoder")
-    return train(short, Run(folder, log=1, save=0, hold_out=0, show=0, tensorboard=False, cpu=True))
+    return train(short, quiet(folder, log=1))
 
 
 def test_every_system_has_its_three_presets() -> None:
@@ -54,7 +55,7 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     given = SHORT | {"autoencoder": str(code)}
     made = build(name, {key: value for key, value in given.items() if key in build(name).arguments})
     recipe = dataclasses.replace(made, data=lambda: (made.data()[0], None))
-    path = train(recipe, Run(tmp_path, log=1, save=0, hold_out=2, show=0, tensorboard=False, cpu=True))
+    path = train(recipe, quiet(tmp_path, log=1, hold_out=2))
     loaded = load(path)
     assert loaded.recipe.arguments["batch"] == 4
     start = recipe.system().state_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,17 +12,11 @@ from core.nn.mmdit import MMDiT
 from core.random import Draw
 from core.recipe import Loaded, build, draw, load
 from core.schedule import Flow
-from core.train.loop import Run, train
+from tests.support.runs import trained
 
 SIZES = {"heads": 1, "depth": 2, "text_width": 16}
 SHORT = {"steps": 2, "batch": 4, "count": 40}
 PUBLISHED = {"paper": 2_028_328_000, "large": 8_056_627_520, "medium": 2_243_171_520}
-
-
-def trained(name: str, arguments: dict[str, object], folder: Path) -> Path:
-    made = build(name, arguments)
-    short = dataclasses.replace(made, data=lambda: (made.data()[0], None))
-    return train(short, Run(folder, log=1, save=0, hold_out=0, show=0, tensorboard=False, cpu=True))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from motion.bvh import BvhError, from_poses, write_bvh
 from motion.bvh_reader import read_bvh
 from motion.skeleton import HUMAN
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 ARM = """HIERARCHY
 ROOT Hips

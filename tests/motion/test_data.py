@@ -14,7 +14,7 @@ from motion.data import MotionError, prepare, published
 from motion.features import Normal, decode
 from motion.files import Take, write
 from motion.skeleton import HUMAN, KIT
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 
 @pytest.fixture

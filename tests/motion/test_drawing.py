@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 from motion.drawing import BACK, FRONT, LEFT, PAPER, RIGHT, Camera, draw_pose, film, sheet, write_film
 from motion.features import canonical
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 
 @pytest.fixture(scope="module")

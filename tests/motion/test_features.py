@@ -12,7 +12,7 @@ from motion.features import Groups, Normal, canonical, decode, decode_root, deco
 from motion.kinematics import forward, resample, resample_rotations, rotations
 from motion.rotation import about_y, euler_to_matrix, quaternion_to_matrix, rotate
 from motion.skeleton import HUMAN, KIT, Skeleton
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 
 @pytest.mark.parametrize(("skeleton", "size"), [(HUMAN, 263), (KIT, 251)])

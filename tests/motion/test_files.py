@@ -18,7 +18,7 @@ from motion.files import Take, read, write
 from motion.kinematics import forward
 from motion.rotation import quaternion_to_matrix
 from motion.skeleton import HUMAN
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 
 @pytest.fixture(scope="module")

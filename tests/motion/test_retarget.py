@@ -10,7 +10,7 @@ import torch
 from motion.bvh import Bvh, from_poses
 from motion.retarget import match, plain, ready, retarget, uniform
 from motion.skeleton import HUMAN
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 MIXAMO = {
     "pelvis": "Hips",

@@ -12,7 +12,7 @@ from core.provenance import FORMAT, KEY, loads
 from motion.features import canonical, decode, encode
 from motion.files import read
 from motion.showing import show
-from tests.motion.poses import wander
+from tests.support.poses import wander
 
 
 @pytest.fixture(scope="module")

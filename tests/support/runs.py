@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from app.main import main
 from core.recipe import build
 from core.train.loop import Run, train
 from core.train.state import newest
 
-WORDS = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
+QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 
 
 def quiet(folder: Path, log: int = 0, save: int = 0, hold_out: int = 0) -> Run:
@@ -28,3 +29,12 @@ def checkpoint(folder: Path) -> Path:
     found = newest(folder)
     assert found is not None, f"no checkpoint in {folder}"
     return found
+
+
+def text_to_image(folder: Path) -> None:
+    """Trains for a few steps an autoencoder of captioned digits, in "ae", and a model of its code, in "ldm"."""
+    short = ["--count", "64", "--batch", "4", "--steps", "1"]
+    assert main(["train", "autoencoder", "--out", str(folder / "ae"), *short, *QUIET]) == 0
+    sizes = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
+    words = ["--autoencoder", str(folder / "ae"), *sizes]
+    assert main(["train", "ldm", "--out", str(folder / "ldm"), *words, *QUIET]) == 0

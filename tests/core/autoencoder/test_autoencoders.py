@@ -10,13 +10,7 @@ from torch import nn
 
 from core.autoencoder import KLAutoencoder, Plan, Posterior, VQAutoencoder
 from core.autoencoder.vq import Codebook
-
-
-def randomised(module: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.08 * noise
+from tests.support.parameters import randomise
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -24,7 +18,7 @@ def randomised(module: nn.Module) -> None:
 def test_bands_and_slices_give_what_the_whole_gives(dims: int) -> None:
     torch.manual_seed(0)
     net = KLAutoencoder(Plan(2, 3, (8, 16, 16), 1, dims=dims, groups=4))
-    randomised(net)
+    randomise(net, seed=0)
     z = torch.randn(2, 3, *(6, 5, 4)[:dims])
     whole = net.decode(z)
     apart = 1e-5 * whole.abs().max()

@@ -17,7 +17,6 @@ from core.condition import Conditioner
 from core.condition.clip import ClipText, SdxlText
 from core.condition.pretrained import Clip, open_clip, open_t5
 from core.condition.t5 import FluxText, Sd3Text
-from tests.image import tiny_pipelines
 
 CAPTIONS = ["a red cat, and a dog", "dog! " * 60, ""]
 LENGTH = 20  # of T5's text
@@ -28,23 +27,23 @@ def opened(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipelines.stable_diffusion(tmp_path_factory.mktemp("stable_diffusion"))
+def stable_diffusion(folders: dict[str, Path]) -> Path:
+    return folders["stable_diffusion"]
 
 
 @pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipelines.sdxl(tmp_path_factory.mktemp("sdxl"))
+def sdxl(folders: dict[str, Path]) -> Path:
+    return folders["sdxl"]
 
 
 @pytest.fixture(scope="module")
-def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipelines.sd3(tmp_path_factory.mktemp("sd3"))
+def sd3(folders: dict[str, Path]) -> Path:
+    return folders["sd3"]
 
 
 @pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipelines.flux(tmp_path_factory.mktemp("flux"))
+def flux(folders: dict[str, Path]) -> Path:
+    return folders["flux"]
 
 
 def clip_of(folder: Path, number: str = "") -> Clip:

@@ -22,7 +22,8 @@ from core.sample.step import run
 from core.schedule import Discrete, scaled_linear_betas
 from core.weights.autoencoder import load_diffusers as load_autoencoder
 from core.weights.text_unet import load_diffusers as load_unet
-from tests.image.tiny_pipelines import SCALED, UNET, autoencoder, clip, clip_tokenizer, randomised
+from tests.support.parameters import randomise
+from tests.support.pipelines import SCALED, UNET, autoencoder, clip, clip_tokenizer
 
 SIZE, SCALE = 32, 0.18215
 
@@ -39,7 +40,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionInpaint
         vae=coder,
         text_encoder=clip(tokenizer, 32, seed=1),
         tokenizer=tokenizer,
-        unet=randomised(UNet2DConditionModel(**UNET | {"in_channels": 9}), 2),
+        unet=randomise(UNet2DConditionModel(**UNET | {"in_channels": 9}), 2),
         scheduler=DDIMScheduler(set_alpha_to_one=False, clip_sample=False, timestep_spacing="leading", **SCALED),
         safety_checker=None,
         feature_extractor=None,

@@ -6,31 +6,17 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from core.cond import Cond
 from core.nn.controlnet import ControlCond, Controlled, ControlNet
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
+from tests.support.parameters import randomise
 
 PLAN = Plan(6, 4, (16, 32), (1, 1), 12, heads=2, groups=8, guidance_width=8)
 TIME = torch.tensor([7.0, 421.0])
 WIDTHS = (4, 6, 8)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if norm else 0.08 * noise)
-    return net.eval()
 
 
 def made() -> tuple[TextUNet, ControlNet, ControlNet]:

@@ -11,24 +11,12 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.dit import DiT, Patches, Points, Sequence, dit_b, dit_l, dit_s, dit_xl
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(0.08 * torch.randn(parameter.shape, generator=generator))
-    return net.eval()
+from tests.support.parameters import randomise
 
 
 def image_net(embedders: int = 1) -> DiT:
     net = DiT(Patches((8, 8), 3, 32, 2, 6), depth=2, heads=4, embedders=embedders)
-    randomise(net)
+    randomise(net, seed=0)
     return net
 
 
@@ -44,7 +32,7 @@ FRONTS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
 
 @pytest.mark.parametrize(("front", "shape"), FRONTS)
 def test_samples_of_a_batch_do_not_meet(front: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    net = randomise(DiT(front(), depth=2, heads=3))
+    net = randomise(DiT(front(), depth=2, heads=3), seed=0)
     x, time, vector = torch.randn(3, *shape), torch.tensor([1.0, 500.0, 999.0]), torch.randn(3, 24)
     together = net(x, time, Cond(vector=vector))
     assert together.shape == x.shape
@@ -86,7 +74,7 @@ def test_folding_undoes_patching(axes: int) -> None:
 def test_the_network_is_the_papers_equations() -> None:
     """The forward pass again, written from 2212.09748, figure 3, in float64."""
     net = DiT(Sequence(5, 24), depth=2, heads=3)
-    randomise(net).double()
+    randomise(net, seed=0).double()
     x, time, vector = torch.randn(2, 7, 5).double(), torch.tensor([4.0, 900.0]), torch.randn(2, 24).double()
 
     def norm(h: Tensor) -> Tensor:
@@ -115,7 +103,7 @@ def test_the_network_is_the_papers_equations() -> None:
 
 
 def test_padding_touches_nothing() -> None:
-    net = randomise(DiT(Sequence(5, 24), depth=2, heads=3))
+    net = randomise(DiT(Sequence(5, 24), depth=2, heads=3), seed=0)
     lengths, time = [7, 4, 1], torch.tensor([10.0, 400.0, 900.0])
     x = torch.randn(3, 7, 5)
     valid = torch.arange(7) < torch.tensor(lengths)[:, None]
@@ -129,7 +117,7 @@ def test_padding_touches_nothing() -> None:
 
 
 def test_neighbours_become_one_token_and_come_back() -> None:
-    net = randomise(DiT(Sequence(5, 24, patch=3), depth=2, heads=3))
+    net = randomise(DiT(Sequence(5, 24, patch=3), depth=2, heads=3), seed=0)
     x, time, valid = torch.randn(2, 8, 5), torch.tensor([10.0, 400.0]), torch.arange(8) < torch.tensor([[8], [5]])
     front = net.front
     assert isinstance(front, Sequence)
@@ -152,9 +140,9 @@ def _like(front: Sequence, width: int, features: int) -> Sequence:
 
 def test_points_have_no_order_and_sequences_have() -> None:
     x, time, order = torch.randn(2, 9, 3), torch.tensor([5.0, 800.0]), torch.randperm(9)
-    points = randomise(DiT(Points(3, 24), depth=2, heads=3))
+    points = randomise(DiT(Points(3, 24), depth=2, heads=3), seed=0)
     torch.testing.assert_close(points(x[:, order], time), points(x, time)[:, order], rtol=0, atol=1e-6)
-    sequence = randomise(DiT(Sequence(3, 24), depth=2, heads=3))
+    sequence = randomise(DiT(Sequence(3, 24), depth=2, heads=3), seed=0)
     assert (sequence(x[:, order], time) - sequence(x, time)[:, order]).abs().max() > 1e-2
 
 

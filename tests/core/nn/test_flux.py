@@ -11,19 +11,8 @@ from core.cond import Cond
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.packing import pack, unpack
 from core.nn.rope import rotate, rotations
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: Flux) -> Flux:
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            parameter.copy_(1 + 0.1 * noise if name.endswith("scale") else 0.08 * noise)
-    return net.eval()
+from tests.support.parameters import randomise
+from tests.support.prepared import agrees_when_prepared
 
 
 def tiny(guided: bool = True, vector_width: int = 6, told_channels: int = 0) -> Flux:
@@ -128,19 +117,7 @@ def test_the_network_is_the_published_equations() -> None:
 
 @torch.no_grad()
 def test_prepared_it_says_the_same_and_works_once() -> None:
-    net, (x, time, cond) = tiny(), inputs()
-    moments = [400.0, 30.0, 400.0]
-    expected = [net(x, torch.full((3,), moment), cond) for moment in moments]
-    answer = net.prepare(cond)
-    calls = []
-    net.text.register_forward_hook(lambda layer, given, said: calls.append("text"))
-    net.time.register_forward_hook(lambda layer, given, said: calls.append("time"))
-    for moment, wanted in zip(moments, expected):
-        torch.testing.assert_close(answer(x, torch.tensor(moment)), wanted, rtol=0, atol=1e-6)
-    assert calls == ["time", "time"]
-    torch.testing.assert_close(answer(x, time), net(x, time, cond), rtol=0, atol=1e-6)
-    wide = torch.randn(3, 3, 4, 10)
-    torch.testing.assert_close(answer(wide, time), net(wide, time, cond), rtol=0, atol=1e-6)
+    agrees_when_prepared(tiny(), *inputs(), wide=torch.randn(3, 3, 4, 10))
 
 
 @torch.no_grad()

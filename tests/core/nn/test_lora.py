@@ -10,14 +10,9 @@ from core.cond import Cond
 from core.nn.lora import Addition, Attached, LoRA, layers_of
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
-from tests.core.weights.text_unets import randomise
+from tests.support.parameters import randomise
 
 PLAN = Plan(4, 4, (32, 64), (1, 1), 16, blocks=1, heads=4, groups=8)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -10,27 +10,16 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.packing import pack, unpack
+from tests.support.parameters import randomise
+from tests.support.prepared import agrees_when_prepared
 
 KINDS = [(False, 0), (True, 0), (True, 2), (True, 3)]  # queries and keys normed, blocks with a second attention
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: MMDiT) -> MMDiT:
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            noise = torch.randn(value.shape)
-            value.copy_(1 + 0.1 * noise if name.endswith("scale") else 0.08 * noise)
-    return net.eval()
 
 
 def tiny(normed: bool = True, dual: int = 2, vector_width: int = 6, told_channels: int = 0) -> MMDiT:
     """Width 24, three blocks, for pictures of up to 10 x 10 places."""
     net = MMDiT(3, 2, 3, 5, vector_width, 12, 2, 8, 5, normed=normed, dual=dual, told_channels=told_channels)
-    return randomise(net)
+    return randomise(net, buffers=True)
 
 
 def inputs(count: int = 3) -> tuple[Tensor, Tensor, Cond]:
@@ -114,18 +103,7 @@ def test_prepared_it_says_the_same_and_works_once(masked: bool) -> None:
     net, (x, time, cond) = tiny(), inputs()
     if masked:
         cond = Cond(vector=cond.vector, tokens=cond.tokens, mask=torch.arange(7) < torch.tensor([[2], [7], [4]]))
-    moments = [400.0, 30.0, 400.0]
-    expected = [net(x, torch.full((3,), moment), cond) for moment in moments]
-    answer = net.prepare(cond)
-    calls = []
-    net.text.register_forward_hook(lambda layer, given, said: calls.append("text"))
-    net.time.register_forward_hook(lambda layer, given, said: calls.append("time"))
-    for moment, wanted in zip(moments, expected):
-        torch.testing.assert_close(answer(x, torch.tensor(moment)), wanted, rtol=0, atol=1e-6)
-    assert calls == ["time", "time"]
-    torch.testing.assert_close(answer(x, time), net(x, time, cond), rtol=0, atol=1e-6)
-    wide = torch.randn(3, 3, 2, 10)
-    torch.testing.assert_close(answer(wide, time), net(wide, time, cond), rtol=0, atol=1e-6)
+    agrees_when_prepared(net, x, time, cond, wide=torch.randn(3, 3, 2, 10))
 
 
 @torch.no_grad()

@@ -13,11 +13,6 @@ from core.nn.rope import grid_coordinates, rotate, rotations
 WIDTHS = (4, 6, 6)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def product(query: Tensor, key: Tensor, here: Tensor, there: Tensor) -> Tensor:
     turned = rotate(query, rotations(here, WIDTHS)), rotate(key, rotations(there, WIDTHS))
     return (turned[0].double() * turned[1].double()).sum(-1)

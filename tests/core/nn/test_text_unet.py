@@ -14,28 +14,16 @@ from core.nn.blocks import Style
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import SpatialTransformer, TransformerLayer
+from tests.support.parameters import randomise
 
 PLAN = Plan(6, 4, (16, 32), (1, 2), 12, heads=(2, 4), groups=8, vector_width=10, guidance_width=8, cross_only=(0,))
 TIME = torch.tensor([7.0, 421.0])
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def made(plan: Plan = PLAN) -> TextUNet:
     net = TextUNet(plan)
     randomise(net)
     return net.eval()
-
-
-def randomise(net: nn.Module) -> None:
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if norm else 0.08 * noise)
 
 
 def told(grid: tuple[int, ...] = (8, 8)) -> Cond:

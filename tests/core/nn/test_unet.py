@@ -10,21 +10,12 @@ from torch import nn
 
 from core.cond import Cond
 from core.nn.unet import UNet, adm_64, adm_128, adm_256, adm_512, ddpm_256, ddpm_cifar10
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+from tests.support.parameters import randomise
 
 
 def tiny(dims: int = 2, **options: bool) -> UNet:
     net = UNet(2, 2, 16, (1, 2), 1, (1,), dims=dims, groups=8, head_width=8, **options)
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if norm else 0.08 * noise)
-    return net.eval()
+    return randomise(net)
 
 
 @pytest.mark.parametrize(

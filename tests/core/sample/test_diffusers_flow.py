@@ -18,7 +18,7 @@ from core.sample.heun import heun
 from core.sample.solvers.consistency import consistency
 from core.sample.step import Sampler
 from core.schedule import Flow, shift_from_mu
-from tests.core.sample.diffusers_reference import Net, ours, theirs, two_calls, unit_noise, worst
+from tests.support.schedulers import Net, ours, theirs, two_calls, unit_noise, worst
 
 TOLERANCE = 1e-5
 STEPS = 10

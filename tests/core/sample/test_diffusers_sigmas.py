@@ -39,7 +39,7 @@ from core.sample.solvers.predictor_corrector import batch_mean, predictor_correc
 from core.sample.solvers.sde import dpmpp_sde
 from core.sample.step import Sampler
 from core.schedule import EDM, VE
-from tests.core.sample.diffusers_reference import (
+from tests.support.schedulers import (
     PREDICTIONS,
     Net,
     Tape,

@@ -29,7 +29,7 @@ from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, exact_slope
 from core.sample.solvers.unipc import bh1, unipc
 from core.sample.step import Sampler, levels
 from core.schedule import EDM, Flow
-from tests.core.sample.diffusers_reference import (
+from tests.support.schedulers import (
     PREDICTIONS,
     Net,
     listed,

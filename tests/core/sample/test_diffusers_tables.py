@@ -19,7 +19,7 @@ from core.sample.ddpm import ddpm, large, learned, small
 from core.sample.solvers.consistency import consistency
 from core.sample.solvers.plms import plms, pndm
 from core.sample.step import Sampler
-from tests.core.sample.diffusers_reference import (
+from tests.support.schedulers import (
     PREDICTIONS,
     SHAPE,
     Net,

@@ -23,13 +23,10 @@ from core.sample.solvers.unipc import bh1, bh2, unipc
 from core.sample.step import run
 from core.schedule import (
     EDM,
-    VE,
     VP,
-    Cosine,
     Discrete,
     Flow,
     Schedule,
-    SubVP,
     Trigonometric,
     cosine_betas,
     linear_betas,
@@ -37,19 +34,13 @@ from core.schedule import (
 )
 from core.verify.mixture import Exact, Mixture
 from core.verify.orders import counted, three_gaussians
+from tests.support.schedules import CONTINUOUS
 
 SCHEDULES: dict[str, Schedule] = {
-    "VP": VP(),
-    "sub-VP": SubVP(),
-    "VE": VE(),
-    "EDM": EDM(),
-    "flow": Flow(),
-    "shifted flow": Flow(shift=3.0),
-    "cosine": Cosine(),
-    "trigonometric": Trigonometric(),
     "linear table": Discrete(linear_betas()),
     "cosine table": Discrete(cosine_betas()),
     "zero terminal SNR": Discrete(zero_terminal_snr(linear_betas())),
+    **CONTINUOUS,
 }
 FIXED = {name: info for name, info in DETERMINISTIC.items() if not info.adaptive}
 SHAPES = [(3,), (2, 4), (1, 3, 3), (2, 1, 2, 2)]

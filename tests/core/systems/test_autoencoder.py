@@ -13,18 +13,11 @@ from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
 from core.random import Draw, Stream
 from core.systems.autoencoder import Autoencoding, Weights
+from tests.support.parameters import randomise
 
 PLAN = Plan(3, 2, (8, 8), 1, groups=4, middle_attention=False)
 WEIGHTS = Weights(absolute=0.7, squared=0.3, perceptual=0.5, kl=0.01, codebook=2.0, adversarial=0.4, judged_after=100)
 EARLY, LATE = Draw(3, range(96, 100)), Draw(3, range(100, 104))
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.15 * noise
-    return module
 
 
 def made(judged: bool = True, seen: bool = True, vq: bool = False) -> Autoencoding:
@@ -34,7 +27,7 @@ def made(judged: bool = True, seen: bool = True, vq: bool = False) -> Autoencodi
     perceptual = Perceptual(Listed(look)) if seen else None
     judge = PatchDiscriminator(3, 4, 1, groups=2) if judged else None
     system = Autoencoding(autoencoder, WEIGHTS, perceptual, judge)
-    randomised(system)
+    randomise(system, seed=0, size=0.15)
     return system
 
 

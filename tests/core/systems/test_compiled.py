@@ -25,6 +25,7 @@ from core.sample import SAMPLERS
 from core.schedule import Flow
 from core.systems.compiled import compile_for_sampling, compile_network
 from core.systems.diffusion import Diffusion
+from tests.support.parameters import randomise
 
 
 def unet() -> nn.Module:
@@ -50,14 +51,6 @@ def told(kind: Callable[[], nn.Module]) -> Cond:
     if kind is unet:
         return Cond(tokens=tokens)
     return Cond(tokens=tokens, vector=torch.randn(2, 8), guidance=torch.full((2,), 3.5) if kind is flux else None)
-
-
-def randomise(net: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for name, value in net.named_parameters():
-            noise = torch.randn(value.shape)
-            value.copy_(1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.08 * noise)
-    return net.eval()
 
 
 def sampled(denoiser: Denoiser, cond: Cond, start: Tensor, steps: int) -> Tensor:

@@ -22,16 +22,13 @@ from core.train.loop import BINS, Run, StoppedError, held_out_loss, steps, train
 from core.train.order import Ordered, Shares
 from core.train.state import State, newest, prepare
 from core.weights.checkpoint import CheckpointError, read, read_metadata
+from tests.support.runs import quiet
 
 TOY = ("toy",)
 
 
 def recipe(steps: int = 20, parts: int = 1, dropout: float = 0.1) -> Recipe:
     return build("toy.recipes.points.circle", {"steps": steps, "parts": parts, "dropout": dropout}, TOY)
-
-
-def quiet(folder: Path) -> Run:
-    return Run(folder, log=10, save=10, hold_out=0, show=0, tensorboard=False, cpu=True)
 
 
 def loop(made: Recipe) -> tuple[State, Callable[[int], None]]:
@@ -197,11 +194,23 @@ def test_nothing_of_the_run_changes_what_is_learned(tmp_path: Path) -> None:
 
 
 def test_weights_are_those_of_the_average(tmp_path: Path) -> None:
-    last = train(recipe(), quiet(tmp_path))
+    """A model opens with the average that is stored, which is that of the weights after every step."""
+    profile, made = Power(0.1), recipe(steps=6)
+    made = replace(made, training=replace(made.training, ema={"ema": profile}))
+    last = train(made, replace(quiet(tmp_path), save=1, keep=None))
     stored = read(last)
     assert {name.split("/")[0] for name in stored} == {"model", "ema", "optimizer", "skipped"}
     name = "denoiser.net.layers.0.weight"
-    assert not torch.equal(stored[f"model/{name}"], stored[f"ema/ema/{name}"])
+    average = torch.zeros(())
+    for step, path in enumerate(sorted(last.parent.iterdir()), start=1):
+        weight = read(path)[f"model/{name}"]
+        average = profile.decay(step) * average + (1 - profile.decay(step)) * weight
+    torch.testing.assert_close(stored[f"ema/ema/{name}"], average)
+    assert not torch.allclose(average, stored[f"model/{name}"], atol=1e-4)
+    for chosen, prefix in ((None, "ema/ema/"), ("ema", "ema/ema/"), ("model", "model/")):
+        opened = load(last, chosen, TOY).system.state_dict()
+        for key, value in opened.items():
+            assert torch.equal(value, stored[prefix + key]), (chosen, key)
 
 
 def test_each_training_has_its_own_precision_and_threads(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from torch import nn
 
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd3_vae, sd_vae
 from core.weights import autoencoder as layout
 from core.weights import autoencoder_original as original
 from core.weights.checkpoint import CheckpointError
+from tests.support.parameters import randomise
 
 VAE = dict(
     in_channels=3,
@@ -43,18 +43,11 @@ VQ = {name: value for name, value in VAE.items() if name not in ("latent_channel
 )
 
 
-def randomised(module: nn.Module, seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.08 * noise
-
-
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoencoderKL, Path]:
     torch.manual_seed(0)
     model = AutoencoderKL(**CONFIGS[request.param]).eval()
-    randomised(model)
+    randomise(model, seed=0)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder, max_shard_size="1MB" if request.param == "sdxl" else "1GB")
     return model, folder
@@ -133,7 +126,7 @@ def test_every_tensor_counts(peer: tuple[AutoencoderKL, Path]) -> None:
 @torch.no_grad()
 def test_vq_both_ways(tmp_path: Path) -> None:
     model = VQModel(**VQ).eval()
-    randomised(model)
+    randomise(model, seed=0)
     model.quantize.embedding.weight.data = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
     model.save_pretrained(tmp_path / "theirs")
     ours, scale = layout.load_vq_diffusers(tmp_path / "theirs")

@@ -19,7 +19,8 @@ from core.weights.checkpoint import CheckpointError
 from core.weights.controlnet import load_diffusers, pairs, save_diffusers
 from core.weights.pairs import to_ours
 from tests.core.weights.test_text_unet import FULL
-from tests.core.weights.text_unets import CONFIGS, TIME, Inputs, randomise, reference
+from tests.support.parameters import randomise
+from tests.support.text_unets import CONFIGS, TIME, Inputs, reference
 
 HINTS = (8, 12, 16, 24)
 

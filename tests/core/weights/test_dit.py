@@ -10,25 +10,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.cond import Cond
 from core.nn.dit import DiT, Patches, dit_xl
 from core.weights.dit import from_original, load_diffusers, save_diffusers, to_original
+from tests.support.folders import refuses_other_tensors
+from tests.support.parameters import randomise
 
 TIME, LABELS = torch.tensor([7, 421]), torch.tensor([2, 5])  # 5 of 5 classes: the null label
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(0.08 * torch.randn(parameter.shape))
-    net.eval()
 
 
 def reference(bias: bool = True, out_channels: int = 6, patch: int = 2) -> DiTTransformer2DModel:
@@ -83,13 +73,7 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
     expected = theirs(x, TIME, LABELS).sample
 
-    for key in sorted(tensors)[::5]:
-        save_file({name: value for name, value in tensors.items() if name != key}, file)
-        with pytest.raises(ValueError, match="missing"):
-            load_diffusers(tmp_path)
-    save_file(tensors | {"extra.weight": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match=r"extra\.weight"):
-        load_diffusers(tmp_path)
+    refuses_other_tensors(load_diffusers, tmp_path, tensors, sorted(tensors)[::5])
     for i, key in list(enumerate(keys := sorted(tensors)))[::3]:
         twins = [other for other in keys[i + 1 :] if tensors[other].shape == tensors[key].shape]
         if twins:

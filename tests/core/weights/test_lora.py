@@ -28,7 +28,8 @@ from core.weights import mmdit as mmdit_layout
 from core.weights import text_unet as unet_layout
 from core.weights.checkpoint import CheckpointError
 from core.weights.lora import load, load_text, names_of, save_diffusers, save_kohya
-from tests.core.weights import test_flux, test_mmdit, text_unets
+from tests.core.weights import test_flux, test_mmdit
+from tests.support import text_unets
 
 Said = Callable[[], Tensor]
 

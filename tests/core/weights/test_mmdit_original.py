@@ -20,11 +20,6 @@ from tests.core.weights.test_mmdit import FULL, KINDS, OURS, SD3, asked, exchang
 HEAD_WIDTH = SD3["attention_head_dim"]
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back_through_diffusers_folder(tmp_path: Path, kind: str) -> None:
     """Alone, and in one file with an autoencoder and text encoders."""

@@ -16,7 +16,8 @@ from core.nn.text_unet_plan import Plan, lcm_sd1, sd1, sd1_inpainting, sd2, sd2_
 from core.weights.checkpoint import CheckpointError, fill
 from core.weights.pairs import to_ours
 from core.weights.text_unet import Beside, load_diffusers, pairs, save_diffusers
-from tests.core.weights.text_unets import CONFIGS, SD1, SDXL, TIME, Inputs, randomise, reference
+from tests.support.parameters import randomise
+from tests.support.text_unets import CONFIGS, SD1, SDXL, TIME, Inputs, reference
 
 # Biases that are only ever added to each other: which is which changes nothing.
 SUMMED = ({"conv1", "time_emb_proj"}, {"conv2", "conv_shortcut"})
@@ -79,11 +80,6 @@ FULL: dict[str, tuple[Plan, int, dict[str, Any]]] = {
         },
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -18,7 +18,7 @@ from core.weights.checkpoint import CheckpointError
 from core.weights.text_unet import load_diffusers
 from core.weights.text_unet_original import from_original, to_original
 from tests.core.weights.test_text_unet import FULL
-from tests.core.weights.text_unets import CONFIGS, Inputs, reference
+from tests.support.text_unets import CONFIGS, Inputs, reference
 
 PREFIX = "model.diffusion_model."
 HEADS: dict[str, int | tuple[int, ...]] = {
@@ -29,11 +29,6 @@ HEADS: dict[str, int | tuple[int, ...]] = {
 }
 GROUPS = "wide groups"  # the original always has 32
 NAMES = [name for name in CONFIGS if name not in ("lcm", GROUPS)]
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def prefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.cond import Cond
 from core.nn.unet import UNet, adm_512
 from core.weights.checkpoint import CheckpointError
 from core.weights.unet import load_diffusers, save_diffusers
+from tests.support.parameters import randomise
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 ADM: dict[str, Any] = {
@@ -78,20 +79,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 TIME, LABELS = torch.tensor([7, 421]), torch.tensor([1, 2])
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> None:
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if norm else 0.08 * noise)
-    net.eval()
 
 
 def reference(name: str) -> UNet2DModel:

@@ -24,22 +24,9 @@ from image.nn.ncsnpp import (
     ncsnpp_256,
     ncsnpp_cifar10,
 )
+from tests.support.parameters import randomise
 
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.08 * noise)
-    return net.eval()
 
 
 def nets() -> dict[str, NCSNpp]:
@@ -80,7 +67,7 @@ def test_resampling_keeps_the_mean_of_what_is_inside() -> None:
 
 
 def test_attention_mixes_pixels_as_one_head() -> None:
-    net = randomise(Attention(8)).double()
+    net = randomise(Attention(8), seed=0).double()
     x = torch.randn(2, 8, 3, 2, dtype=torch.float64)
     h = net.norm(x).flatten(2)  # (B, C, N)
     query, key, value = (net.qkv.weight @ h + net.qkv.bias[:, None]).chunk(3, dim=1)
@@ -97,7 +84,7 @@ def test_a_new_residual_block_is_half_its_input_in_power() -> None:
 
 @pytest.mark.parametrize("name", ["residual", "skip", "plain"])
 def test_samples_of_a_batch_do_not_meet(name: str) -> None:
-    net = randomise(nets()[name])
+    net = randomise(nets()[name], seed=0)
     x, time, vector = torch.randn(3, 3, 16, 8), torch.tensor([0.01, 1.0, 50.0]), torch.randn(3, 32)
     together = net(x, time, Cond(vector=vector))
     assert together.shape == x.shape
@@ -108,7 +95,7 @@ def test_samples_of_a_batch_do_not_meet(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["residual", "skip", "plain"])
 def test_every_parameter_is_used(name: str) -> None:
-    net = randomise(nets()[name])
+    net = randomise(nets()[name], seed=0)
     net(torch.randn(2, 3, 8, 8), torch.tensor([0.5, 30.0])).square().mean().backward()
     silent = [key for key, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not silent
@@ -116,12 +103,12 @@ def test_every_parameter_is_used(name: str) -> None:
 
 def test_painted_levels_add_up() -> None:
     """Silence every painter but one: the images of the levels sum to the whole."""
-    net = randomise(nets()["skip"]).double()
+    net = randomise(nets()["skip"], seed=0).double()
     x, time = torch.randn(1, 3, 8, 8, dtype=torch.float64), torch.tensor([3.0])
     whole = net(x, time)
     total = torch.zeros_like(whole)
     for speaking in range(3):
-        solo = randomise(nets()["skip"]).double()
+        solo = randomise(nets()["skip"], seed=0).double()
         solo.load_state_dict(net.state_dict())
         for level, decoder in enumerate(solo.decoders):
             if level != speaking:

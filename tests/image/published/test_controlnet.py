@@ -20,7 +20,7 @@ from core.sample.step import run
 from core.systems.controlnet import led
 from core.weights.controlnet import load_diffusers
 from image.published import open_pipeline
-from tests.image import tiny_pipelines
+from tests.support import pipelines
 
 SIZE, STEPS, GUIDANCE, SCALE = (32, 48), 5, 5.0, 0.7
 PROMPT, NEGATIVE = "a red cat, and a dog", "dog!"
@@ -32,7 +32,7 @@ PIPELINES = {
 
 @pytest.mark.parametrize("family", PIPELINES)
 def test_the_same_picture(folders: dict[str, Path], tmp_path: Path, family: str) -> None:
-    folder = tiny_pipelines.controlnet(folders[family], tmp_path / "controlnet")
+    folder = pipelines.controlnet(folders[family], tmp_path / "controlnet")
     control = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     pipeline = open_pipeline(folders[family], SIZE)
     net, _ = load_diffusers(folder)
@@ -73,7 +73,7 @@ def test_the_same_picture(folders: dict[str, Path], tmp_path: Path, family: str)
 
 
 def test_a_controlnet_of_another_base_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    net, _ = load_diffusers(tiny_pipelines.controlnet(folders["sdxl"], tmp_path / "controlnet"))
+    net, _ = load_diffusers(pipelines.controlnet(folders["sdxl"], tmp_path / "controlnet"))
     with pytest.raises(ValueError, match="made for the same base"):
         led(open_pipeline(folders["stable_diffusion"], SIZE).system, net)
     with pytest.raises(ValueError, match="leads a U-Net"):

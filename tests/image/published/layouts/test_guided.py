@@ -15,14 +15,10 @@ from core.cond import Cond
 from core.nn.unet import UNet
 from core.weights.checkpoint import CheckpointError
 from image.published.layouts.guided import load_guided, rows, to_guided
+from tests.support.parameters import randomise
 
 Heads = Callable[[int], int]
 TIME = torch.tensor([3.0, 801.0])
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def network(biggan: bool = True, scale_shift: bool = True, head_width: int | None = 16, heads: int = 1) -> UNet:
@@ -30,12 +26,7 @@ def network(biggan: bool = True, scale_shift: bool = True, head_width: int | Non
     net = UNet(
         3, 6, 64, (0.5, 1, 1.5), 2, (1, 2), head_width=head_width, heads=heads, scale_shift=scale_shift, biggan=biggan
     )
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if norm else 0.08 * noise)
-    return net.eval()
+    return randomise(net)
 
 
 class Reader:

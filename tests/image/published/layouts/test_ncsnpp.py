@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.denoiser import Denoiser
 from core.prediction import Epsilon
@@ -17,23 +17,10 @@ from core.schedule import VE
 from image.nn.fir import BOX, FIR
 from image.nn.ncsnpp import InputSkip, LogFourier, NCSNpp, Positional
 from image.published.layouts.ncsnpp import load_diffusers, save_diffusers
+from tests.support.folders import refuses_other_tensors
+from tests.support.parameters import randomise
 
 SIGMA = torch.tensor([0.5, 30.0])
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def randomise(net: nn.Module) -> None:
-    norms = {module for module in net.modules() if isinstance(module, nn.GroupNorm)}
-    with torch.no_grad():
-        for module in net.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                noise = torch.randn(parameter.shape)
-                parameter.copy_(1 + 0.1 * noise if module in norms and name == "weight" else 0.08 * noise)
-    net.eval()
 
 
 def reference(centre: bool = False, attention: int = 1) -> UNet2DModel:
@@ -107,13 +94,8 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
     tensors = load_file(file)
     x = torch.randn(2, 3, 8, 8)
     expected = theirs(x, SIGMA).sample
-    for key in ("time_proj.weight", "up_blocks.1.skip_conv.bias", "mid_block.attentions.0.to_k.bias"):
-        save_file({name: value for name, value in tensors.items() if name != key}, file)
-        with pytest.raises(ValueError, match="missing"):
-            load_diffusers(tmp_path)
-    save_file(tensors | {"extra.weight": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match=r"extra\.weight"):
-        load_diffusers(tmp_path)
+    keys = ("time_proj.weight", "up_blocks.1.skip_conv.bias", "mid_block.attentions.0.to_k.bias")
+    refuses_other_tensors(load_diffusers, tmp_path, tensors, keys)
     for key, twin in exchanges(tensors):
         save_file(tensors | {key: tensors[twin], twin: tensors[key]}, file)
         difference = (score(load_diffusers(tmp_path), x) - expected).abs().max()

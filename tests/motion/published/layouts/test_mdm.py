@@ -9,7 +9,7 @@ from core.cond import Cond
 from core.weights.checkpoint import CheckpointError
 from motion.nn.mdm import MDM, Body, Decoder, Encoder, Recurrent
 from motion.published.layouts.mdm import from_original, to_original, weights
-from tests.motion.published.layouts.formulas import formula, wave
+from tests.support.formula import formula, wave
 
 
 def test_the_numbers_of_the_published_code() -> None:

@@ -9,7 +9,7 @@ from core.cond import Cond
 from core.weights.checkpoint import CheckpointError
 from motion.nn.motiondiffuse import CaptionReader, MotionDiffuse
 from motion.published.layouts.motiondiffuse import from_original, to_original
-from tests.motion.published.layouts.formulas import formula, wave
+from tests.support.formula import formula, wave
 
 
 def tiny() -> dict[str, torch.Tensor]:

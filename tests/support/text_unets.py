@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.embeddings import sinusoid
+from tests.support.parameters import randomise
 
 SD1: dict[str, Any] = {
     "sample_size": 16,
@@ -83,16 +84,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "upscaler": UPSCALER,
 }
 TIME, LABELS, GUIDANCE = torch.tensor([7, 421]), torch.tensor([1, 3]), torch.tensor([6.5, 2.0])
-
-
-def randomise(net: nn.Module) -> None:
-    """Norm weights near 1, everything else small and random, so that no tensor equals another."""
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if norm else 0.08 * noise)
-    net.eval()
 
 
 def reference(config: dict[str, Any]) -> UNet2DConditionModel:

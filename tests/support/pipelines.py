@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
@@ -22,7 +22,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -32,6 +31,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from tests.support.parameters import randomise
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz!,."
@@ -65,7 +66,7 @@ def stable_diffusion(folder: Path) -> Path:
         vae=autoencoder(4, 0.18215),
         text_encoder=clip(tokenizer, 32, seed=1),
         tokenizer=tokenizer,
-        unet=randomised(UNet2DConditionModel(**UNET), 2),
+        unet=randomise(UNet2DConditionModel(**UNET), 2),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
@@ -86,7 +87,7 @@ def sdxl(folder: Path) -> Path:
         text_encoder_2=clip(second, 32, projected=32, seed=4),
         tokenizer=tokenizer,
         tokenizer_2=second,
-        unet=randomised(net, 5),
+        unet=randomise(net, 5),
         scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **SCALED),
         add_watermarker=False,
     )
@@ -105,7 +106,7 @@ def refiner(folder: Path) -> Path:
         text_encoder_2=clip(second, 32, projected=32, seed=4),
         tokenizer=None,
         tokenizer_2=second,
-        unet=randomised(net, 14),
+        unet=randomise(net, 14),
         scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **SCALED),
         requires_aesthetics_score=True,
         force_zeros_for_empty_prompt=False,
@@ -118,7 +119,7 @@ def controlnet(pipeline: Path, folder: Path) -> Path:
     """A ControlNet of a pipeline's U-Net, for pictures twice as large as its latents."""
     unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
-    randomised(net, 15).save_pretrained(folder)
+    randomise(net, 15).save_pretrained(folder)
     return folder
 
 
@@ -137,7 +138,7 @@ def sd3(folder: Path) -> Path:
         pos_embed_max_size=12,
     )
     pipeline = StableDiffusion3Pipeline(
-        transformer=randomised(net, 6),
+        transformer=randomise(net, 6),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(16, 1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=clip(tokenizer, 12, projected=16, seed=7),
@@ -176,7 +177,7 @@ def flux(folder: Path, guided: bool = True) -> Path:
         tokenizer=tokenizer,
         text_encoder_2=t5(second, seed=11),
         tokenizer_2=second,
-        transformer=randomised(net, 12),
+        transformer=randomise(net, 12),
     )
     return saved(pipeline, folder)
 
@@ -191,16 +192,6 @@ def saved(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
-def randomised(module: nn.Module, seed: int) -> Any:
-    """The module with every parameter drawn anew, so that no tensor may be dropped or swapped unseen."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in module.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            value.copy_(1 + 0.1 * noise if "norm" in name and name.endswith("weight") else 0.08 * noise)
-    return module.eval()
-
-
 def autoencoder(channels: int, scale: float, **options: Any) -> AutoencoderKL:
     """A KL autoencoder that shrinks pictures by two."""
     net = AutoencoderKL(
@@ -212,7 +203,7 @@ def autoencoder(channels: int, scale: float, **options: Any) -> AutoencoderKL:
         sample_size=32,
         **options,
     )
-    return randomised(net, 13)
+    return randomise(net, 13)
 
 
 def clip_tokenizer(folder: Path, pad: str = END) -> CLIPTokenizer:
@@ -242,7 +233,7 @@ def clip(tokenizer: CLIPTokenizer, width: int, projected: int | None = None, see
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return randomised((CLIPTextModel if projected is None else CLIPTextModelWithProjection)(config), seed)
+    return randomise((CLIPTextModel if projected is None else CLIPTextModelWithProjection)(config), seed)
 
 
 def t5_tokenizer() -> T5Tokenizer:
@@ -264,4 +255,26 @@ def t5(tokenizer: T5Tokenizer, seed: int = 0) -> Any:
         num_heads=4,
         feed_forward_proj="gated-gelu",
     )
-    return randomised(T5EncoderModel(config), seed)
+    return randomise(T5EncoderModel(config), seed)
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "stable_diffusion": stable_diffusion,
+    "sdxl": sdxl,
+    "refiner": refiner,
+    "sd3": sd3,
+    "flux": flux,
+    "schnell": schnell,
+}
+
+
+class Folders(dict[str, Path]):
+    """The folder of each family, made when it is first asked for."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+
+    def __missing__(self, family: str) -> Path:
+        self[family] = MAKERS[family](self.place / family)
+        return self[family]
