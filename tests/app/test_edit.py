@@ -168,8 +168,8 @@ def test_every_measurement_is_restored_by_every_method(command: Command, pixels:
         for by, restoring in RESTORING.items():
             out = tmp_path / f"{of} by {by}.png"
             words = [*measuring.words, *restoring.words, *(["--mask", mask] if of == "mask" else [])]
-            status, said, err = command("edit", pixels, known, *words, "--out", out, *FEW)
-            assert status == 0 and f"restored from {of}" in said, err
+            status, printed, err = command("edit", pixels, known, *words, "--out", out, *FEW)
+            assert status == 0 and f"restored from {of}" in printed, err
             restored = run(
                 heun(restoring.posterior(system.denoiser, operator, measured).bind(asked), start, times, noise)
             )
