@@ -111,7 +111,7 @@ def settings_of(kind: str, path: Path, file: Path, options: Options, way: Sampli
 
 def write(recipe: Recipe, options: Options, made: Tensor, settings: dict[str, object]) -> None:
     """A recording as its recipe writes it; one picture as it is, several as a sheet."""
-    from image.sheet import picture, save_page, save_sheet
+    from core.media.sheet import picture, save_page, save_sheet
 
     if recipe.revise is not None and recipe.show is not None:
         recipe.show(options.out, made, settings | {"captions": [options.prompt or ""] * len(made)})

@@ -257,7 +257,7 @@ def opened(path: Path, channels: int) -> Any:
 
 def pixels(picture: Any, size: Sequence[int]) -> Tensor:
     """A picture, scaled to cover a height and width and cropped in the middle: (1, C, H, W) in [-1, 1]."""
-    from image.source import frame
+    from core.media.picture import frame
 
     cut, _ = frame(picture, (size[0], size[1]))
     values = torch.from_numpy(np.array(cut, dtype=np.float32)).view(1, *size, -1)

@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> None:
     loaded.recipe.show(new, samples, settings)
     same = new.read_bytes() == old.read_bytes()
     if settings["format"] < FORMAT:  # the same picture is written with its settings in today's format
-        from image.sheet import same_pixels
+        from core.media.sheet import same_pixels
 
         same = same_pixels(new, old)
     print(f"{new}: {'the same picture' if same else 'NOT the same picture'}, {seconds:.1f} s, {words_of(settings)}")
@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> None:
 
 def settings_in(path: Path) -> dict[str, Any]:
     """The settings in a picture's metadata."""
-    from image.sheet import read_settings
+    from core.media.sheet import read_settings
 
     settings = read_settings(path)
     if "edit" in settings:

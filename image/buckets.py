@@ -20,10 +20,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from core.data.dataset import Batch
+from core.data.dataset import Batch, DataError
+from core.media.picture import CENTRE, Place, Size
 from core.random import Draw, permutation
-from image.data import DataError
-from image.source import CENTRE, Place, Size, Source, fingerprint, places, read, size_of
+from image.source import Source, fingerprint, places, read, size_of
 
 
 def bucket_sizes(area: int = 1024 * 1024, multiple: int = 64, aspect: float = 4.0) -> tuple[Size, ...]:

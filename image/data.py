@@ -13,14 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
-class DataError(ValueError):
-    """A data set that cannot be used; the message says why and what to do."""
+from core.data.dataset import DataError
+from core.media.picture import SUFFIXES, Size, decode, frame, size_of, to_tensor
 
 
 @dataclass(frozen=True)
@@ -151,37 +147,27 @@ def _open_folder(path: Path, size: int | None, channels: int) -> ImageFiles:
         if len(sizes) > 1:
             (one, first), (two, second) = list(sizes.items())[:2]
             raise DataError(
-                f"images differ in size ({first.name} is {one[0]}x{one[1]}, {second.name} {two[0]}x{two[1]}): "
+                f"images differ in size ({first.name} is {one[1]}x{one[0]}, {second.name} {two[1]}x{two[0]}): "
                 "give the size to resize them to"
             )
-        width, height = next(iter(sizes))
+        height, width = next(iter(sizes))
         if width != height:
             raise DataError(f"images are {width}x{height}: give the size of the square to crop them to")
         size = width
     return ImageFiles(tuple(paths), torch.tensor(labels) if labels else None, size, channels)
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _size(path: Path) -> Size:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is not an image: remove it, or convert it to PNG")
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an image: remove it or replace it") from error
+    with path.open("rb") as file:
+        return size_of(file, str(path))
 
 
 def _read(path: Path, size: int, channels: int) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            mode = {1: "L", 3: "RGB"}.get(channels)
-            if mode is None:
-                raise DataError(f"images have 1 or 3 channels, not {channels}")
-            fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert(mode), (size, size), Image.Resampling.LANCZOS)
-            array = np.asarray(fitted, dtype=np.float32).reshape(size, size, channels)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as an image: remove it or replace it") from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous() / 127.5 - 1
+    with path.open("rb") as file:
+        picture = decode(file, str(path), channels)
+    return to_tensor(frame(picture, (size, size))[0])
 
 
 def _open_npz(path: Path, size: int | None) -> ImageArray:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Batch
+from core.media.sheet import save_sheet
 from core.random import Draw, Stream
 from core.recipe import Ask, Recipe, Sampling, Training, Understand
 from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
 from image.judging import judged
-from image.sheet import save_sheet
 
 Images = ImageArray | Subset
 Parts = Callable[[], tuple[Images, Images]]  # the training and the held-out part, read when called

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.data.dataset import Batch, Dataset, Drawn
+from core.data.dataset import Batch, DataError, Dataset, Drawn
+from core.media.picture import decode, frame
 from core.random import Draw
 from core.train.order import arrange
-from image.data import DataError
 
 
 def edges(x: Tensor) -> Tensor:
@@ -69,12 +68,10 @@ def read_control(path: Path, ready: bool, height: int, width: int) -> Mapping[st
     ready: whether it is the control picture itself. Raises DataError for what cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            whole = ImageOps.exif_transpose(image).convert("RGB")
-            pixels = np.array(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS))
+        with path.open("rb") as file:
+            whole = decode(file, str(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give a picture for the ControlNet to follow") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as an image: remove it or replace it") from error
+    pixels = np.array(frame(whole, (height, width))[0])
     found = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return {"control": found if ready else as_bytes(edges(found / 127.5 - 1))}

@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.dataset import Batch, Dataset
-from image.data import SUFFIXES, DataError, ImageArray, open_images, split
+from core.data.dataset import Batch, DataError, Dataset
+from core.media.picture import SUFFIXES, Size
+from image.data import ImageArray, open_images, split
 from image.shards import is_shards, open_shards
-from image.source import Captioned, Size, Source, divide, size_of
+from image.source import Captioned, Source, divide, size_of
 
 CAPTIONS = ("text", "caption")  # what a caption is called in metadata; the first that is there
 TABLES = ("metadata.jsonl", "metadata.csv")

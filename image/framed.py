@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.media.picture import Size
 from core.random import Stream, uniform
 from image.captions import BACKGROUNDS, SIDE, CaptionedDigits, captioned_digits
-from image.source import Size
 
 RESOLUTIONS = (16, 24, 32)  # pixels of the original for the 32 that a scene has
 ROOM = 8  # pixels that there are beside a scene in a tall or wide picture, at full resolution

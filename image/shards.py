@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from image.data import DataError
+from core.data.dataset import DataError
 
 PICTURES = {"jpg", "jpeg", "png", "webp"}
 BLOCK = 512  # bytes: tar is made of these, and ends with blocks of zeros

@@ -8,27 +8,21 @@ height and width before, "crop" how many rows and columns were cut off above and
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from core.data.dataset import Batch
+from core.data.dataset import Batch, DataError
+from core.media import picture
+from core.media.picture import CENTRE, Place, Size
 from core.random import Draw, Stream
-from image.data import DataError
 
-Size = tuple[int, int]  # height, width
-Place = tuple[float, float]  # where in the room there is a crop lies, down and across, each in [0, 1)
-
-CENTRE: Place = (0.5, 0.5)
 _DOWN, _ACROSS = 1, 2  # parts of Stream.AUGMENT; mirroring takes part 0
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # raised by decoders
 
 
 class Source(Protocol):
@@ -135,12 +129,12 @@ def read(source: Source, indices: Sequence[int], target: Size, where: Sequence[P
     """The batch of some pictures, each scaled to cover ``target`` and cropped at its place."""
     pixels, sizes, crops = [], [], []
     for index, place in zip(indices, where, strict=True):
-        picture = decode(source, index, channels)
-        cut, crop = frame(picture, target, place)
-        pixels.append(torch.from_numpy(np.array(cut, dtype=np.float32).reshape(*target, channels)))
-        sizes.append((picture.height, picture.width))
+        whole = decode(source, index, channels)
+        cut, crop = picture.frame(whole, target, place)
+        pixels.append(picture.to_tensor(cut))
+        sizes.append((whole.height, whole.width))
         crops.append(crop)
-    x = torch.stack(pixels).permute(0, 3, 1, 2).contiguous() / 127.5 - 1  # (B, C, H, W)
+    x = torch.stack(pixels)  # (B, C, H, W)
     captions = [source.caption(index) for index in indices]
     return {"x": x, "caption": captions, "size": _rows(sizes), "crop": _rows(crops), "target": _rows([target] * len(x))}
 
@@ -149,46 +143,16 @@ def _rows(pairs: Sequence[tuple[int, int]]) -> Tensor:
     return torch.tensor(pairs, dtype=torch.float32)  # (B, 2)
 
 
-def frame(picture: Image.Image, target: Size, place: Place = CENTRE) -> tuple[Image.Image, tuple[int, int]]:
-    """A picture scaled to cover ``target`` (height, width) and cropped there, and the crop's (top, left)."""
-    height, width = target
-    scale = max(height / picture.height, width / picture.width)
-    covering = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-    scaled = picture.resize(covering, Image.Resampling.LANCZOS)
-    top = int(place[0] * (scaled.height - height + 1))
-    left = int(place[1] * (scaled.width - width + 1))
-    return scaled.crop((left, top, left + width, top + height)), (top, left)
-
-
 def decode(source: Source, index: int, channels: int = 3) -> Image.Image:
-    """A picture, upright, what is transparent white. Raises DataError, naming the file, where it cannot be read."""
-    try:
-        with source.open(index) as file, Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I;16"):
-                # Pillow would cut 16-bit greys off at 255 instead of scaling them.
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return picture.convert("L" if channels == 1 else "RGB")
-    except _BROKEN as error:
-        raise _unreadable(source, index) from error
+    """A picture of a source. Raises DataError, naming the file, where it cannot be read."""
+    with source.open(index) as file:
+        return picture.decode(file, source.name(index), channels)
 
 
 def size_of(source: Source, index: int) -> Size:
-    """The height and width of a picture held upright, from its header alone."""
-    try:
-        with source.open(index) as file, Image.open(file) as picture:
-            # Asked of the base class, because a PNG would decode itself in search of more.
-            turned = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
-    except _BROKEN as error:
-        raise _unreadable(source, index) from error
-
-
-def _unreadable(source: Source, index: int) -> DataError:
-    return DataError(f"{source.name(index)} cannot be read as an image: remove it or replace it")
+    """The height and width of an upright picture, from its header alone."""
+    with source.open(index) as file:
+        return picture.size_of(file, source.name(index))
 
 
 def fingerprint(source: Source, index: int, target: Size, channels: int) -> bytes:

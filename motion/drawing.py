@@ -6,9 +6,8 @@ so that sides can be told. The picture is drawn at twice its size and then reduc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from core.media import film as media
 from motion.features import check, faced
 from motion.skeleton import HUMAN, Skeleton
 
@@ -167,30 +167,6 @@ def _fitting(text: str, width: int, size: int = 14) -> str:
     return text
 
 
-def write_gif(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
-    """Write moving pictures that repeat for ever; the format counts hundredths of a second."""
-    first, *others = [frame.quantize(32, dither=Image.Dither.NONE) for frame in frames]
-    first.save(path, save_all=True, append_images=others, duration=round(100 / fps) * 10, loop=0, optimize=False)
-
-
-def write_mp4(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
-    """Write an H.264 film. Raises ValueError without the av package."""
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError("MP4 files need the av package: install langevin[motion], or write a .gif") from error
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.pix_fmt = "yuv420p"
-        for number, frame in enumerate(frames):
-            width, height = (side - side % 2 for side in frame.size)  # the format wants even sides
-            if number == 0:
-                stream.width, stream.height = width, height
-            picture = av.VideoFrame.from_image(frame.crop((0, 0, width, height)))
-            file.mux(stream.encode(picture))
-        file.mux(stream.encode())
-
-
 def write_film(
     path: Path,
     clips: Sequence[Tensor],
@@ -198,19 +174,18 @@ def write_film(
     captions: Sequence[str],
     views: Sequence[Camera] = VIEWS,
     skeleton: Skeleton = HUMAN,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write clips (T, J, 3) as .gif or .mp4, one below the other; one that is over waits in its last pose.
 
-    Raises ValueError for another ending.
+    settings: what goes into the file's metadata. Raises ValueError for another ending.
     """
-    if path.suffix not in {".gif", ".mp4"}:
-        raise ValueError(f"films are written as .gif or .mp4, not '{path.suffix}'")
     longest = max(len(clip) for clip in clips)
     held = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
     rows = [
         film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(held, captions, strict=True)
     ]
-    (write_gif if path.suffix == ".gif" else write_mp4)(path, (_stacked(parts) for parts in zip(*rows)), fps)
+    media.write_film(path, (_stacked(parts) for parts in zip(*rows)), fps, settings)
 
 
 def _stacked(parts: Sequence[Image.Image]) -> Image.Image:

@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": set(),
     "train.ema": set(),
     "data": {"random"},
+    "media": {"data", "provenance"},
 }
 BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
@@ -76,11 +77,9 @@ NOT_YET: dict[str, set[str]] = {
         "app.controls names image.edges",
         "app.demo names image.recipes.edm.tiny",
         "app.edit names image.published.scheduler",
-        "app.edit names image.sheet",
         "app.edits names image.folder",
         "app.edits names image.source",
         "app.refined names image.published",
-        "app.replay names image.sheet",
         "app.sampling names image.published",
     },
     "recipes": {

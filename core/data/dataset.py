@@ -13,6 +13,10 @@ Batch = Mapping[str, Any]
 Augment = Callable[[Batch, Draw], Batch]  # takes its randomness from Stream.AUGMENT of the draw
 
 
+class DataError(ValueError):
+    """A data set that cannot be used; the message says why and what to do."""
+
+
 class Dataset(Protocol):
     """Examples by index, a batch at a time."""
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from core.codec import Latents
 from core.data.dataset import Dataset
+from core.media.sheet import picture, save_page, tile
 from core.recipe import Loaded, Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from core.weights import autoencoder
 from image.captioned import typed_captions
 from image.published.folder import Folder
-from image.sheet import picture, save_page, tile
 
 Size = int | tuple[int, int]  # of a picture: the side of a square, or (height, width)
 

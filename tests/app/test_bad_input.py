@@ -110,7 +110,8 @@ def test_data_that_cannot_be_used(command: Command, tmp_path: Path) -> None:
 
 
 def test_mixed_sizes_are_refused_without_a_size(tmp_path: Path) -> None:
-    from image.data import DataError, open_images
+    from core.data.dataset import DataError
+    from image.data import open_images
 
     for size in (8, 9):
         Image.new("RGB", (size, size)).save(tmp_path / f"{size}.png")

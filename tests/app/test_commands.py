@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app.main import COMMANDS
-from image.sheet import read_settings
+from core.media.sheet import read_settings
 from tests.support.commands import Command
 
 

@@ -19,6 +19,8 @@ from core.denoiser import Bindable
 from core.edit import DPS, Blur, Downsample, Mask, Posterior, inpaint, invert, repaint, scalar_variance, strengthened
 from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
+from core.media.sheet import picture as save_picture
+from core.media.sheet import read_settings
 from core.random import Noise
 from core.recipe import Loaded, load
 from core.sample.euler import euler
@@ -28,8 +30,6 @@ from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from image.data import digits
 from image.metrics import Judge, train_judge
-from image.sheet import picture as save_picture
-from image.sheet import read_settings
 from tests.support.commands import Command, refused
 from tests.support.runs import checkpoint
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from core.media.sheet import read_settings
 from core.random import Noise
 from image.published import hand_off, open_pipeline
-from image.sheet import read_settings
 from tests.app.test_bad_files import cut, without_a_key
 from tests.support import pipelines
 from tests.support.commands import Command, refused

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.codec import Scale
 from core.cond import Cond
-from core.data.dataset import Batch
+from core.data.dataset import Batch, DataError
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
@@ -29,7 +29,6 @@ from core.train.loop import steps
 from core.train.order import Ordered, Shares, stream
 from core.train.state import prepare
 from image.buckets import Bucketed, bucket_sizes, nearest_bucket
-from image.data import DataError
 from image.folder import Folder, open_source
 
 SHAPES = [(8, 16), (16, 8), (12, 12), (8, 32)]

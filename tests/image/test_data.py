@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from image.data import DataError, digits, open_images, split
+from core.data.dataset import DataError
+from image.data import digits, open_images, split
 
 
 def write(path: Path, size: tuple[int, int] = (8, 8), value: int = 255) -> None:

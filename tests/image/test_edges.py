@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from image.data import DataError, ImageArray
+from core.data.dataset import DataError
+from image.data import ImageArray
 from image.edges import Edged, edges, read_control
 
 

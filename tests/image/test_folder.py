@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.dataset import DataError
+from core.media.picture import frame
 from core.train.order import Ordered
-from image.data import DataError
 from image.folder import CaptionedArray, open_captioned, open_folder, open_source
-from image.source import Captioned, divide, frame, size_of
+from image.source import Captioned, divide, size_of
 
 
 def write(path: Path, size: tuple[int, int] = (8, 8), value: int = 255) -> None:

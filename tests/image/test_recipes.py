@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from app.catalogue import presets, systems
+from core.media.sheet import read_settings
 from core.provenance import FORMAT
 from core.recipe import build, draw, load
 from core.systems.diffusion import Diffusion
 from core.train.loop import train
-from image.sheet import read_settings
 from tests.support.runs import quiet
 
 FOUND = [

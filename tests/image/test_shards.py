@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.dataset import DataError
 from core.train.order import Ordered, Shares, stream
-from image.data import DataError
 from image.folder import open_captioned
 from image.shards import braces, open_shards
 

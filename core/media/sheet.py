@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from core.media.files import whole
 from core.provenance import KEY, dumps, loads
 
 
@@ -56,7 +55,7 @@ def captioned(images: Tensor, captions: Sequence[str], columns: int | None = Non
     return sheet
 
 
-def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns: int | None = None) -> None:
+def save_sheet(path: Path, images: Tensor, settings: Mapping[str, object], columns: int | None = None) -> None:
     """Write images (N, C, H, W) in [-1, 1] as one PNG with ``settings`` in its metadata; small images are enlarged.
 
     Settings with "captions", one for each image, are shown.
@@ -69,19 +68,12 @@ def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns:
     save_page(path, page, settings)
 
 
-def save_page(path: Path, page: Image.Image, settings: dict[str, object]) -> None:
+def save_page(path: Path, page: Image.Image, settings: Mapping[str, object]) -> None:
     """Write a PNG with ``settings`` in its metadata, whole or not at all. Raises OSError where it cannot be written."""
     note = PngImagePlugin.PngInfo()
     note.add_text(KEY, dumps(settings))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".png")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            page.save(file, format="PNG", pnginfo=note)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    with whole(path) as draft:
+        page.save(draft, format="PNG", pnginfo=note)
 
 
 def read_settings(path: Path) -> dict[str, object]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from core.media.sheet import picture, read_settings, save_sheet, tile
 from core.provenance import FORMAT
-from image.sheet import picture, read_settings, save_sheet, tile
 
 
 def test_tiles_keep_every_pixel() -> None:
