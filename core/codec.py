@@ -16,6 +16,11 @@ class Codec(nn.Module):
     and ``pick`` takes what is diffused from a description.
     """
 
+    @property
+    def costly(self) -> bool:
+        """Whether describing costs so much, and depends so little on training, that it is done once."""
+        return False
+
     def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
         """Data (B, ...) -> what is diffused. A stochastic codec takes its noise from ``draw``, its mode without it."""
         return self.pick(self.describe(data), draw)
@@ -108,6 +113,10 @@ class Latents(Codec):
         self.shift = nn.Buffer(torch.as_tensor(shift, dtype=torch.float32).expand(autoencoder.plan.code).clone())
         self.bands = bands
 
+    @property
+    def costly(self) -> bool:
+        return True
+
     def train(self, mode: bool = True) -> Latents:
         """Stays as it is: the autoencoder is not trained here."""
         return self
@@ -158,6 +167,10 @@ class Chain(Codec):
 
     def _parts(self) -> list[Codec]:
         return [codec for codec in self.codecs if isinstance(codec, Codec)]
+
+    @property
+    def costly(self) -> bool:
+        return any(codec.costly for codec in self._parts()[:1])
 
     def describe(self, data: Tensor) -> Tensor:
         parts = self._parts()

@@ -190,7 +190,6 @@ class Recipe:
     follow: Follow | None = None
     control: Control | None = None  # of models that follow a picture, such as its edges
     start: Start | None = None  # gives a new run the weights that it does not learn itself
-    described: bool = False  # describe the data by the codec once, before training, and train on that
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 

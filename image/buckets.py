@@ -88,6 +88,11 @@ class Bucketed:
         """What ``Captioned.get`` gives, at the size of the bucket. Raises DataError for pictures of two buckets."""
         return self._read(indices, [CENTRE] * len(indices))
 
+    @property
+    def random(self) -> bool:
+        """Whether ``get_drawn`` differs from ``get``."""
+        return self.random_crop
+
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with random crops if they are wanted."""
         return self._read(indices, places(draw)) if self.random_crop else self.get(indices)

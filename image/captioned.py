@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Wordless:
     """
 
     share: float = 0.1
+    changes_x: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
         gone = (draw.uniform(Stream.DROP) < self.share).tolist()
@@ -70,7 +71,6 @@ def told_digits(
         understand=typed_captions,
         evaluate=lambda: read_back(*parts()),
         start=start,
-        described=True,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.dataset import Batch, DataError, Dataset, Drawn
+from core.data.dataset import Batch, DataError, Dataset, Drawn, random
 from core.media.picture import decode, frame
 from core.random import Draw
 from core.train.order import arrange
@@ -52,6 +52,11 @@ class Edged:
     def get(self, indices: Sequence[int]) -> Batch:
         """The examples and their edges."""
         return _edged(self.data.get(indices))
+
+    @property
+    def random(self) -> bool:
+        """Whether the data below are."""
+        return random(self.data)
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with the randomness of the data below, if they have any."""

@@ -108,6 +108,11 @@ class Captioned:
         """ "x" (B, C, H, W) in [-1, 1], "caption" a list, and "size", "crop", "target" (B, 2) as height, width."""
         return read(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
 
+    @property
+    def random(self) -> bool:
+        """Whether ``get_drawn`` differs from ``get``."""
+        return self.random_crop
+
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with random crops if they are wanted."""
         if not self.random_crop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -36,10 +37,38 @@ class Arranged(Protocol):
 
 @runtime_checkable
 class Drawn(Protocol):
-    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
+    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding.
+
+    One that may also be asked for none of it says so by ``random``, see the function of that name.
+    """
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""
+
+
+@dataclass(frozen=True)
+class First:
+    """The first ``most`` examples of a data set, in the order they have."""
+
+    data: Dataset
+    most: int
+
+    def __len__(self) -> int:
+        return min(self.most, len(self.data))
+
+    def get(self, indices: Sequence[int]) -> Batch:
+        """The examples at some indices."""
+        return self.data.get(indices)
+
+
+def random(data: Dataset) -> bool:
+    """Whether examples differ each time they are met: of Drawn data, unless an attribute ``random`` is False."""
+    return isinstance(data, Drawn) and bool(getattr(data, "random", True))
+
+
+def changes_x(augment: Augment) -> bool:
+    """Whether an augmentation acts on "x" itself, as it does unless an attribute ``changes_x`` is False."""
+    return bool(getattr(augment, "changes_x", True))
 
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:

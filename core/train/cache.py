@@ -54,14 +54,24 @@ class Entry(NamedTuple):
 class Cached:
     """The data set ``encode(data.get(...))``, read from the disk; what is not there yet is encoded when it is opened.
 
-    Every process that opens it encodes what is missing, so open it in one process before several train on it.
+    Several processes that open it at once each encode their share of what is missing.
     """
 
     def __init__(
-        self, data: Dataset, encode: Encode, folder: Path, key: str, batch: int = 16, shard: int = 256
+        self,
+        data: Dataset,
+        encode: Encode,
+        folder: Path,
+        key: str,
+        batch: int = 16,
+        rank: int = 0,
+        ranks: int = 1,
+        wait: Callable[[], None] = lambda: None,
+        shard: int = 256,
     ) -> None:
         """key: what the encoding depends on besides the example, see ``model_hash``; batch: examples encoded at once;
-        shard: entries in a file. A killed run goes on where it was, but for one shard.
+        rank, ranks, wait: which of the processes this is, and how it waits for the others; shard: entries in a file.
+        A killed run goes on where it was, but for one shard.
 
         Raises CheckpointError for files that are not part of this cache, or where the disk is full.
         """
@@ -74,7 +84,11 @@ class Cached:
         self._digests = [content_hash(data, index) for index in range(len(data))]
         missing = {digest: i for i, digest in enumerate(self._digests) if digest not in self._entries}
         # The encoder itself is not kept: what reads ahead in other processes must not carry it along.
-        self._fill(list(missing.items()), encode, batch, shard)
+        wait()  # until all have seen what is missing, so that they share the same
+        self._fill(list(missing.items())[rank::ranks], encode, batch, shard)
+        if ranks > 1:
+            wait()
+            self._entries = self._known()
 
     def __len__(self) -> int:
         return len(self.data)

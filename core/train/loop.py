@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.data.dataset import Dataset
+from core.data.dataset import Dataset, First
 from core.random import Draw, Stream, network_seed
 from core.recipe import Recipe, Training, draw, told
 from core.systems.diffusion import Diffusion
-from core.train.described import Described
+from core.train.latents import Process, encoded_once
 from core.train.logger import Record
 from core.train.order import Ordered, Shares, stream
 from core.train.state import State, gathered, newest, prepare, resume, save
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 BINS = 8  # of time, for the held-out loss
+HELD_OUT = 512  # examples of which it is the mean
 
 
 class StoppedError(KeyboardInterrupt):
@@ -55,6 +56,7 @@ class Run:
     keep: int | None = 2  # checkpoints; None keeps all, as post-hoc averages need
     tensorboard: bool = True
     cpu: bool = False
+    memory: int = 2**32  # bytes of latents that may lie in memory; more lie in the folder
 
 
 def train(recipe: Recipe, run: Run) -> Path:
@@ -77,8 +79,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     state = prepare(recipe, accelerator, run.folder if last is None else None)
     if last is not None:
         resume(state, recipe, last)
-    if recipe.described:
-        data, held_out = describe(data, state), None if held_out is None else describe(held_out, state)
+    data, held_out = encoded(recipe.training, run, state, accelerator, data, held_out)
     ordered = Ordered(data, training.seed, training.augment)
     main = accelerator.is_main_process
     record = Record(run.folder, state.step, training.steps, run.tensorboard) if main else None
@@ -100,11 +101,19 @@ def train(recipe: Recipe, run: Run) -> Path:
     return last
 
 
-def describe(data: Dataset, state: State) -> Dataset:
-    """The data as the system's codec describes them."""
-    if not isinstance(state.system, Diffusion):
-        raise ValueError("only the data of a diffusion model can be described beforehand: it has the codec")
-    return Described(data, state.system.codec, state.skipped.device)
+def encoded(
+    training: Training, run: Run, state: State, accelerator: Accelerator, data: Dataset, held_out: Dataset | None
+) -> tuple[Dataset, Dataset | None]:
+    """Both data sets as the model's codec describes them, where it is costly to encode them at each step."""
+    if not isinstance(state.system, Diffusion) or not state.system.codec.costly:
+        return data, held_out
+    process = Process(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+    codec, device, folder = state.system.codec, state.skipped.device, run.folder / "latents"
+    with gathered(state.system):
+        data = encoded_once(data, codec, training.augment, device, folder, run.memory, process)
+        if held_out is not None and run.hold_out:
+            held_out = encoded_once(First(held_out, HELD_OUT), codec, None, device, folder, run.memory, process)
+    return data, held_out
 
 
 def steps(
@@ -205,7 +214,7 @@ class Teller:
 
 
 @torch.no_grad()
-def held_out_loss(state: State, data: Dataset, training: Training, limit: int = 512) -> list[float]:
+def held_out_loss(state: State, data: Dataset, training: Training, limit: int = HELD_OUT) -> list[float]:
     """The averaged model's weighted error on held-out data in BINS equal shares of the training density, clean first.
 
     Times and noise are fixed: the same at every step of every run, so that figures can be compared.

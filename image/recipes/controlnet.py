@@ -80,7 +80,6 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
         ask=ask,
         control=lambda file, ready: read_control(file, ready, height, width),
         start=None,
-        described=base.described,
     )
 
 

@@ -70,8 +70,7 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
 
     if not data:
         return dataclasses.replace(base, system=system, training=training, start=None)
-    own = own_captions(system, base.shape, base.sampling, training, data, side(base, path))
-    return dataclasses.replace(own, described=base.described)
+    return own_captions(system, base.shape, base.sampling, training, data, side(base, path))
 
 
 def side(base: Recipe, path: Path) -> int:
