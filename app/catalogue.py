@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from app.names import look_up
+from core.names import look_up
 from core.recipe import domains
 
 

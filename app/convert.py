@@ -16,7 +16,7 @@ from torch import Tensor
 
 from app.export import export
 from app.inspect import refusal, weights_in
-from app.names import look_up
+from core.names import look_up
 from app.options import option, parse
 from core.train.state import newest
 from core.weights.autoencoder import Beside

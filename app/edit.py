@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from app.edits import METHODS, OPERATORS, Job, Options, changed, inpainted, inverted, restored, shape_of
-from app.names import look_up
+from core.names import look_up
 from app.options import parse
 from app.recordings import OF_PICTURES, OF_RECORDINGS, refuse, revised
 from app.sampling import digest, newest, opened, warn_of_cuts, words_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.catalogue import presets, systems
-from app.names import look_up
+from core.names import look_up
 from app.options import parse
 from app.sampling import newest
 from core.recipe import load

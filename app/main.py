@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app.names import look_up
+from core.names import look_up
 
 COMMANDS = {
     "list": ("app.catalogue", "the recipes, with their presets"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from app.names import nearest
+from core.names import nearest
 
 T = TypeVar("T")
 

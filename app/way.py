@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.names import look_up
+from core.names import look_up
 from app.options import option
 from core.grid import GRIDS
 from core.recipe import Recipe, Sampling

@@ -47,3 +47,18 @@ def loads(text: str, path: Path) -> dict[str, object]:
         if alias.since > written and alias.old in stored:
             stored[alias.new] = stored.pop(alias.old)
     return {**stored, "format": written}
+
+
+def write_sidecar(path: Path, settings: Mapping[str, object]) -> None:
+    """Write the settings of a file that has no room for them beside it, as NAME.json, whole or not at all."""
+    write_whole(sidecar(path), dumps(settings).encode())
+
+
+def read_sidecar(path: Path) -> dict[str, object] | None:
+    """The settings beside a file; None where there are none."""
+    return loads(sidecar(path).read_text(), path) if sidecar(path).is_file() else None
+
+
+def sidecar(path: Path) -> Path:
+    """Where the settings of a file lie that has no room for them."""
+    return path.with_name(f"{path.name}.json")

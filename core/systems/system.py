@@ -22,3 +22,7 @@ class System(nn.Module, ABC):
     def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
         """``loss``, under the name by which distributed wrappers call it."""
         return self.loss(batch, draw, places)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What the system makes (B, ...) -> data (B, ...)."""
+        return x
