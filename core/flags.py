@@ -1,4 +1,4 @@
-"""Flags: dataclass fields with a help text. One dataclass is the flags of a command, keywords in Python and a record."""
+"""Flags: dataclass fields with a help text. One dataclass is a command's flags, keywords in Python and a record."""
 
 from __future__ import annotations
 

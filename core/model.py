@@ -52,6 +52,7 @@ class Model:
     average: str | None = None  # that was asked for
     metadata: Mapping[str, Any] = field(default_factory=dict)  # of a checkpoint: "step", "recipe", "averages" ...
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    published: bool = False  # whether it was opened from what others published
     usual: tuple[int, int] = (64, 256)  # samples of a request that names no count, and how many are made at once
 
     @property
@@ -173,7 +174,7 @@ class Request(SamplingFlags):
 
     def __post_init__(self) -> None:
         """Raises ValueError for numbers out of range."""
-        if self.count is not None and self.count < 1 or self.batch is not None and self.batch < 1 or self.first < 0:
+        if (self.count is not None and self.count < 1) or (self.batch is not None and self.batch < 1) or self.first < 0:
             raise ValueError("--count and --batch must be at least 1, and --first at least 0")
 
     def filled(self, count: int, batch: int) -> Request:

@@ -51,6 +51,8 @@ def loads(text: str, path: Path) -> dict[str, object]:
 
 def write_sidecar(path: Path, settings: Mapping[str, object]) -> None:
     """Write the settings of a file that has no room for them beside it, as NAME.json, whole or not at all."""
+    from core.weights.checkpoint import write_whole
+
     write_whole(sidecar(path), dumps(settings).encode())
 
 

@@ -148,9 +148,7 @@ class Recipe:
 
     def model(self, system: System) -> Model:
         """A system of this recipe, ready to be sampled."""
-        return Model(
-            system, self.shape, self.sampling, self.modality, self.prompts, self.name, evaluate=self.evaluate
-        )
+        return Model(system, self.shape, self.sampling, self.modality, self.prompts, self.name, evaluate=self.evaluate)
 
 
 def build(name: str, arguments: Mapping[str, object] | None = None, packages: Sequence[str] | None = None) -> Recipe:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from core.data.dataset import Batch, Dataset
 from core.evaluation.distances import features, frechet, kernel, neighbours
+from core.model import Evaluate
+from core.prompts import Captions, Conditions
 from core.random import Draw, Stream
-from core.recipe import Evaluate, Recipe, Sampling, Start, Training
+from core.recipe import Initialize, Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
-from image.defaults import show
 from image.folder import open_source
+from image.modality import MODALITY
 from image.reader import Reader, caption_accuracy, train_reader
 from image.source import Captioned, Source, divide
 
@@ -48,7 +50,7 @@ def told_digits(
     sampling: Sampling,
     training: Training,
     count: int,
-    start: Start | None = None,
+    start: Initialize | None = None,
     data: Callable[[], tuple[Dataset, Dataset]] | None = None,
 ) -> Recipe:
     """A recipe on ``count`` captioned digits. It is asked for captions that training never shows, and read back.
@@ -65,11 +67,10 @@ def told_digits(
         sampling,
         training,
         data or parts,
-        show=show,
-        ask=ask_unseen,
-        understand=typed_captions,
+        MODALITY,
+        Captions(unseen_captions),
         evaluate=lambda: read_back(*parts()),
-        start=start,
+        initialize=start,
         described=True,
     )
 
@@ -81,7 +82,7 @@ def own_captions(
     training: Training,
     data: str,
     size: int,
-    start: Start | None = None,
+    start: Initialize | None = None,
     cut: Callable[[Source], Dataset] | None = None,
 ) -> Recipe:
     """A recipe on captioned pictures of your own (see ``image.folder``), asked for the captions that are held out.
@@ -94,23 +95,18 @@ def own_captions(
         train, held_out = divide(open_source(Path(data)))
         return Captioned(train, size) if cut is None else cut(train), Captioned(held_out, size)
 
-    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
         held_out = parts()[1].source
         return {"caption": [held_out.caption(number % len(held_out)) for number in samples]}
 
-    return Recipe(system, shape, sampling, training, parts, show=show, ask=ask, understand=typed_captions, start=start)
+    prompts = Captions(validation)
+    return Recipe(system, shape, sampling, training, parts, MODALITY, prompts, initialize=start)
 
 
-def ask_unseen(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+def unseen_captions(seed: int, samples: Sequence[int]) -> Conditions:
     """Sample i is asked for the caption of held-out scene i."""
     scenes = [scene(0, number, held_out=True) for number in samples]
     return {"caption": [seen.caption for seen in scenes], "scene": scenes}
-
-
-def typed_captions(text: str, count: int) -> Mapping[str, Any]:
-    """A caption as a person types it, or several in turn with a semicolon between them."""
-    captions = [caption.strip() for caption in text.split(";")]
-    return {"caption": [captions[i % len(captions)] for i in range(count)]}
 
 
 def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 1000) -> Evaluate:

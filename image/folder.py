@@ -25,7 +25,7 @@ from torch import Tensor
 from core.data.dataset import Batch, Dataset
 from image.data import SUFFIXES, DataError, ImageArray, open_images, split
 from image.shards import is_shards, open_shards
-from image.source import Captioned, Size, Source, divide, size_of
+from image.source import Captioned, Size, Source, decode, divide, size_of
 
 CAPTIONS = ("text", "caption")  # what a caption is called in metadata; the first that is there
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -245,3 +245,11 @@ def _cover(images: Tensor, target: Size) -> tuple[Tensor, tuple[int, int]]:
         images = F.interpolate(images, covering, mode="bicubic", antialias=True).clamp(-1, 1)
     top, left = (covering[0] - target[0]) // 2, (covering[1] - target[1]) // 2
     return images[..., top : top + target[0], left : left + target[1]].contiguous(), (top, left)
+
+
+def read_picture(path: Path) -> Tensor:
+    """The picture in a file, upright and in colour: (3, H, W) in [-1, 1]. Raises DataError where there is none."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file: give a picture")
+    pixels = np.array(decode(Folder((path,), ("",)), 0), dtype=np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 127.5 - 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.evaluation.distances import features, frechet, kernel, nearest_median, neighbours
-from core.recipe import Evaluate
+from core.model import Evaluate
 from image.data import ImageArray, ImageFiles, Subset
 from image.metrics import accuracy, train_judge
 

@@ -13,7 +13,7 @@ import torch
 
 from core.codec import Latents
 from core.data.dataset import Dataset
-from core.recipe import Recipe, Start, build, read_header, restore
+from core.recipe import Initialize, Recipe, build, read_header, restore
 from core.systems.autoencoder import Autoencoding
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
@@ -26,7 +26,7 @@ SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.
 PIXELS = 2**18  # of the pictures that are described at once
 
 
-def begin_with(autoencoder: str, first: Recipe) -> Start:
+def begin_with(autoencoder: str, first: Recipe) -> Initialize:
     """A run begins with the autoencoder of a checkpoint, or of a run's folder, or else trains ``first``.
 
     Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open.

@@ -197,3 +197,13 @@ def fingerprint(source: Source, index: int, target: Size, channels: int) -> byte
         content = hashlib.file_digest(file, "sha256").digest()
     words = f"{target} {channels} {source.caption(index)}".encode()
     return hashlib.sha256(content + words).digest()
+
+
+def resized(pixels: Tensor, size: Sequence[int], channels: int) -> Tensor:
+    """A picture (3, H, W) in [-1, 1], scaled to cover a height and width and cropped in the middle: (1, C, H, W)."""
+    shown = ((pixels.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    shown = shown if len(shown) == 3 else shown[:1].expand(3, -1, -1)
+    whole = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy()).convert("L" if channels == 1 else "RGB")
+    cut, _ = frame(whole, (size[0], size[1]))
+    values = torch.from_numpy(np.array(cut, dtype=np.float32)).view(1, size[0], size[1], -1)
+    return values.permute(0, 3, 1, 2).contiguous() / 127.5 - 1

@@ -17,10 +17,10 @@ from core.cond import Cond
 from core.denoiser import Bound
 from core.edit.parts import Part, in_parts, ramp
 from core.random import Noise
-from core.recipe import Sampling
-from core.sample.step import run
+from core.sample.step import noise_at, run
 from core.schedule import Schedule
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from motion.editing import features_of
 from motion.skeleton import HUMAN, Skeleton
 
@@ -124,6 +124,5 @@ def _sampled(
     whole = sampling.guide(_Whole(in_parts(guided, parts, correction)), system.conditioner.null(1), 1.0)
     denoiser = whole.bind(Cond())
     times = sampling.grid(denoiser.schedule, sampling.steps)
-    sigma = denoiser.schedule(times[:1])[1]
-    x = (noise.start(shape) * sigma).to(system.like)
+    x = noise_at(denoiser.schedule, times[:1], noise, shape).to(system.like)
     return run(sampling.sampler(denoiser, x, times, noise))

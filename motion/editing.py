@@ -27,9 +27,9 @@ from torch import Tensor
 from core.edit import inpaint
 from core.guidance import Thresholded
 from core.random import Noise
-from core.recipe import Sampling
 from core.sample.step import run
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from motion.features import Groups, Normal, decode_root
 from motion.rotation import about_y, rotate
 from motion.skeleton import HUMAN, Skeleton

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from core.condition import Conditioner, Together, Valid
 from core.condition.words import Words
+from core.data.dataset import Dataset
 from core.nn.text import TextEncoder
 from core.objective import LogNormal, Weight
+from core.prompts import Captions, Conditions
 from core.recipe import Recipe, Sampling, Training
-from core.systems.diffusion import Diffusion, Guide
-from motion.changing import following, revising
+from core.systems.diffusion import Diffusion
+from core.systems.sampling import Guide
 from motion.data import LONGEST, MotionFiles, published
 from motion.features import Normal
 from motion.generator import Motions, motions, normal_of
 from motion.judging import judged
+from motion.modality import MotionModality
 from motion.objectives import Geometry
 from motion.planting import planting
-from motion.showing import show
 from motion.skeleton import HUMAN
 from motion.steadying import steadying
 from motion.track import FRAMES
@@ -56,30 +56,13 @@ def mending() -> Guide:
 
 
 def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:
-    """A recipe on ``count`` procedural motions. It is asked for captions that training never shows."""
+    """A recipe on ``count`` procedural motions. By default it samples captions that training never shows."""
 
     @cache
     def parts() -> tuple[Motions, Motions]:
         return motions(count)
 
-    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
-        found = parts()[1].get([number % len(parts()[1]) for number in samples])
-        return {name: found[name] for name in ("caption", "valid", "clip")}
-
-    return Recipe(
-        system,
-        SHAPE,
-        sampling,
-        training,
-        parts,
-        show=_showing(normal_of),
-        suffix=".gif",
-        ask=ask,
-        understand=_typing(SHAPE[0]),
-        evaluate=lambda: judged(*parts(), normal_of()),
-        revise=revising(normal_of, SHAPE[0]),
-        follow=following(SHAPE[0]),
-    )
+    return _recipe(system, SHAPE[0], sampling, training, parts, normal_of, ("caption", "valid", "clip"))
 
 
 def folder(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
@@ -89,45 +72,32 @@ def folder(system: Callable[[], Diffusion], sampling: Sampling, training: Traini
     def parts() -> tuple[MotionFiles, MotionFiles]:
         return published(Path(data), "train"), published(Path(data), "test")
 
-    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
-        found = parts()[1].get([number % len(parts()[1]) for number in samples])
-        return {name: found[name] for name in ("caption", "valid")}
+    return _recipe(system, LONGEST, sampling, training, parts, lambda: Normal.read(Path(data)), ("caption", "valid"))
 
-    def normal() -> Normal:
-        return Normal.read(Path(data))
+
+def _recipe(
+    system: Callable[[], Diffusion],
+    frames: int,
+    sampling: Sampling,
+    training: Training,
+    parts: Callable[[], tuple[Dataset, Dataset]],
+    normal: Callable[[], Normal],
+    named: Sequence[str],
+) -> Recipe:
+    """A recipe of text to motion; named: what its default conditions take from held-out clips."""
+
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
+        held_out = parts()[1]
+        found = held_out.get([number % len(held_out) for number in samples])
+        return {name: found[name] for name in named}
 
     return Recipe(
         system,
-        (LONGEST, HUMAN.features),
+        (frames, HUMAN.features),
         sampling,
         training,
         parts,
-        show=_showing(normal),
-        suffix=".gif",
-        ask=ask,
-        understand=_typing(LONGEST),
+        MotionModality(normal, frames),
+        Captions(validation, lambda count: {"valid": torch.ones(count, frames, dtype=torch.bool)}),
         evaluate=lambda: judged(*parts(), normal()),
-        revise=revising(normal, LONGEST),
-        follow=following(LONGEST),
     )
-
-
-def _showing(normal: Callable[[], Normal]) -> Callable[[Path, Tensor, dict[str, object]], None]:
-    def write(path: Path, x: Tensor, settings: dict[str, object]) -> None:
-        sizes = settings.get("sizes")
-        frames = [int(size) for size in sizes] if isinstance(sizes, list) and len(sizes) == len(x) else None
-        show(path, normal().undo(x.float().cpu()), settings, frames)
-
-    return write
-
-
-def _typing(frames: int) -> Callable[[str, int], Mapping[str, Any]]:
-    def understand(text: str, count: int) -> Mapping[str, Any]:
-        """A caption as a person types it, or several in turn with a semicolon between them."""
-        captions = [caption.strip() for caption in text.split(";")]
-        return {
-            "caption": [captions[i % len(captions)] for i in range(count)],
-            "valid": torch.ones(count, frames, dtype=torch.bool),
-        }
-
-    return understand

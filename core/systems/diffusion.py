@@ -19,6 +19,7 @@ from core.sample.step import Step, noise_at
 from core.systems.sampling import Guide, Sampling
 from core.systems.system import System
 
+
 class Diffusion(System):
     """A denoiser with what it needs around it: what it is told, what is diffused, and what is minimised."""
 

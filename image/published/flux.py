@@ -9,10 +9,10 @@ from core.condition.t5 import FluxText
 from core.denoiser import Denoiser, thousandths
 from core.distill import imitating
 from core.prediction import FlowVelocity
-from core.recipe import Sampling
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.weights import flux
 from image.published.folder import Folder
 from image.published.pipeline import Pipeline, Size, open_latents, shrinking, sides

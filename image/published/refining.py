@@ -3,17 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.cond import Cond
+from core.model import Model
+from core.prompts import Conditions
 from core.random import Noise
-from core.sample.step import run
+from core.registry import newest, open_model
+from core.sample.step import noise_at, run
+from core.schedule import Discrete
+from image.control import picture_size
 from image.published.pipeline import Pipeline
 from image.published.scheduler import plain
 from image.published.stable_diffusion import SCORES
+from image.request import ImageRequest
+
+
+def open_refiner(request: ImageRequest, base: Model) -> Model:
+    """The refiner that a request names, at the size of the base's pictures. Raises ValueError for another size."""
+    path = newest(Path(request.refiner or ""))
+    height, width = picture_size(base)
+    found = open_model(path, request=ImageRequest(size=(height, width)) if path.is_dir() else None)
+    if found.shape != base.shape:
+        raise ValueError(f"{path} takes latents of {found.shape}, where these are {base.shape}: give their refiner")
+    return found
+
+
+@torch.no_grad()
+def refine(base: Model, refiner: Model, request: ImageRequest, noise: Noise) -> tuple[Tensor, Conditions]:
+    """Latents (B, C, H, W) of a request by both, on the base's grid and under its guidance, and their conditions.
+
+    Raises ValueError where they are no base and refiner, or one of them has no step to make.
+    """
+    tables = [isinstance(model.diffusion.denoiser.schedule, Discrete) for model in (base, refiner)]
+    if len(base.shape) != 3 or not all(tables):
+        raise ValueError("a refiner goes on from a model on the same table of noise levels: leave --refiner out")
+    first, second = (
+        Pipeline(name, model.diffusion, (model.shape[0], model.shape[1], model.shape[2]), sampling)
+        for name, model, sampling in (
+            ("base", base, request.sampling(base.sampling)),
+            ("refiner", refiner, request.sampling(refiner.sampling)),
+        )
+    )
+    asked = request.conditions(base, noise.samples)
+    negative = request.negative_prompt
+    avoid = None if negative is None else base.prompts.parse(negative, len(noise.samples))
+    sampling = first.sampling
+    return hand_off(first, second, noise, asked, steps=sampling.steps, guidance=sampling.guidance, avoid=avoid), asked
 
 
 @torch.no_grad()
@@ -44,12 +84,12 @@ def hand_off(
     first = int((times[:-1] >= cut).sum())
     if not 0 < first < steps:
         raise ValueError(f"a share of {share} leaves the base or the refiner none of {steps} steps: ask for more steps")
-    x = (noise.start(base.shape) * schedule(times[:1])[1]).to(base.system.like)
-    near = base.system.guided(guidance, avoid=avoid).bind(told(base, asked))
+    x = noise_at(schedule, times[:1], noise, base.shape).to(base.system.like)
+    near = base.system.guided(guidance, negative=avoid).bind(told(base, asked))
     x = run(base.sampling.sampler(near, x, times[: first + 1], noise))
     # A refiner also hears how beautiful the picture is to be; to a base the number means nothing.
     worse = None if avoid is None else {**avoid, "score": SCORES[1]}
-    fine = refiner.system.guided(guidance, avoid=worse).bind(told(refiner, asked))
+    fine = refiner.system.guided(guidance, negative=worse).bind(told(refiner, asked))
     return run(plain(refiner.sampling.sampler)(fine, x.to(refiner.system.like), times[first:], noise))
 
 

@@ -8,10 +8,10 @@ from core.condition.pretrained import open_clip, open_t5
 from core.condition.t5 import Sd3Text
 from core.denoiser import Denoiser, thousandths
 from core.prediction import FlowVelocity
-from core.recipe import Sampling
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.weights import mmdit
 from image.published.folder import Folder
 from image.published.pipeline import Pipeline, Size, open_latents, shrinking, sides

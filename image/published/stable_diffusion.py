@@ -8,8 +8,8 @@ from core.condition.clip import ClipText, SdxlText
 from core.condition.pretrained import open_clip
 from core.denoiser import Denoiser
 from core.nn.text_unet import TextUNet
-from core.recipe import Sampling
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.weights import text_unet
 from image.published.folder import Folder
 from image.published.pipeline import Pipeline, Size, open_latents, shrinking, sides

@@ -18,6 +18,7 @@ from core.train.ema import Constant
 from image.captions import captioned_digits
 from image.features import timm_maps
 from image.folder import pictures_of
+from image.modality import MODALITY
 
 UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself
 
@@ -30,7 +31,7 @@ def paper(data: str, features: str, size: int = 256) -> Recipe:
         return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(look), PatchDiscriminator())
 
     training = Training(12, 360_000, 5.4e-5, betas=(0.5, 0.9), clip=None, ema={"ema": Constant(0.999)})
-    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
+    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, pictures_of(data, size), MODALITY)
 
 
 def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
@@ -43,7 +44,7 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
         )
 
     training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
-    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
+    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, pictures_of(data, size), MODALITY)
 
 
 def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
@@ -76,4 +77,4 @@ def _on_digits(
 ) -> Recipe:
     """A recipe on ``count`` captioned digits."""
     training = replace(brief(batch, steps, lr, 100), ema={"ema": Constant(0.99)})
-    return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))
+    return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count), MODALITY)

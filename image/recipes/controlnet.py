@@ -9,24 +9,24 @@ langevin convert runs/controlnet-tiny folder         a ControlNetModel of diffus
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from core.codec import Latents
 from core.data.dataset import Dataset
 from core.nn.text_unet import TextUNet
+from core.prompts import Captions, Conditions
 from core.recipe import Recipe, Training, brief, build, constant, cosine, load, read_header
 from core.systems.controlnet import WithControl, hint_widths
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import Wordless, own_captions
-from image.edges import Edged, read_control
+from image.edges import Edged
 
 
 def paper(model: str, data: str = "", steps: int = 100_000, batch: int = 32, lr: float = 1e-5) -> Recipe:
@@ -50,11 +50,11 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
     metadata = read_header(path)
     base = build(metadata["recipe"], metadata["arguments"])
     factor = _factor(base, path)
-    height, width = (factor * length for length in base.shape[-2:])
+    width = factor * base.shape[-1]
 
     def system() -> Diffusion:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
-            return WithControl(load(path).system, hint_widths=hint_widths(factor))
+            return WithControl(load(path).diffusion, hint_widths=hint_widths(factor))
 
     if isinstance(base.training.augment, Wordless):
         training = dataclasses.replace(training, augment=base.training.augment)
@@ -65,21 +65,20 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
         train, held_out = own.data()
         return Edged(train), Edged(train if held_out is None else held_out)
 
-    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
         """Captions and edges of held-out pictures."""
         seen = parts()[1]
         numbers = [number % len(seen) for number in samples]
         shown = {name: value for name, value in seen.get(numbers).items() if name != "x"}
-        return {**own.ask(seed, numbers), **shown}
+        return {**own.prompts.default(seed, numbers), **shown}
 
     return dataclasses.replace(
         own,
         system=system,
         training=training,
         data=parts,
-        ask=ask,
-        control=lambda file, ready: read_control(file, ready, height, width),
-        start=None,
+        prompts=Captions(validation),
+        initialize=None,
         described=base.described,
     )
 

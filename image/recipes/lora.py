@@ -65,11 +65,11 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
 
     def system() -> Diffusion:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
-            found = load(path).system
+            found = load(path).diffusion
         return Adapted(found, rank, alpha, targets)
 
     if not data:
-        return dataclasses.replace(base, system=system, training=training, start=None)
+        return dataclasses.replace(base, system=system, training=training, initialize=None)
     own = own_captions(system, base.shape, base.sampling, training, data, side(base, path))
     return dataclasses.replace(own, described=base.described)
 
