@@ -16,8 +16,9 @@ from torch import Tensor
 
 from app.export import export
 from app.inspect import refusal, weights_in
+from app.options import parse
+from core.flags import option
 from core.names import look_up
-from app.options import option, parse
 from core.train.state import newest
 from core.weights.autoencoder import Beside
 from core.weights.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_streamed

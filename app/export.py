@@ -27,7 +27,7 @@ def export(path: Path, out: Path, to: str) -> str:
 
     Raises CheckpointError for networks that published layouts have no words for.
     """
-    system = load(path).system
+    system = load(path).diffusion
     if isinstance(system, Adapted):
         if out.suffix != ".safetensors":
             raise ValueError(f"a LoRA is one file: call it {out.name}.safetensors")

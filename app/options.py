@@ -132,21 +132,6 @@ def _plain(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-def wants_help(words: Sequence[str]) -> bool:
-    """Whether a command line asks for help."""
-    return "--help" in words or "-h" in words
-
-
-def positionals(words: Sequence[str]) -> list[str]:
-    """The words before the first flag; what stands after flags is for the parser to judge."""
-    found = []
-    for word in words:
-        if word.startswith("-"):
-            break
-        found.append(word)
-    return found
-
-
 def parse(
     kind: type[T], program: str, about: str, words: Sequence[str], positional: Sequence[tuple[str, str]] = ()
 ) -> tuple[T, dict[str, Any]]:

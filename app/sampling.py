@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.options import Flag, flags_of, positionals, read, wants_help
+from app.options import Flag, flags_of, read
 from core.model import Model, Request
 from core.registry import modality_of, newest, open_model, requests
 
@@ -30,13 +30,7 @@ AVERAGE = Flag("average", str, None, "which average of the weights: ema, ..., or
 
 def main(words: Sequence[str]) -> None:
     """Sample, write, say what it took."""
-    if wants_help(words) or not positionals(words):
-        read("langevin sample", ABOUT, [MODEL], all_flags(), words)
-    path = newest(Path(positionals(words)[0]))
-    modality = modality_of(path)
-    flags = [OUT, AVERAGE, *flags_of(modality.request)]
-    values = read("langevin sample", ABOUT, [MODEL], flags, words, of_others(modality))
-    request = modality.request(**{flag.name: values[flag.name] for flag in flags[2:]})
+    path, modality, request, values = asked("langevin sample", ABOUT, [OUT, AVERAGE], words)
     out = values["out"] or Path(f"samples{modality.suffixes[0]}")
     modality.check_output(out)
     model = open_model(path, values["average"], request)
@@ -52,14 +46,25 @@ def main(words: Sequence[str]) -> None:
     print(f"{out}: {len(objects)} samples in {seconds:.1f} s, {in_words(settings)}")
 
 
+def asked(
+    program: str, about: str, own: Sequence[Flag], words: Sequence[str]
+) -> tuple[Path, Modality[Any], Request, dict[str, Any]]:
+    """The model's path, its modality and the request that were typed, and the values of the command's own flags."""
+    path = newest(Path(read(program, about, [MODEL], [*own, *all_flags()], words)["model"]))
+    modality = modality_of(path)
+    flags = flags_of(modality.request)
+    values = read(program, about, [MODEL], [*own, *flags], words, of_others(modality))
+    return path, modality, modality.request(**{flag.name: values[flag.name] for flag in flags}), values
+
+
 def all_flags() -> list[Flag]:
     """The flags of every modality's request; those of one alone say whose they are."""
-    shared = flags_of(Request)
-    found = [OUT, AVERAGE, *shared]
+    found = {flag.name: flag for flag in flags_of(Request)}
     for domain, request in requests().items():
-        own = [flag for flag in flags_of(request) if flag.name not in {known.name for known in shared}]
-        found += [flag._replace(about=f"[{domain}] {flag.about}") for flag in own]
-    return found
+        for flag in flags_of(request):
+            if flag.name not in found:
+                found[flag.name] = flag._replace(about=f"[{domain}] {flag.about}")
+    return list(found.values())
 
 
 def of_others(modality: Modality[Any]) -> dict[str, str]:

@@ -209,6 +209,9 @@ class Request(SamplingFlags):
         steps = system.sample(noise, model.shape, asked, self.sampling(model.sampling), negative)
         return run(steps, on_step), asked
 
+    def check_measurable(self) -> None:
+        """Raises ValueError for a request whose samples an evaluation cannot measure."""
+
     def files(self) -> list[Path]:
         """The files and folders that the result depends on besides the model: their hashes go into the record."""
         from core.weights.lora import path_and_weight
@@ -265,6 +268,14 @@ class Modality(ABC, Generic[Object]):
     def read(self, path: Path) -> Object:
         """The object in a file. Raises ValueError for what is none."""
         raise ValueError(f"the modality {self.name} reads no files: its samples cannot be edited")
+
+    def files_of(self, path: Path, count: int) -> list[Path]:
+        """The files that ``write`` makes of so many objects under a name."""
+        return [path]
+
+    def same(self, old: Path, new: Path, settings: Metadata) -> bool:
+        """Whether two files hold the same objects, the old one written with ``settings``."""
+        return old.read_bytes() == new.read_bytes()
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """The settings in a file that ``write`` wrote, with today's keys; None for a file of another kind."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEY = "langevin"  # under which a file's metadata hold the settings
-FORMAT = 1  # of the settings that are written; those without a number are of format 0
+FORMAT = 2  # of the settings that are written; those without a number are of format 0
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class KeyAlias:
     new: str
 
 
-ALIASES: tuple[KeyAlias, ...] = ()
+ALIASES: tuple[KeyAlias, ...] = (KeyAlias(2, "avoid", "negative_prompt"),)
 
 
 def dumps(settings: Mapping[str, object]) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from core.model import Metadata, Modality, Model, Request
 from core.prompts import Conditions
+from core.provenance import FORMAT
 from core.registry import INDEX
 from image.operations import OPERATIONS
 from image.request import REQUEST, ImageRequest
-from image.sheet import picture, read_settings, save_page, save_sheet
+from image.sheet import picture, read_settings, same_pixels, save_page, save_sheet
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Pictures(Modality[Picture]):
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         return read_settings(path) if path.suffix.lower() == ".png" else None
+
+    def same(self, old: Path, new: Path, settings: Metadata) -> bool:
+        # Settings of an older format are rewritten in today's, so only the pixels can be the same.
+        return same_pixels(old, new) if settings["format"] != FORMAT else super().same(old, new, settings)
 
     def opens(self, path: Path) -> bool:
         return (path / INDEX).is_file()

@@ -28,9 +28,7 @@ class ImageRequest(Request):
     )
     control: str | None = option(None, "control picture of a ControlNet, as it is: for ours, a map of edges", "FILE")
     edges: str | None = option(None, "picture whose edges are the control picture", "FILE")
-    refiner: str | None = option(
-        None, "an SDXL refiner, folder or checkpoint, for the last fifth of the noise", "PATH"
-    )
+    refiner: str | None = option(None, "an SDXL refiner, folder or checkpoint, for the last fifth of the noise", "PATH")
 
     def __post_init__(self) -> None:
         super().__post_init__()

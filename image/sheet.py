@@ -56,16 +56,15 @@ def captioned(images: Tensor, captions: Sequence[str], columns: int | None = Non
     return sheet
 
 
-def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns: int | None = None) -> None:
+def save_sheet(path: Path, images: Tensor, settings: dict[str, object], captions: Sequence[str] | None = None) -> None:
     """Write images (N, C, H, W) in [-1, 1] as one PNG with ``settings`` in its metadata; small images are enlarged.
 
-    Settings with "captions", one for each image, are shown.
+    captions: one for each image, shown beneath it.
     """
-    captions = settings.get("captions")
-    if isinstance(captions, list):
-        page = captioned(images, captions, columns)
+    if captions is None:
+        page = picture(tile(images), max(1, 64 // images.shape[-1]))
     else:
-        page = picture(tile(images, columns), max(1, 64 // images.shape[-1]))
+        page = captioned(images, captions)
     save_page(path, page, settings)
 
 

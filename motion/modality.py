@@ -70,7 +70,7 @@ class MotionModality(Modality[Take]):
                 os.replace(draft, name)
         if path.suffix not in SHEETS:
             for number, name in enumerate(names):
-                provenance.write_sidecar(name, {**metadata, "file": number, "files": len(names)})
+                provenance.write_sidecar(name, {**metadata, "file": number})
 
     def files_of(self, path: Path, count: int) -> list[Path]:
         """The files that so many clips are written to under a name."""

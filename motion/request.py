@@ -30,6 +30,10 @@ class MotionRequest(Request):
         if self.seconds and self.negative_prompt is not None:
             raise ValueError("prompts that follow one another are sampled without --negative-prompt: leave it out")
 
+    def check_measurable(self) -> None:
+        if self.seconds:
+            raise ValueError("samples are measured as long as the model makes them: leave --seconds out")
+
     def draw(self, model: Model, noise: Noise, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
         """Features (B, T, D), of one prompt each, or of prompts that follow one another."""
         if not self.seconds:
