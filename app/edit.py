@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from app.options import Flag, flags_of, read
 from app.sampling import AVERAGE, MODEL, warn_of_cuts
-from core.model import Operation
+from core.flags import record, restored
+from core.model import Modality, Operation, Request
 from core.names import look_up
 from core.registry import modality_of, newest, open_model, operations
 
@@ -42,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     out = values["out"] or Path(f"edited{modality.suffixes[0]}")
     modality.check_output(out)
     source = modality.read(file)
-    model = open_model(path, values["average"], modality.request(**sizes(modality.request, operation)))
+    model = open_model(path, values["average"], opened_for(modality, operation))
     from app.settings import in_words, settings_of
     from core.model import digest
 
@@ -56,10 +58,9 @@ def main(words: Sequence[str]) -> None:
     print(f"{out}: {file.name}, {name}, in {took}, {in_words(settings)}")
 
 
-def sizes(request: type, operation: Operation) -> dict[str, object]:
-    """What an operation says of how its model is opened: the size of a published pipeline's pictures."""
-    size = getattr(operation, "size", None)
-    return {"size": size} if size is not None and "size" in {flag.name for flag in flags_of(request)} else {}
+def opened_for(modality: Modality[Any], operation: Operation) -> Request:
+    """What a model is opened for: of what an operation says, all that a request says too, such as a size."""
+    return restored(modality.request, {name: value for name, value in record(operation).items() if name == "size"})
 
 
 def operation_of(name: str) -> type[Operation]:

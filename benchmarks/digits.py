@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from core.evaluation.distances import frechet, nearest_median
-from core.recipe import Recipe, build, draw, load
+from core.recipe import Recipe, build, load
 from core.train.loop import Run, train
 from image.data import digits
 from image.metrics import Judge, accuracy, train_judge
@@ -54,11 +54,13 @@ def measure(name: str, seconds: float, seed: int, count: int, judge: Judge) -> d
         loaded = load(train(recipe, run))
         spent = time.process_time() - started
     started = time.process_time()
-    parts = [draw(recipe, loaded.system, seed, range(first, min(first + 250, count))) for first in range(0, count, 250)]
+    parts = [
+        recipe.model(loaded.system).draw(seed, range(first, min(first + 250, count))) for first in range(0, count, 250)
+    ]
     samples = torch.cat(parts).clamp(-1, 1)
     sampling = time.process_time() - started
     train_part, held_out = digits()
-    asked = recipe.ask(seed, range(count))
+    asked = recipe.prompts.default(seed, range(count))
     result: dict[str, object] = {
         "recipe": name,
         "seed": seed,

@@ -87,6 +87,18 @@ class Model:
                 x, conditions = request.draw(model, noise, on_step)
                 yield model.decoded(x), conditions
 
+    def draw(self, seed: int, samples: Sequence[int], sampling: Sampling | None = None) -> Tensor:
+        """Decoded samples (len(samples), ...) for the default conditions, the same in any batch and order."""
+        import torch
+
+        from core.random import Noise
+        from core.sample.step import run
+
+        conditions, noise = self.prompts.default(seed, samples), Noise(seed, samples)
+        with torch.no_grad():
+            steps = self.diffusion.sample(noise, self.shape, conditions, sampling or self.sampling)
+            return self.diffusion.decode(run(steps))
+
     def decoded(self, x: Tensor) -> Tensor:
         """What was sampled, decoded, on the host. Raises ValueError when it diverged."""
         if x.is_floating_point() and not bool(x.isfinite().all()):

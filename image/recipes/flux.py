@@ -11,11 +11,12 @@ from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
 from core.distill import Imitation, Teacher, imitating, inherit
 from core.grid import shifted, trailing
+from core.model import Model
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Loaded, Recipe, Sampling, Start, Training, brief, build, load
+from core.recipe import Initialize, Recipe, Sampling, Training, brief, build, load
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
@@ -38,7 +39,7 @@ def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recip
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
         words = published_words(length).requires_grad_(False)
-        objective = Imitation(Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow)
+        objective = Imitation(Teacher(lambda: opened(teacher).diffusion.denoiser), words.null, SCALES, LogitNormal(), flow)
         return Diffusion(denoiser, words, published_latents(), objective)
 
     tokens = (size // 16) ** 2
@@ -124,7 +125,7 @@ def distilled(
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
         objective = Imitation(
-            Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(TOLD_APART), flow
+            Teacher(lambda: opened(teacher).diffusion.denoiser), words.null, SCALES, LogitNormal(TOLD_APART), flow
         )
         return Diffusion(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
@@ -161,16 +162,17 @@ def published_latents() -> Latents:
     return Latents(KLAutoencoder(sd3_vae()), 0.3611, 0.1159)
 
 
-def opened(teacher: str) -> Loaded:
+def opened(teacher: str) -> Model:
     """The teacher of a checkpoint, or of a run's folder. Raises CheckpointError where there is no such model."""
     path = Path(teacher)
     loaded = load(newest(path) or path if path.is_dir() else path)
-    if not isinstance(loaded.system.denoiser.net, Flux) or loaded.system.denoiser.net.guidance is not None:
+    net = loaded.diffusion.denoiser.net
+    if not isinstance(net, Flux) or net.guidance is not None:
         raise CheckpointError(f"{teacher} is no Flux that works with guidance: give a run of `langevin train flux`")
     return loaded
 
 
-def begin_as(teacher: str) -> Start:
+def begin_as(teacher: str) -> Initialize:
     """A run begins with its teacher's weights."""
 
     def start(system: System, folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from core.model import Operation
 from motion.operations.edits import Extend, InBetween, Regenerate
 
-OPERATIONS = {"in-between": InBetween, "regenerate": Regenerate, "extend": Extend}
+OPERATIONS: Mapping[str, type[Operation]] = {"in-between": InBetween, "regenerate": Regenerate, "extend": Extend}

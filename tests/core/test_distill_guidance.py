@@ -22,7 +22,7 @@ from core.guidance import Guided
 from core.objective import flow
 from core.prediction import X0, Epsilon, FlowVelocity, Prediction
 from core.random import Draw
-from core.recipe import Recipe, Sampling, Training, draw
+from core.recipe import Recipe, Sampling, Training
 from core.sample.euler import euler
 from core.schedule import VP, Flow, Schedule
 from core.systems.diffusion import Diffusion
@@ -232,7 +232,7 @@ def test_a_finished_student_needs_no_teacher() -> None:
     made = recipe(gone)
     system = made.system()
     assert isinstance(system, Diffusion)
-    assert draw(made, system, 0, range(6)).shape == (6, 2)
+    assert made.model(system).draw(0, range(6)).shape == (6, 2)
     with pytest.raises(ValueError, match="gone"):
         system.loss(Points().get(range(4)), Draw(0, range(4)))
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from core.grid import trailing
-from core.recipe import Loaded, Recipe, build, draw, load
+from core.model import Model
+from core.recipe import Recipe, build, load
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
 from core.train.state import newest
@@ -38,7 +39,7 @@ def student(teacher: Path) -> Path:
     return teacher.parent / "student"
 
 
-def opened(folder: Path) -> Loaded:
+def opened(folder: Path) -> Model:
     path = newest(folder)
     assert path is not None
     return load(path)
@@ -74,7 +75,7 @@ def test_a_student_needs_half_the_passes(teacher: Path, student: Path) -> None:
     for folder in (teacher, student):
         loaded = opened(folder)
         batches = counted(loaded.system.denoiser.net)
-        samples = draw(once(loaded.recipe), loaded.system, 0, range(3))
+        samples = once(loaded.recipe).model(loaded.system).draw(0, range(3))
         assert samples.shape == (3, 3, 32, 32) and bool(samples.isfinite().all())
         passes.append(sum(batches))
     assert passes[0] == 2 * passes[1]
@@ -108,7 +109,7 @@ def test_a_student_is_sampled_without_its_teacher(
     hidden = teacher_folder.rename(student.parent / "hidden")
     try:
         loaded = load(path)
-        assert draw(once(loaded.recipe), loaded.system, 0, range(2)).shape == (2, 3, 32, 32)
+        assert once(loaded.recipe).model(loaded.system).draw(0, range(2)).shape == (2, 3, 32, 32)
     finally:
         hidden.rename(teacher_folder)
 

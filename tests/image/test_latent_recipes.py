@@ -16,7 +16,7 @@ from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
 from core.random import Draw
-from core.recipe import Recipe, build, draw, load, restore
+from core.recipe import Recipe, build, load, restore
 from core.systems.autoencoder import Autoencoding, Weights
 from core.train.loop import train
 from image.features import timm_features, timm_maps
@@ -72,9 +72,9 @@ def test_small_presets_learn_from_a_captioned_folder(
     given = {"data": str(pictures), "autoencoder": str(codes[latent]), "size": SIZE, **sizes}
     path = shortly(build(f"image.recipes.{name}.small", given), tmp_path)
     loaded = load(path)
-    asked = loaded.recipe.ask(0, range(3))
+    asked = loaded.prompts.default(0, range(3))
     assert all(str(caption).startswith("noise of number") for caption in asked["caption"])
-    samples = draw(loaded.recipe, loaded.system, 0, range(3), dataclasses.replace(loaded.recipe.sampling, steps=2))
+    samples = loaded.draw(0, range(3), dataclasses.replace(loaded.sampling, steps=2))
     assert samples.shape == (3, 3, given["size"], given["size"]) and bool(samples.isfinite().all())
     kept = loaded.system.codec.state_dict()
     assert float(kept["scale"].std()) > 0 and bool(kept["scale"].isfinite().all())  # measured, not left at 1

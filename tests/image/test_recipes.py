@@ -12,7 +12,7 @@ import torch
 
 from app.catalogue import presets, systems
 from core.provenance import FORMAT
-from core.recipe import build, draw, load
+from core.recipe import build, load
 from core.systems.diffusion import Diffusion
 from core.train.loop import train
 from image.sheet import read_settings
@@ -57,13 +57,13 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     recipe = dataclasses.replace(made, data=lambda: (made.data()[0], None))
     path = train(recipe, quiet(tmp_path, log=1, hold_out=2))
     loaded = load(path)
-    assert loaded.recipe.arguments["batch"] == 4
+    assert loaded.metadata["arguments"]["batch"] == 4
     start = recipe.system().state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in load(path, "model").system.state_dict().items())
-    way = dataclasses.replace(loaded.recipe.sampling, steps=2)
-    samples = draw(loaded.recipe, loaded.system, 0, range(3), way)
+    way = dataclasses.replace(loaded.sampling, steps=2)
+    samples = loaded.draw(0, range(3), way)
     assert len(samples) == 3 and bool(samples.isfinite().all())
-    assert torch.allclose(draw(loaded.recipe, loaded.system, 0, [2], way), samples[2:], atol=1e-4)
+    assert torch.allclose(loaded.draw(0, [2], way), samples[2:], atol=1e-4)
     assert loaded.recipe.show is not None
     loaded.recipe.show(tmp_path / "sheet.png", samples, {"seed": 0})
     assert read_settings(tmp_path / "sheet.png") == {"seed": 0, "format": FORMAT}

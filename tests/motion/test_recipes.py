@@ -57,7 +57,7 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     losses.mean.backward()
     assert losses.each.isfinite().all()
     assert all(value.grad is not None for value in system.denoiser.net.parameters() if value.requires_grad)
-    asked = recipe.ask(0, [0, 1])
+    asked = recipe.prompts.default(0, [0, 1])
     sampler = recipe.sampling.sampler
     x = run(
         system.eval().sample(

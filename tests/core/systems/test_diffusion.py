@@ -14,7 +14,6 @@ from core.grid import trailing
 from core.objective import Objective, flow
 from core.prediction import FlowVelocity
 from core.random import Draw, Noise
-from core.recipe import draw
 from core.sample.heun import heun
 from core.sample.step import run
 from core.schedule import Flow
@@ -32,10 +31,10 @@ def system() -> Diffusion:
 
 def test_sample_does_not_change_with_batch_or_order(system: Diffusion) -> None:
     recipe = circle()
-    whole = draw(recipe, system, 5, range(12))
-    assert torch.allclose(draw(recipe, system, 5, [7, 2]), whole[[7, 2]], atol=1e-5)
+    whole = recipe.model(system).draw(5, range(12))
+    assert torch.allclose(recipe.model(system).draw(5, [7, 2]), whole[[7, 2]], atol=1e-5)
     assert torch.equal(Noise(5, [7, 2]).start((2,)), Noise(5, range(12)).start((2,))[[7, 2]])
-    assert not torch.allclose(draw(recipe, system, 6, range(12)), whole, atol=1e-2)
+    assert not torch.allclose(recipe.model(system).draw(6, range(12)), whole, atol=1e-2)
 
 
 def test_loss_does_not_change_with_the_cut_of_the_batch(system: Diffusion) -> None:

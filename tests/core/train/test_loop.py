@@ -115,7 +115,7 @@ def test_a_run_speaks_and_its_checkpoint_samples(tmp_path: Path) -> None:
     assert any((tmp_path / "tensorboard").iterdir())
     assert list(shown) == ["step-00000010.txt", "step-00000020.txt"]
     loaded = load(last, packages=TOY)
-    assert torch.equal(draw(loaded.recipe, loaded.system, 0, range(6)), shown["step-00000020.txt"])
+    assert torch.equal(loaded.draw(0, range(6)), shown["step-00000020.txt"])
     assert read_metadata(last)["samples"] == 160
 
 
