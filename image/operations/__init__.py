@@ -16,8 +16,3 @@ OPERATIONS: Mapping[str, type[Operation]] = {
     "invert": Invert,
     "restore": Restore,
 }
-    "image-to-image": ImageToImage,
-    "inpaint": Inpaint,
-    "invert": Invert,
-    "restore": Restore,
-}

@@ -39,7 +39,9 @@ def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recip
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
         words = published_words(length).requires_grad_(False)
-        objective = Imitation(Teacher(lambda: opened(teacher).diffusion.denoiser), words.null, SCALES, LogitNormal(), flow)
+        objective = Imitation(
+            Teacher(lambda: opened(teacher).diffusion.denoiser), words.null, SCALES, LogitNormal(), flow
+        )
         return Diffusion(denoiser, words, published_latents(), objective)
 
     tokens = (size // 16) ** 2
