@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from app.options import parse
-from app.settings import settings_of
 from core.evaluation.distances import Interval
 from core.flags import option
 from core.model import Model, Request
 from core.recipe import build, load
 from core.registry import find
 from core.sample import SAMPLERS
+from core.settings import settings_of
 from core.train.loop import Run, train
 
 ABOUT = """Train the tiny EDM recipe on scikit-learn's 1,297 real training digits, draw digits with five samplers,

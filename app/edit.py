@@ -45,8 +45,8 @@ def main(words: Sequence[str]) -> None:
     modality.check_output(out)
     source = modality.read(file)
     model = open_model(path, values["average"], opened_for(modality, operation))
-    from app.settings import in_words, settings_of
     from core.model import digest
+    from core.settings import in_words, settings_of
 
     warn_of_cuts(model, [getattr(operation, field, None) for field in ("prompt", "negative_prompt", "source_prompt")])
     started = time.perf_counter()

@@ -29,8 +29,8 @@ def main(words: Sequence[str]) -> None:
     path, _, request, values = asked("langevin evaluate", ABOUT, [OUT, AVERAGE], words)
     import torch
 
-    from app.settings import settings_of
     from core.evaluation.distances import Interval
+    from core.settings import settings_of
     from core.weights.checkpoint import write_whole
 
     request.check_measurable()

@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> None:
     options, given = parse(Options, "langevin replay", ABOUT, words, known)
     old = Path(given["file"])
     settings = settings_in(old)
-    from app.settings import in_words, unchanged
+    from core.settings import in_words, unchanged
 
     path = options.checkpoint or Path(str(settings["checkpoint"]))
     if not path.exists():
@@ -47,12 +47,14 @@ def main(words: Sequence[str]) -> None:
     request = restored(modality.request, settings)
     model = open_model(path, settings["average"], request)
     if "edit" in settings:
+        if "source" not in settings:
+            raise ValueError(f"{old.name} was edited from what lay in no file, so it cannot be made again")
         source = Path(settings["source"])
         unchanged({"files": {str(source): settings["source_sha256"]}}, old)
         kind = modality.operations[settings["edit"]]
         objects = model.edit(restored(kind, settings), source)
     else:
-        objects = model.sample(request)
+        objects = model.sample(request, seeds=settings.get("seeds"))
     new = options.out or old.with_name(f"{old.stem}-replay{old.suffix}")
     modality.check_output(new)
     modality.write(new, objects, {k: v for k, v in settings.items() if k not in ("format", "file")})

@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> None:
     model = open_model(path, values["average"], request)
     request = request.filled(*model.usual)
     warn_of_cuts(model, [request.prompt, request.negative_prompt])
-    from app.settings import in_words, settings_of
+    from core.settings import in_words, settings_of
 
     started = time.perf_counter()
     objects = model.sample(request)

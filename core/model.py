@@ -105,11 +105,13 @@ class Model:
             raise ValueError("sampling diverged (NaN or infinity): take more steps, less guidance or another sampler")
         return self.system.decode(x).cpu()
 
-    def sample(self, request: Request, on_step: OnStep | None = None) -> list[Any]:
-        """The objects of a request."""
+    def sample(self, request: Request, on_step: OnStep | None = None, seeds: Sequence[int] | None = None) -> list[Any]:
+        """The objects of a request; seeds: one for each object, in the place of the request's seed and count."""
+        each = [request] if seeds is None else [dataclasses.replace(request, seed=seed, count=1) for seed in seeds]
         found: list[Any] = []
-        for data, conditions in self.batches(request, on_step):
-            found += self.modality.decode(data, conditions)
+        for one in each:
+            for data, conditions in self.batches(one, on_step):
+                found += self.modality.decode(data, conditions)
         return found
 
     def edit(self, operation: Operation, source: Path | object) -> Sequence[Any]:
@@ -288,6 +290,14 @@ class Modality(ABC, Generic[Object]):
     def same(self, old: Path, new: Path, settings: Metadata) -> bool:
         """Whether two files hold the same objects, the old one written with ``settings``."""
         return old.read_bytes() == new.read_bytes()
+
+    def accept(self, source: Any) -> Object:
+        """An object of whatever a person has: a path, or an object already."""
+        return self.read(Path(source)) if isinstance(source, str | Path) else source
+
+    def picture(self, thing: Object) -> Any:
+        """An object as a picture of PIL. Raises ValueError where it has none."""
+        raise ValueError(f"objects of the modality {self.name} are no pictures: save them to a file")
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """The settings in a file that ``write`` wrote, with today's keys; None for a file of another kind."""

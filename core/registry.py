@@ -100,6 +100,17 @@ def _modules(name: str) -> Iterator[tuple[str, Any]]:
             yield domain, importlib.import_module(f"{domain}.{name}")
 
 
+def commands() -> dict[str, tuple[str, str]]:
+    """Name -> module and help of the commands that only a domain has: modules in its ``commands/`` with ``main``."""
+    found = {}
+    for domain in domains():
+        for path in sorted((ROOT / domain / "commands").glob("*.py")):
+            if path.stem != "__init__":
+                about = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+                found[path.stem.replace("_", "-")] = (f"{domain}.commands.{path.stem}", about)
+    return found
+
+
 def newest(path: Path) -> Path:
     """The path itself, if it is a file or what others published, or the newest checkpoint in a run's folder."""
     if not path.is_dir() or (path / INDEX).is_file():

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from core.model import Metadata, Modality, Model, Request
@@ -42,6 +44,14 @@ class Pictures(Modality[Picture]):
     def encode(self, objects: Sequence[Picture]) -> Tensor:
         return torch.stack([found.pixels for found in objects])
 
+    def accept(self, source: Any) -> Picture:
+        if isinstance(source, Image.Image):
+            return Picture(pixels_of(source))
+        return Picture(source) if isinstance(source, Tensor) else super().accept(source)
+
+    def picture(self, thing: Picture) -> Image.Image:
+        return picture(thing.pixels)
+
     def read(self, path: Path) -> Picture:
         from image.folder import read_picture
 
@@ -70,6 +80,12 @@ class Pictures(Modality[Picture]):
 
         size = request.size if isinstance(request, ImageRequest) else None
         return open_pipeline(path, None if size is None else (size[0], size[-1])).model(self, path)
+
+
+def pixels_of(found: Image.Image) -> Tensor:
+    """A picture of PIL in colour: (3, H, W) in [-1, 1]."""
+    values = np.array(found.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous() / 127.5 - 1
 
 
 MODALITY = Pictures()

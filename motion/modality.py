@@ -60,6 +60,9 @@ class MotionModality(Modality[Take]):
             raise ValueError(f"{path} is no file: give a motion")
         return read(path)
 
+    def picture(self, thing: Take) -> Any:
+        return sheet([thing.joints], [thing.caption])
+
     def write(self, path: Path, objects: Sequence[Take], metadata: Metadata) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         names = self.files_of(path, len(objects))

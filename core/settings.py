@@ -15,11 +15,10 @@ from core.systems.sampling import Sampling
 
 
 def settings_of(model: Model, asked: Request | Operation) -> dict[str, Any]:
-    """Everything that makes the same samples again."""
-    assert model.path is not None
+    """Everything that makes the same samples again; of a model that lies in no file, without its place."""
+    place = {} if model.path is None else {"checkpoint": str(model.path), "sha256": digest(model.path)}
     return {
-        "checkpoint": str(model.path),
-        "sha256": digest(model.path),
+        **place,
         "modality": model.modality.name,
         "average": model.average,
         **record(asked),
