@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from core.random import Draw
 
 class System(nn.Module, ABC):
     """What the training loop trains: anything that says what a batch costs."""
+
+    makes_samples: ClassVar[bool] = True  # whether a request can be drawn from it, as sheets of a run are
 
     @abstractmethod
     def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:

@@ -171,7 +171,7 @@ class Teller:
             if self.record is not None:
                 by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
                 self.record.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
-        if isinstance(state.system, Diffusion) and self.run.show and (done or _due(self.run.show, state.step)):
+        if state.system.makes_samples and self.run.show and (done or _due(self.run.show, state.step)):
             self._show(state)
 
     def _log(self, state: State) -> None:
