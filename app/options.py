@@ -28,6 +28,7 @@ class Flag(NamedTuple):
     default: Any
     about: str
     metavar: str | None = None
+    group: str | None = None  # the heading under which help shows it
 
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
@@ -72,8 +73,11 @@ def read(
     parser = _Parser(prog=program, description=about, allow_abbrev=False, formatter_class=_Help)
     for name, text in positional:
         parser.add_argument(name, help=text)
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for flag in flags:
-        _add(parser, flag)
+        if flag.group is not None and flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        _add(parser if flag.group is None else groups[flag.group], flag)
     known = [text for action in parser._actions for text in action.option_strings]
     for word in words:
         name = word.split("=")[0]
@@ -99,7 +103,7 @@ class _Help(argparse.HelpFormatter):
         return "\n".join(filled)
 
 
-def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
+def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     name = f"--{flag.name.replace('_', '-')}"
     required = flag.default is dataclasses.MISSING
     shown = "" if required or flag.default in (None, "", ()) else f" (default: {flag.default})"

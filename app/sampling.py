@@ -63,7 +63,7 @@ def all_flags() -> list[Flag]:
     for domain, request in requests().items():
         for flag in flags_of(request):
             if flag.name not in found:
-                found[flag.name] = flag._replace(about=f"[{domain}] {flag.about}")
+                found[flag.name] = flag._replace(group=f"for models of the modality {domain}")
     return list(found.values())
 
 

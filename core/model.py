@@ -176,8 +176,10 @@ class SamplingFlags:
 class Request(SamplingFlags):
     """What to sample."""
 
-    prompt: str | None = option(None, "what to sample: a class, several in turn (0,1,2), or a caption; `;` separates")
-    negative_prompt: str | None = option(None, "negative prompt: what guidance moves away from")
+    prompt: str | None = option(
+        None, "what to sample: a class, several in turn (0,1,2), or a caption; `;` separates", "TEXT"
+    )
+    negative_prompt: str | None = option(None, "negative prompt: what guidance moves away from", "TEXT")
     count: int | None = option(None, "number of samples (default: 64, or 1 of a published pipeline)")
     first: int = option(0, "number of the first sample")
     batch: int | None = option(None, "samples at once; changes speed and memory, not the samples (default: 256, or 1)")
@@ -237,7 +239,7 @@ class Request(SamplingFlags):
 class Operation(SamplingFlags, ABC):
     """An edit of an object: flags of ``langevin edit NAME MODEL FILE``, keywords of ``model.edit``, the record."""
 
-    prompt: str | None = option(None, "what to make of it: a class or a caption; unconditional if left out")
+    prompt: str | None = option(None, "what to make of it: a class or a caption; unconditional if left out", "TEXT")
     count: int = option(1, "number of results")
     first: int = option(0, "number of the first result")
 

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from core.flags import restored
 from core.model import Modality, OnStep, Operation, Request, digest
 from core.model import Model as CoreModel
 from core.names import look_up
@@ -197,4 +198,4 @@ def _filled(kind: type[Any], flags: Mapping[str, Any]) -> Any:
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name in flags:
         look_up("option", name, known, "the help of `langevin sample` or `langevin edit`")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
+    return restored(kind, {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in flags.items()})
