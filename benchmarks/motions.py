@@ -25,14 +25,15 @@ from torch import Tensor
 
 from core.denoiser import Bound, Estimate
 from core.evaluation.distances import Interval
-from core.model import Model
+from core.model import Evaluate, Model
 from core.random import Noise
-from core.recipe import Evaluate, Sampling, load
+from core.recipe import build, load
 from core.sample import SAMPLERS
 from core.sample.step import run
 from core.schedule import Schedule
+from core.systems.sampling import Sampling
 from core.train.state import newest
-from motion.changing import OVERLAP, told
+from motion.changing import OVERLAP, timed
 from motion.compose import segments, sequence
 from motion.editing import bridging, edited, gap
 from motion.features import decode
@@ -115,7 +116,7 @@ def samplers(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
     for place, name in enumerate(options.samplers):
         for evaluations in options.evaluations:
             way = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
-            steps = steps_for(way, loaded.system.denoiser.schedule, evaluations)
+            steps = steps_for(way, loaded.diffusion.denoiser.schedule, evaluations)
             if steps < 1:
                 continue
             way = dataclasses.replace(way, steps=steps)
@@ -131,7 +132,7 @@ def thousand(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
     found = []
     for name, steps in ((options.fast, 10), ("ddpm", options.full)):
         way = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
-        few = steps_for(way, loaded.system.denoiser.schedule, steps) if steps == 10 else steps
+        few = steps_for(way, loaded.diffusion.denoiser.schedule, steps) if steps == 10 else steps
         way = dataclasses.replace(way, steps=few)
         found.append(judged(loaded, judge, way, options.count, options.batch))
         row(name, steps, *(found[-1][key] for key in FIGURES), found[-1]["seconds"])
@@ -152,9 +153,9 @@ def moves(joints: Tensor, order: int) -> Tensor:
 
 def clips(loaded: Model, count: int) -> tuple[Tensor, list[str]]:
     """Held-out clips of at least ``CLIP`` frames, cut to that (B, CLIP, D), and their captions."""
-    held = loaded.recipe.data()[1]
-    assert held is not None
-    batch = held.get(range(min(len(held), 4 * count)))
+    held_out = build(loaded.name, loaded.metadata["arguments"]).data()[1]
+    assert held_out is not None
+    batch = held_out.get(range(min(len(held_out), 4 * count)))
     rows = [i for i, valid in enumerate(batch["valid"]) if int(valid.sum()) >= CLIP][:count]
     return batch["x"][rows, :CLIP], [batch["caption"][i] for i in rows]
 
@@ -164,7 +165,7 @@ def between(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     normal, way = normal_of(), loaded.sampling
     known, captions = clips(loaded, options.count)
     mend = bridging(normal, known, FIRST, LAST)
-    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
+    made = edited(loaded.diffusion, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
     seams = torch.cat([away[:, FIRST - 1 : FIRST], away[:, LAST : LAST + 1]], dim=1).amax(1)
@@ -197,8 +198,8 @@ def joins(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     table: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     rates: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     for prompt in PROMPTS:
-        script = told(prompt, SECONDS, loaded.shape[0])
-        made = sequence(loaded.system, script, OVERLAP, Noise(0, range(each)), loaded.sampling)
+        script = timed(prompt, SECONDS, loaded.shape[0])
+        made = sequence(loaded.diffusion, script, OVERLAP, Noise(0, range(each)), loaded.sampling)
         joints = decode(normal.undo(made.float()))
         inside = torch.zeros(joints.shape[1], dtype=torch.bool)
         for start, _weights in segments(script, OVERLAP)[1:]:

@@ -41,9 +41,8 @@ def systems() -> dict[str, Outline]:
     """System name -> its recipe module. A name that two domains share is given with its domain, as ``image.ddpm``."""
     found = {}
     for domain in domains():
-        for path in sorted((ROOT / domain / "recipes").glob("*.py")):
-            if path.stem != "__init__":
-                found[f"{domain}.{path.stem}"] = _outline(path, f"{domain}.recipes.{path.stem}")
+        for path in sorted((ROOT / domain / "recipes").glob("[!_]*.py")):
+            found[f"{domain}.{path.stem}"] = _outline(path, f"{domain}.recipes.{path.stem}")
     names = [dotted.split(".")[1] for dotted in found]
     return {
         (dotted if names.count(dotted.split(".")[1]) > 1 else dotted.split(".")[1]): outline
@@ -64,7 +63,7 @@ def presets(module: ModuleType) -> dict[str, Callable[..., object]]:
         name: function
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__
-        and inspect.signature(function).return_annotation == "Recipe"
+        and function.__annotations__.get("return") == "Recipe"
         and not name.startswith("_")
     }
 
@@ -104,10 +103,9 @@ def commands() -> dict[str, tuple[str, str]]:
     """Name -> module and help of the commands that only a domain has: modules in its ``commands/`` with ``main``."""
     found = {}
     for domain in domains():
-        for path in sorted((ROOT / domain / "commands").glob("*.py")):
-            if path.stem != "__init__":
-                about = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-                found[path.stem.replace("_", "-")] = (f"{domain}.commands.{path.stem}", about)
+        for path in sorted((ROOT / domain / "commands").glob("[!_]*.py")):
+            about = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+            found[path.stem.replace("_", "-")] = (f"{domain}.commands.{path.stem}", about)
     return found
 
 

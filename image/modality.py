@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,9 @@ from core.prompts import Conditions
 from core.provenance import FORMAT
 from core.registry import INDEX
 from image.operations import OPERATIONS
+from image.picture import Picture
 from image.request import REQUEST, ImageRequest
 from image.sheet import picture, read_settings, same_pixels, save_page, save_sheet
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Pixels (C, H, W) in [-1, 1], grey or in colour, and the caption or class that it was made for."""
-
-    pixels: Tensor
-    caption: str = ""
 
 
 class Pictures(Modality[Picture]):

@@ -58,9 +58,12 @@ class ImageRequest(Request):
         """Latents or pixels (B, C, H, W), by the base alone or with its refiner."""
         if self.refiner is None:
             return super().draw(model, noise, on_step)
+        from core.registry import newest
+        from image.control import picture_size
         from image.published.refining import open_refiner, refine
 
-        return refine(model, open_refiner(self, model), self, noise)
+        path = newest(Path(self.refiner))
+        return refine(model, open_refiner(path, model, ImageRequest(size=picture_size(model))), self, noise)
 
     def files(self) -> list[Path]:
         """LoRAs, the ControlNet, the control picture and the refiner."""

@@ -71,17 +71,13 @@ def here(old: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sampled(path: Path, conditions: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Three steps of the recipe's own sampler."""
     loaded = load(path)
-    system, sampling = loaded.system.to(dtype), loaded.sampling
+    system, sampling = loaded.diffusion.to(dtype), loaded.sampling
     conditions = {key: value.to(dtype) if key == "control" else value for key, value in conditions.items()}
     steps = system.sample(
         Noise(SEED, range(shape[0])),
         loaded.shape if path.stem not in ("mdm", "motiondiffuse", "motion_flow") else shape[1:],
         conditions,
-        sampler=sampling.sampler,
-        grid=sampling.grid,
-        steps=3,
-        guidance=sampling.guidance,
-        guide=sampling.guide,
+        dataclasses.replace(sampling, steps=3),
     )
     return system.decode(run(steps))
 

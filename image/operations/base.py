@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.flags import option
 from core.model import Model, Operation
+from image.picture import Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from core.sample.step import Step
     from core.systems.diffusion import Diffusion
     from core.systems.sampling import Sampling
-    from image.modality import Picture
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,6 @@ class PictureOperation(Operation):
 
     def run(self, model: Model, source: Any) -> list[Picture]:
         """The edited pictures."""
-        from image.modality import Picture
-
         caption = self.prompt or ""
         return [Picture(pixels, caption) for pixels in self.edited(Job.of(self, model, source))]
 

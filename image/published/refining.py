@@ -10,31 +10,27 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.model import Model
+from core.model import Model, Request
 from core.prompts import Conditions
 from core.random import Noise
-from core.registry import newest, open_model
+from core.registry import open_model
 from core.sample.step import noise_at, run
 from core.schedule import Discrete
-from image.control import picture_size
 from image.published.pipeline import Pipeline
 from image.published.scheduler import plain
 from image.published.stable_diffusion import SCORES
-from image.request import ImageRequest
 
 
-def open_refiner(request: ImageRequest, base: Model) -> Model:
-    """The refiner that a request names, at the size of the base's pictures. Raises ValueError for another size."""
-    path = newest(Path(request.refiner or ""))
-    height, width = picture_size(base)
-    found = open_model(path, request=ImageRequest(size=(height, width)) if path.is_dir() else None)
+def open_refiner(path: Path, base: Model, request: Request) -> Model:
+    """The refiner of a checkpoint or a folder, which is opened for a request. Raises ValueError for another size."""
+    found = open_model(path, request=request)
     if found.shape != base.shape:
         raise ValueError(f"{path} takes latents of {found.shape}, where these are {base.shape}: give their refiner")
     return found
 
 
 @torch.no_grad()
-def refine(base: Model, refiner: Model, request: ImageRequest, noise: Noise) -> tuple[Tensor, Conditions]:
+def refine(base: Model, refiner: Model, request: Request, noise: Noise) -> tuple[Tensor, Conditions]:
     """Latents (B, C, H, W) of a request by both, on the base's grid and under its guidance, and their conditions.
 
     Raises ValueError where they are no base and refiner, or one of them has no step to make.

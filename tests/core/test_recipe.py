@@ -52,7 +52,7 @@ def test_a_file_opens_itself(tmp_path: Path) -> None:
         ("os.recipes.path.join", "not the name of a recipe"),
         ("toy.recipes.points", "not the name of a recipe"),
         ("toy.recipes.nowhere.circle", "no recipe module"),
-        ("toy.recipes.points.ask", "no recipe called 'ask'"),
+        ("toy.recipes.points.linear", "no recipe called 'linear'"),
         ("toy.recipes.points.torch", "no recipe called 'torch'"),
         ("toy.recipes.points.square", "no recipe called 'square'"),
     ],

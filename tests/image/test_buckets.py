@@ -31,6 +31,7 @@ from core.train.state import prepare
 from image.buckets import Bucketed, bucket_sizes, nearest_bucket
 from image.data import DataError
 from image.folder import Folder, open_source
+from image.modality import MODALITY
 
 SHAPES = [(8, 16), (16, 8), (12, 12), (8, 32)]
 COUNTS = {(20, 42): 13, (45, 20): 7, (30, 33): 26, (10, 40): 2}  # of pictures by height, width
@@ -151,6 +152,7 @@ def test_the_training_loop_takes_them_and_resumes(source: Folder) -> None:
         sampling=Sampling(heun, trailing, steps=2),
         training=Training(batch=4, steps=14, lr=1e-2, parts=2),
         data=lambda: (data, None),
+        modality=MODALITY,
     )
     accelerator = Accelerator(cpu=True)
     losses, states = [], []

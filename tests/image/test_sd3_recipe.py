@@ -81,9 +81,10 @@ def test_padding_is_never_read(run: Model) -> None:
 
 def test_every_part_that_learns_is_taught(run: Model) -> None:
     """The text encoder and the pooled vector learn with the network; the autoencoder does not."""
-    system = run.recipe.system()
+    recipe = build(run.name, run.metadata["arguments"])
+    system = recipe.system()
     system.codec.load_state_dict(run.system.codec.state_dict())
-    data = run.recipe.data()[0].get(range(4))
+    data = recipe.data()[0].get(range(4))
     for _ in range(5):  # the readout and every gate begin at 0, and let nothing through at first
         system.zero_grad()
         system.loss(data, Draw(0, range(4))).mean.backward()

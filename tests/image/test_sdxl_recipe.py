@@ -155,11 +155,7 @@ def test_the_tiny_base_hands_over_to_its_refiner(systems: dict[str, Diffusion]) 
     found, alone = (
         hand_off(base, second, Noise(0, [0, 1]), asked, steps=8, guidance=3.0) for second in (refiner, base)
     )
-    whole = run(
-        base.system.sample(
-            Noise(0, [0, 1]), (4, 8, 8), asked, sampler=way.sampler, grid=way.grid, steps=8, guidance=3.0
-        )
-    )
+    whole = run(base.system.sample(Noise(0, [0, 1]), (4, 8, 8), asked, dataclasses.replace(way, guidance=3.0)))
     assert bool(found.isfinite().all()) and found.shape == alone.shape == whole.shape
     assert float((found - alone).abs().max()) > 1e-3
     # A two-step method forgets its past where it is handed over, so they agree but roughly.

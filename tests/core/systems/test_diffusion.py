@@ -18,6 +18,7 @@ from core.sample.heun import heun
 from core.sample.step import run
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 
 
 @pytest.fixture
@@ -80,12 +81,12 @@ def test_sampling_starts_from_noise_and_ends_at_the_data() -> None:
     codec = Standardize(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     system = Diffusion(Denoiser(Mean(), Flow(), FlowVelocity()), conditioner, codec, Objective(weight=flow))
     noise, label = Noise(0, range(3)), torch.tensor([0, 1, 1])
-    steps = list(system.sample(noise, (2,), {"label": label}, sampler=heun, grid=trailing, steps=5))
+    steps = list(system.sample(noise, (2,), {"label": label}, Sampling(heun, trailing, steps=5)))
     assert [step.index for step in steps] == [0, 1, 2, 3, 4]
     wanted = conditioner.table.weight[label]
     assert torch.allclose(steps[-1].x, wanted, atol=1e-5)
     assert torch.allclose(system.decode(steps[-1].x), wanted * torch.tensor([3.0, 4.0]) + torch.tensor([1.0, 2.0]))
-    guided = run(system.sample(noise, (2,), {"label": label}, sampler=heun, grid=trailing, steps=5, guidance=3.0))
+    guided = run(system.sample(noise, (2,), {"label": label}, Sampling(heun, trailing, steps=5, guidance=3.0)))
     null = conditioner.table.weight[2]
     assert torch.allclose(guided, null + 3 * (wanted - null), atol=1e-4)
 

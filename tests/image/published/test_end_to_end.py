@@ -37,12 +37,8 @@ def ours(pipeline: Pipeline, way: Sampling, avoid: str | None = NEGATIVE, dtype:
         Noise(0, [0]),
         pipeline.shape,
         {"caption": [PROMPT]},
-        sampler=way.sampler,
-        grid=way.grid,
-        steps=way.steps,
-        guidance=way.guidance,
-        guide=way.guide,
-        avoid=None if avoid is None else {"caption": [avoid]},
+        way,
+        negative=None if avoid is None else {"caption": [avoid]},
     )
     return (pipeline.system.decode(run(steps)).clamp(-1, 1) + 1) / 2
 
@@ -155,11 +151,8 @@ def test_a_base_that_hands_off_to_itself_is_not_interrupted(folders: dict[str, P
         Noise(0, [0, 1]),
         base.shape,
         asked,
-        sampler=base.sampling.sampler,
-        grid=base.sampling.grid,
-        steps=10,
-        guidance=5.0,
-        avoid=avoid,
+        dataclasses.replace(base.sampling, steps=10, guidance=5.0),
+        avoid,
     )
     found = hand_off(base, base, Noise(0, [0, 1]), asked, steps=10, avoid=avoid)
     torch.testing.assert_close(found, run(whole), rtol=0, atol=1e-6)
