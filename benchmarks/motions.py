@@ -35,7 +35,7 @@ from core.systems.sampling import Sampling
 from core.train.state import newest
 from motion.changing import OVERLAP, timed
 from motion.compose import segments, sequence
-from motion.editing import bridging, edited, gap
+from motion.editing import gap_constraint, gap_mask, inpaint_clips
 from motion.features import decode
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
@@ -164,8 +164,10 @@ def between(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     """Gaps of held-out clips, filled."""
     normal, way = normal_of(), loaded.sampling
     known, captions = clips(loaded, options.count)
-    mend = bridging(normal, known, FIRST, LAST)
-    made = edited(loaded.diffusion, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
+    mend = gap_constraint(normal, known, FIRST, LAST)
+    made = inpaint_clips(
+        loaded.diffusion, captions, known, gap_mask(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend
+    )
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
     seams = torch.cat([away[:, FIRST - 1 : FIRST], away[:, LAST : LAST + 1]], dim=1).amax(1)

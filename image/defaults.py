@@ -13,14 +13,14 @@ from core.random import Draw, Stream
 from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
-from image.judging import judged
+from image.evaluation import evaluator
 from image.modality import MODALITY
 
 Images = ImageArray | Subset
 Parts = Callable[[], tuple[Images, Images]]  # the training and the held-out part, read when called
 
 
-def files(data: str, size: int, channels: int = 3) -> Parts:
+def image_files(data: str, size: int, channels: int = 3) -> Parts:
     """The images of a folder, of class folders or of an .npz file, cropped to a square of ``size``."""
     return lambda: split(open_images(Path(data), size, channels))
 
@@ -30,7 +30,7 @@ def real_digits() -> tuple[Images, Images]:
     return digits()
 
 
-def pictures(
+def image_recipe(
     system: Callable[[], Diffusion],
     shape: tuple[int, int, int],
     data: Parts,
@@ -40,7 +40,7 @@ def pictures(
 ) -> Recipe:
     """A recipe whose samples are images (C, H, W) in [-1, 1], of one of ``classes`` if there are any."""
     prompts = Classes(classes) if classes else Unconditional()
-    return Recipe(system, shape, sampling, training, data, MODALITY, prompts, evaluate=judged(data))
+    return Recipe(system, shape, sampling, training, data, MODALITY, prompts, evaluate=evaluator(data))
 
 
 def flip(batch: Batch, draw: Draw) -> Batch:

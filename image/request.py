@@ -60,7 +60,7 @@ class ImageRequest(Request):
             return super().draw(model, noise, on_step)
         from core.registry import newest
         from image.control import picture_size
-        from image.published.refining import open_refiner, refine
+        from image.published.refiner import open_refiner, refine
 
         path = newest(Path(self.refiner))
         return refine(model, open_refiner(path, model, ImageRequest(size=picture_size(model))), self, noise)

@@ -19,7 +19,7 @@ from core.random import Noise
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
 from motion.compose import Segment, sequence
-from motion.editing import Joined, above_the_belt, bridging, edited, features_of
+from motion.editing import Inertialization, gap_constraint, inpaint_clips, joint_features, upper_body
 from motion.features import Normal, canonical, encode
 from motion.files import Take
 from motion.kinematics import resample
@@ -32,9 +32,9 @@ OVERLAP = 12  # frames in which two prompts are blended
 FPS = HUMAN.fps
 
 
-def parts() -> dict[str, tuple[int, ...]]:
+def body_parts() -> dict[str, tuple[int, ...]]:
     """Joints by the names of the parts of a body."""
-    upper = above_the_belt()
+    upper = upper_body()
     sides = {
         f"{side}-arm": tuple(
             joint
@@ -51,12 +51,12 @@ def edit(model: Model, take: Take, operation: MotionOperation) -> list[Take]:
     modality = modality_of(model)
     normal, sampling = modality.normal(), operation.sampling(model.sampling)
     features = encode(canonical(resample(take.joints, take.fps, FPS))).float()
-    known, mask = wanted(normal.apply(features), operation.kept, operation.body_part, operation.length)
+    known, mask = edit_mask(normal.apply(features), operation.kept, operation.body_part, operation.length)
     sampling = sampling if operation.prompt else dataclasses.replace(sampling, guidance=1.0)
     noise = Noise(operation.seed, operation.samples())
     known = known.expand(operation.count, -1, -1)
     prompt = operation.prompt or ""
-    x = revised(model.diffusion, prompt, known, mask, noise, sampling, normal, modality.frames)
+    x = regenerate(model.diffusion, prompt, known, mask, noise, sampling, normal, modality.frames)
     return list(modality.decode(model.decoded(x), {"caption": [prompt] * operation.count}))
 
 
@@ -67,7 +67,7 @@ def modality_of(model: Model) -> MotionModality:
     return model.modality
 
 
-def wanted(
+def edit_mask(
     rows: Tensor, kept: Spans | None = None, part: str | None = None, seconds: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """A clip (T, D) as what is known (1, N, D) and a mask (1, N, D), 1 where it is generated.
@@ -90,10 +90,10 @@ def wanted(
         if not 0 <= first < last <= shared:
             raise ValueError(f"frames {first} to {last} cannot be kept of {shared}, at {FPS:g} frames a second")
         stays[first:last] = True
-    named = parts()
+    named = body_parts()
     if part is not None and part not in named:
         raise ValueError(f"'{part}' is no part of a body: give {', '.join(named)}")
-    limbs = features_of(named[part] if part else range(HUMAN.joints))
+    limbs = joint_features(named[part] if part else range(HUMAN.joints))
     # Beyond the end of the clip there is nothing of a body to keep.
     beyond = torch.arange(frames) >= shared
     mask = torch.where(beyond[:, None], 1.0, (~stays)[:, None] * limbs)[None]
@@ -102,7 +102,7 @@ def wanted(
     return known, mask
 
 
-def revised(
+def regenerate(
     system: Diffusion,
     caption: str,
     known: Tensor,
@@ -133,8 +133,10 @@ def revised(
                 )
             window = known[:, start:stop]
             made = mask[:, start:stop] * (torch.arange(start, stop) >= first)[None, :, None]
-            mend = (bridging if whole else Joined)(normal, window, first - start, min(last, stop) - start)
-            found = edited(system, caption, window, made, noise, sampling, mend).to(known)
+            constraint = (gap_constraint if whole else Inertialization)(
+                normal, window, first - start, min(last, stop) - start
+            )
+            found = inpaint_clips(system, caption, window, made, noise, sampling, constraint).to(known)
             known = torch.cat([known[:, :start], found, known[:, stop:]], dim=1)
             first = stop
     return known

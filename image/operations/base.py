@@ -63,10 +63,10 @@ class Job:
     def of(cls, operation: PictureOperation, model: Model, picture: Picture) -> Job:
         """Raises ValueError for a model that makes no pictures."""
         from core.random import Noise
-        from image.published.scheduler import plain
+        from image.published.scheduler import without_unit_noise
 
         sampling = operation.sampling(model.sampling)
-        sampling = dataclasses.replace(sampling, sampler=plain(sampling.sampler))
+        sampling = dataclasses.replace(sampling, sampler=without_unit_noise(sampling.sampler))
         noise = Noise(operation.seed, operation.samples())
         return cls(model, operation, sampling, noise, shape_of(model), picture)
 

@@ -15,7 +15,7 @@ from core.prompts import Captions, empty_captions
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
 from core.weights import autoencoder
-from image.published.folder import Folder
+from image.published.folder import PipelineFolder
 
 Size = int | tuple[int, int]  # of a picture: the side of a square, or (height, width)
 
@@ -51,21 +51,21 @@ class PublishedLatents(Latents):
         return super().decode(code.to(next(self.autoencoder.parameters()).dtype)).float()
 
 
-def open_latents(folder: Folder, dtype: torch.dtype) -> PublishedLatents:
+def open_latents(folder: PipelineFolder, dtype: torch.dtype) -> PublishedLatents:
     """The pipeline's autoencoder with its scale and shift; in float32 where its configuration says it must be."""
-    net, beside = autoencoder.load_diffusers(folder.part("vae"))
-    scale, shift = torch.tensor(beside.scale), torch.tensor(beside.shift)
-    if beside.mean is not None and beside.deviation is not None:
-        scale, shift = scale / torch.tensor(beside.deviation), torch.tensor(beside.mean)
-    return PublishedLatents(net.to(torch.float32 if beside.upcast else dtype), scale, shift)
+    net, extra = autoencoder.load_diffusers(folder.part("vae"))
+    scale, shift = torch.tensor(extra.scale), torch.tensor(extra.shift)
+    if extra.mean is not None and extra.deviation is not None:
+        scale, shift = scale / torch.tensor(extra.deviation), torch.tensor(extra.mean)
+    return PublishedLatents(net.to(torch.float32 if extra.upcast else dtype), scale, shift)
 
 
-def shrinking(codec: Latents) -> int:
+def downsampling(codec: Latents) -> int:
     """How many times smaller than the picture its latents are."""
     return int(2 ** (len(codec.autoencoder.plan.widths) - 1))
 
 
-def sides(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
+def picture_size(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
     """Height and width of the picture; ``usual`` is its side where none is asked for.
 
     Raises ValueError for sides that are not multiples of ``cell``.

@@ -12,10 +12,10 @@ from core.evaluation.distances import Interval, features, frechet, kernel, kerne
 from core.model import Evaluate
 from core.prompts import Captions
 from image import captioned
-from image.captioned import read_back, unseen_captions
+from image.captioned import caption_evaluation, unseen_captions
 from image.captions import CaptionedDigits, captioned_digits
+from image.detector import train_detector
 from image.features import timm_features
-from image.reader import train_reader
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def parts() -> tuple[CaptionedDigits, CaptionedDigits]:
 def measured(parts: tuple[CaptionedDigits, CaptionedDigits]) -> Evaluate:
     """A measure whose reader has learned for a few steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(captioned, "train_reader", lambda data: train_reader(data, steps=12))
-        return read_back(*parts, real=64)
+        patch.setattr(captioned, "train_detector", lambda data: train_detector(data, steps=12))
+        return caption_evaluation(*parts, real=64)
 
 
 def pictures(count: int, held_out: CaptionedDigits) -> tuple[Tensor, dict[str, object]]:

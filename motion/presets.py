@@ -18,44 +18,44 @@ from core.prompts import Captions, Conditions
 from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Guide
+from motion.curves import FRAMES
 from motion.data import LONGEST, MotionFiles, published
+from motion.evaluation import evaluator
 from motion.features import Normal
+from motion.foot_skate import foot_skate_cleanup
 from motion.generator import Motions, motions, normal_of
-from motion.judging import judged
 from motion.modality import MotionModality
-from motion.objectives import Geometry
-from motion.planting import planting
+from motion.objectives import GeometricLoss
 from motion.skeleton import HUMAN
-from motion.steadying import steadying
-from motion.track import FRAMES
+from motion.smoothing import temporal_smoothing
 
 SHAPE = (FRAMES - 1, HUMAN.features)
 # Noise over signal: 263 numbers tell of each frame's pose many times over, so what is done still shows where noise is
 # ten times the signal, and is decided there. A density for pictures hardly goes so far.
-TOLD_APART = LogNormal(1.3, 2.0)
+SEMANTIC_LEVELS = LogNormal(1.3, 2.0)
 
 
-def reading(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
+def text_conditioner(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
     """Captions through an encoder that learns with the model, and which frames exist."""
     return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
 
 
-def held(weight: Weight) -> Weight:
+def clamped_weight(weight: Weight) -> Weight:
     """A weight that rises no further where noise is less than a quarter of the signal."""
     return lambda log_snr: weight(log_snr.clamp(max=2 * math.log(4)))
 
 
-def smooth(normal: Callable[[], Normal], weight: float) -> Geometry | None:
+def geometric_loss(normal: Callable[[], Normal], weight: float) -> GeometricLoss | None:
     """Losses of what is seen first in a film: limbs that shake and feet that slide."""
-    return Geometry(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
+    return GeometricLoss(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
 
 
-def mending() -> Guide:
+def default_guidance() -> Guide:
     """Guidance whose last estimates have limbs that do not shake and feet that do not slide."""
-    return planting(normal_of, within=steadying())
+    return foot_skate_cleanup(normal_of, within=temporal_smoothing())
 
 
-def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:
+def procedural_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:
     """A recipe on ``count`` procedural motions. By default it samples captions that training never shows."""
 
     @cache
@@ -65,7 +65,7 @@ def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Tr
     return _recipe(system, SHAPE[0], sampling, training, parts, normal_of, ("caption", "valid", "clip"))
 
 
-def folder(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
+def folder_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
     """A recipe on a folder of HumanML3D, or of recordings made like it by ``motion.data.prepare``."""
 
     @cache
@@ -99,5 +99,5 @@ def _recipe(
         parts,
         MotionModality(normal, frames),
         Captions(validation, lambda count: {"valid": torch.ones(count, frames, dtype=torch.bool)}),
-        evaluate=lambda: judged(*parts(), normal()),
+        evaluate=lambda: evaluator(*parts(), normal()),
     )
