@@ -62,10 +62,10 @@ def main(words: Sequence[str]) -> None:
 
 def edited(loaded: Loaded, options: Options, file: Path, edit: Callable[[Job], Tensor]) -> tuple[Tensor, Sampling]:
     """An edit of a picture, and the way it was sampled."""
-    from image.published.scheduler import plain
+    from image.published.scheduler import without_unit_noise
 
     way = options.sampling(loaded.recipe)
-    way = dataclasses.replace(way, sampler=euler if options.invert else plain(way.sampler))
+    way = dataclasses.replace(way, sampler=euler if options.invert else without_unit_noise(way.sampler))
     noise = Noise(options.seed, range(options.first, options.first + options.count))
     with torch.no_grad():
         return edit(Job(loaded, options, way, noise, shape_of(loaded), file)), way

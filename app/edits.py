@@ -247,18 +247,18 @@ def shape_of(loaded: Loaded) -> tuple[int, int, int]:
 
 def opened(path: Path, channels: int) -> Any:
     """A picture of a file, upright, grey or in colour. Raises ValueError where there is none."""
-    from image.folder import Folder
+    from image.folder import CaptionedFolder
     from image.source import decode
 
     if not path.is_file():
         raise ValueError(f"{path} is no file: give a picture")
-    return decode(Folder((path,), ("",)), 0, channels)
+    return decode(CaptionedFolder((path,), ("",)), 0, channels)
 
 
 def pixels(picture: Any, size: Sequence[int]) -> Tensor:
     """A picture, scaled to cover a height and width and cropped in the middle: (1, C, H, W) in [-1, 1]."""
-    from image.source import frame
+    from image.source import resize_and_crop
 
-    cut, _ = frame(picture, (size[0], size[1]))
+    cut, _ = resize_and_crop(picture, (size[0], size[1]))
     values = torch.from_numpy(np.array(cut, dtype=np.float32)).view(1, *size, -1)
     return values.permute(0, 3, 1, 2).contiguous() / 127.5 - 1

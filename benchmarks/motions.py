@@ -31,9 +31,9 @@ from core.sample import SAMPLERS
 from core.sample.step import run
 from core.schedule import Schedule
 from core.train.state import newest
-from motion.changing import OVERLAP, told
+from motion.changing import OVERLAP, parse_segments
 from motion.compose import segments, sequence
-from motion.editing import bridging, edited, gap
+from motion.editing import gap_constraint, gap_mask, inpaint_clips
 from motion.features import decode
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
@@ -162,8 +162,10 @@ def between(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
     """Gaps of held-out clips, filled."""
     normal, way = normal_of(), loaded.recipe.sampling
     known, captions = clips(loaded, options.count)
-    mend = bridging(normal, known, FIRST, LAST)
-    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
+    mend = gap_constraint(normal, known, FIRST, LAST)
+    made = inpaint_clips(
+        loaded.system, captions, known, gap_mask(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend
+    )
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
     seams = torch.cat([away[:, FIRST - 1 : FIRST], away[:, LAST : LAST + 1]], dim=1).amax(1)
@@ -196,7 +198,7 @@ def joins(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
     table: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     rates: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     for prompt in PROMPTS:
-        script = told(prompt, SECONDS, loaded.recipe.shape[0])
+        script = parse_segments(prompt, SECONDS, loaded.recipe.shape[0])
         made = sequence(loaded.system, script, OVERLAP, Noise(0, range(each)), loaded.recipe.sampling)
         joints = decode(normal.undo(made.float()))
         inside = torch.zeros(joints.shape[1], dtype=torch.bool)

@@ -23,7 +23,7 @@ import numpy as np
 from core.data.dataset import Batch
 from core.random import Draw, permutation
 from image.data import DataError
-from image.source import CENTRE, Place, Size, Source, fingerprint, places, read, size_of
+from image.source import CENTRE, CropPosition, Size, Source, crop_positions, fingerprint, read_batch, size_of
 
 
 def bucket_sizes(area: int = 1024 * 1024, multiple: int = 64, aspect: float = 4.0) -> tuple[Size, ...]:
@@ -90,20 +90,20 @@ class Bucketed:
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with random crops if they are wanted."""
-        return self._read(indices, places(draw)) if self.random_crop else self.get(indices)
+        return self._read(indices, crop_positions(draw)) if self.random_crop else self.get(indices)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
         return fingerprint(self.source, index, self.buckets[self.bucket[index]], self.channels)
 
-    def _read(self, indices: Sequence[int], where: Sequence[Place]) -> Batch:
+    def _read(self, indices: Sequence[int], where: Sequence[CropPosition]) -> Batch:
         asked = set(self.bucket[list(indices)].tolist())
         if len(asked) != 1:
             raise DataError(
                 f"a batch asks for pictures of {len(asked)} buckets at once, but buckets fill batches of {self.batch}: "
                 "train with that batch, and give held-out data one size"
             )
-        return read(self.source, indices, self.buckets[asked.pop()], where, self.channels)
+        return read_batch(self.source, indices, self.buckets[asked.pop()], where, self.channels)
 
 
 def _before(counts: tuple[int, ...], batch: int, epoch: int) -> int:

@@ -14,14 +14,14 @@ from core.random import Draw, Stream
 from core.recipe import Ask, Recipe, Sampling, Training, Understand
 from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
-from image.judging import judged
+from image.evaluation import evaluator
 from image.sheet import save_sheet
 
 Images = ImageArray | Subset
 Parts = Callable[[], tuple[Images, Images]]  # the training and the held-out part, read when called
 
 
-def files(data: str, size: int, channels: int = 3) -> Parts:
+def image_files(data: str, size: int, channels: int = 3) -> Parts:
     """The images of a folder, of class folders or of an .npz file, cropped to a square of ``size``."""
     return lambda: split(open_images(Path(data), size, channels))
 
@@ -31,7 +31,7 @@ def real_digits() -> tuple[Images, Images]:
     return digits()
 
 
-def pictures(
+def image_recipe(
     system: Callable[[], Diffusion],
     shape: tuple[int, int, int],
     data: Parts,
@@ -40,10 +40,10 @@ def pictures(
     classes: int = 0,
 ) -> Recipe:
     """A recipe whose samples are images (C, H, W) in [-1, 1], of one of ``classes`` if there are any."""
-    recipe = Recipe(system, shape, sampling, training, data, show=show, evaluate=judged(data))
+    recipe = Recipe(system, shape, sampling, training, data, show=show, evaluate=evaluator(data))
     if classes == 0:
         return recipe
-    return dataclasses.replace(recipe, ask=in_turn(classes), understand=typed_classes(classes))
+    return dataclasses.replace(recipe, ask=cycle_classes(classes), understand=parse_classes(classes))
 
 
 def show(path: Path, samples: Tensor, settings: Mapping[str, object]) -> None:
@@ -51,12 +51,12 @@ def show(path: Path, samples: Tensor, settings: Mapping[str, object]) -> None:
     save_sheet(path, samples, dict(settings))
 
 
-def in_turn(classes: int) -> Ask:
+def cycle_classes(classes: int) -> Ask:
     """Sample i is asked to be of class i mod ``classes``."""
     return lambda seed, samples: {"label": torch.tensor([number % classes for number in samples])}
 
 
-def typed_classes(classes: int) -> Understand:
+def parse_classes(classes: int) -> Understand:
     """Classes as a person types them: "3", or "0,1,2" in turn."""
 
     def understand(text: str, count: int) -> Mapping[str, Tensor]:

@@ -38,7 +38,7 @@ def as_bytes(picture: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Edged:
+class WithEdges:
     """Pictures with their own edges under "control", (B, 1, H, W) bytes, and everything else as it was."""
 
     data: Dataset
@@ -52,14 +52,16 @@ class Edged:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The examples and their edges."""
-        return _edged(self.data.get(indices))
+        return _with_edges(self.data.get(indices))
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with the randomness of the data below, if they have any."""
-        return _edged(self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices))
+        return _with_edges(
+            self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices)
+        )
 
 
-def _edged(batch: Batch) -> Batch:
+def _with_edges(batch: Batch) -> Batch:
     return {**batch, "control": as_bytes(edges(batch["x"]))}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core.weights.checkpoint import fill, read
 
 
-class Seen(nn.Module):
+class PooledFeatures(nn.Module):
     """Images (B, 1 or 3, H, W) in [-1, 1] -> the pooled features (B, D) of a network, as it wants to see them."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], mean: Tensor, deviation: Tensor) -> None:
@@ -36,7 +36,7 @@ class Seen(nn.Module):
         return seen
 
 
-class Maps(nn.Module):
+class FeatureMaps(nn.Module):
     """Images (B, 1 or 3, H, W) in [-1, 1] of any size -> some of a network's feature maps, for a perceptual loss."""
 
     def __init__(self, network: Any, layers: Sequence[int], mean: Tensor, deviation: Tensor) -> None:
@@ -55,16 +55,16 @@ class Maps(nn.Module):
         return found
 
 
-def timm_maps(name: str, weights: Path, layers: Sequence[int] = (0, 1, 2, 3, 4)) -> Maps:
+def timm_maps(name: str, weights: Path, layers: Sequence[int] = (0, 1, 2, 3, 4)) -> FeatureMaps:
     """Feature maps of a network of timm; of VGG-16, the five that LPIPS compares (1801.03924).
 
     Raises ValueError where there is no such network, and CheckpointError where the file does not fit.
     """
     seen = timm_features(name, weights)
-    return Maps(seen.network, layers, seen.mean, seen.deviation).eval().requires_grad_(False)
+    return FeatureMaps(seen.network, layers, seen.mean, seen.deviation).eval().requires_grad_(False)
 
 
-def timm_features(name: str, weights: Path | None = None, random_seed: int | None = None) -> Seen:
+def timm_features(name: str, weights: Path | None = None, random_seed: int | None = None) -> PooledFeatures:
     """A network of timm by name, with the weights of a safetensors file, as a feature extractor for the metrics.
 
     ``random_seed`` asks for a network that has learned nothing: its figures compare with nothing but themselves.
@@ -89,7 +89,7 @@ def timm_features(name: str, weights: Path | None = None, random_seed: int | Non
             network.reset_classifier(0)
     about = network.pretrained_cfg
     mean, deviation = torch.tensor(about["mean"]), torch.tensor(about["std"])
-    seen = Seen(network, tuple(about["input_size"][1:]), mean, deviation)
+    seen = PooledFeatures(network, tuple(about["input_size"][1:]), mean, deviation)
     return seen.eval().requires_grad_(False)
 
 

@@ -25,20 +25,20 @@ from torch import Tensor
 from core.data.dataset import Batch, Dataset
 from image.data import SUFFIXES, DataError, ImageArray, open_images, split
 from image.shards import is_shards, open_shards
-from image.source import Captioned, Size, Source, divide, size_of
+from image.source import Captioned, Size, Source, size_of, split_source
 
 CAPTIONS = ("text", "caption")  # what a caption is called in metadata; the first that is there
 TABLES = ("metadata.jsonl", "metadata.csv")
 
 
-def pictures_of(data: str, size: int) -> Callable[[], tuple[Dataset, Dataset]]:
+def image_parts(data: str, size: int) -> Callable[[], tuple[Dataset, Dataset]]:
     """A training and a held-out part of pictures of any kind, captioned or not, when called."""
 
     def parts() -> tuple[Dataset, Dataset]:
         path = Path(data)
         if not is_shards(path) and not has_captions(path):
             return split(open_images(path, size))
-        train, held_out = divide(open_source(path))
+        train, held_out = split_source(open_source(path))
         return Captioned(train, size), Captioned(held_out, size)
 
     return parts
@@ -53,7 +53,7 @@ def has_captions(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Folder:
+class CaptionedFolder:
     """Image files and what they show."""
 
     paths: tuple[Path, ...]
@@ -94,8 +94,11 @@ class CaptionedArray:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """What ``Captioned.get`` gives."""
-        told = {"size": self.size, "crop": self.crop, "target": self.images.shape[-2:]}
-        rows = {name: torch.tensor([list(pair)] * len(indices), dtype=torch.float32) for name, pair in told.items()}
+        micro_conditions = {"size": self.size, "crop": self.crop, "target": self.images.shape[-2:]}
+        rows = {
+            name: torch.tensor([list(pair)] * len(indices), dtype=torch.float32)
+            for name, pair in micro_conditions.items()
+        }
         return {"x": self.images[list(indices)], "caption": [self.captions[index] for index in indices], **rows}
 
 
@@ -125,7 +128,7 @@ def open_source(path: Path) -> Source:
     return open_folder(path)
 
 
-def open_folder(path: Path) -> Folder:
+def open_folder(path: Path) -> CaptionedFolder:
     """The images of a folder and of the folders in it, each with its caption; every header is looked at."""
     images = sorted(
         file
@@ -139,8 +142,8 @@ def open_folder(path: Path) -> Folder:
     tables = [path / name for name in TABLES if (path / name).exists()]
     if len(tables) > 1:
         raise DataError(f"{path} has both {' and '.join(TABLES)}: keep the one that is right")
-    found = _of_table(tables[0], images) if tables else _beside(path, images)
-    folder = Folder(tuple(images), tuple(found[image] for image in images))
+    found = _of_table(tables[0], images) if tables else _of_text_files(path, images)
+    folder = CaptionedFolder(tuple(images), tuple(found[image] for image in images))
     for index in range(len(folder)):
         size_of(folder, index)
     return folder
@@ -188,14 +191,14 @@ def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{table}, line {rows.line_num}, is not CSV ({error}): correct the quotes") from error
 
 
-def _beside(path: Path, images: Sequence[Path]) -> dict[Path, str]:
+def _of_text_files(path: Path, images: Sequence[Path]) -> dict[Path, str]:
     found = {}
     for image in images:
-        beside = image.with_suffix(".txt")
-        if beside.exists():
-            found[image] = _text(beside).strip()
+        sidecar = image.with_suffix(".txt")
+        if sidecar.exists():
+            found[image] = _text(sidecar).strip()
             if not found[image]:
-                raise DataError(f"{beside} is empty: say what {image.name} shows")
+                raise DataError(f"{sidecar} is empty: say what {image.name} shows")
     if not found:
         raise DataError(f"{path} has no captions: add metadata.jsonl, metadata.csv or a .txt file beside each image")
     _complete(images, found, "a .txt file beside it")

@@ -50,8 +50,8 @@ class FramedDigits:
             sizes.append(size)
             crops.append((top, left))
         numbers = {"size": sizes, "crop": crops, "target": [(SIDE, SIDE)] * len(pictures)}
-        told = {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
-        return {**batch, "x": torch.stack(pictures), **told}
+        micro_conditions = {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
+        return {**batch, "x": torch.stack(pictures), **micro_conditions}
 
 
 def original(image: Tensor, background: tuple[float, float, float], room: Size, resolution: int) -> tuple[Size, Tensor]:

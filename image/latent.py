@@ -26,7 +26,7 @@ SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.
 PIXELS = 2**18  # of the pictures that are described at once
 
 
-def begin_with(autoencoder: str, first: Recipe) -> Start:
+def from_autoencoder(autoencoder: str, first: Recipe) -> Start:
     """A run begins with the autoencoder of a checkpoint, or of a run's folder, or else trains ``first``.
 
     Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open.
@@ -40,7 +40,7 @@ def begin_with(autoencoder: str, first: Recipe) -> Start:
         path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", show=0))
         path = newest(path) or path if path.is_dir() else path
         fill(system.codec.autoencoder, open_autoencoder(path).autoencoder.state_dict(), path)
-        system.codec.measure(described(first.data()[0], system.codec))
+        system.codec.measure(encoded_examples(first.data()[0], system.codec))
 
     return start
 
@@ -57,7 +57,7 @@ def open_autoencoder(path: Path) -> Autoencoding:
 
 
 @torch.no_grad()
-def described(data: Dataset, codec: Latents) -> torch.Tensor:
+def encoded_examples(data: Dataset, codec: Latents) -> torch.Tensor:
     """What the codec says of the first examples of the data."""
     count = min(MEASURED, len(data))
     batch = max(1, PIXELS // math.prod(data.get([0])["x"].shape[2:]))

@@ -68,17 +68,17 @@ class Shards:
         with Window(self.paths[example.shard], example.caption) as file:
             content = file.readall()
         try:
-            said = content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig")
             if example.caption.kind == "json":
-                row = json.loads(said)
-                said = next((row[key] for key in ("caption", "text") if row.get(key)), "")
+                row = json.loads(text)
+                text = next((row[key] for key in ("caption", "text") if row.get(key)), "")
         except UnicodeDecodeError as error:
             raise DataError(f"{name} is not UTF-8 text: write the shard again") from error
         except (json.JSONDecodeError, AttributeError) as error:
             raise DataError(f"{name} is not a JSON object: write the shard again") from error
-        if not isinstance(said, str) or not said.strip():
+        if not isinstance(text, str) or not text.strip():
             raise DataError(f"{name} says nothing: give the picture a caption")
-        return said.strip()
+        return text.strip()
 
 
 class Window(io.RawIOBase):

@@ -37,7 +37,9 @@ def picture(image: Tensor, scale: int = 1) -> Image.Image:
     return found.resize((found.width * scale, found.height * scale), Image.Resampling.NEAREST)
 
 
-def captioned(images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128) -> Image.Image:
+def captioned_page(
+    images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128
+) -> Image.Image:
     """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, with its caption beneath it."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     shown = [picture(image, max(1, width // images.shape[-1])) for image in images]
@@ -63,7 +65,7 @@ def save_sheet(path: Path, images: Tensor, settings: dict[str, object], columns:
     """
     captions = settings.get("captions")
     if isinstance(captions, list):
-        page = captioned(images, captions, columns)
+        page = captioned_page(images, captions, columns)
     else:
         page = picture(tile(images, columns), max(1, 64 // images.shape[-1]))
     save_page(path, page, settings)

@@ -24,9 +24,9 @@ from core.random import Draw, Stream
 from image.data import DataError
 
 Size = tuple[int, int]  # height, width
-Place = tuple[float, float]  # where in the room there is a crop lies, down and across, each in [0, 1)
+CropPosition = tuple[float, float]  # where in the room there is a crop lies, down and across, each in [0, 1)
 
-CENTRE: Place = (0.5, 0.5)
+CENTRE: CropPosition = (0.5, 0.5)
 _DOWN, _ACROSS = 1, 2  # parts of Stream.AUGMENT; mirroring takes part 0
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # raised by decoders
 
@@ -69,7 +69,7 @@ class Part:
         return self.source.caption(self.indices[index])
 
 
-def divide(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
+def split_source(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
     """A training part and a held-out part, by a fixed shuffle; both have at least one picture."""
     if len(source) < 2:
         raise DataError("one picture cannot be split into a training and a held-out part: give at least two")
@@ -112,31 +112,33 @@ class Captioned:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """ "x" (B, C, H, W) in [-1, 1], "caption" a list, and "size", "crop", "target" (B, 2) as height, width."""
-        return read(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
+        return read_batch(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with random crops if they are wanted."""
         if not self.random_crop:
             return self.get(indices)
-        return read(self.source, indices, self.target, places(draw), self.channels)
+        return read_batch(self.source, indices, self.target, crop_positions(draw), self.channels)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
         return fingerprint(self.source, index, self.target, self.channels)
 
 
-def places(draw: Draw) -> list[Place]:
+def crop_positions(draw: Draw) -> list[CropPosition]:
     """A random place for the crop of each row of a batch."""
     down, across = draw.uniform(Stream.AUGMENT, _DOWN), draw.uniform(Stream.AUGMENT, _ACROSS)
     return list(zip(down.tolist(), across.tolist()))
 
 
-def read(source: Source, indices: Sequence[int], target: Size, where: Sequence[Place], channels: int = 3) -> Batch:
+def read_batch(
+    source: Source, indices: Sequence[int], target: Size, where: Sequence[CropPosition], channels: int = 3
+) -> Batch:
     """The batch of some pictures, each scaled to cover ``target`` and cropped at its place."""
     pixels, sizes, crops = [], [], []
     for index, place in zip(indices, where, strict=True):
         picture = decode(source, index, channels)
-        cut, crop = frame(picture, target, place)
+        cut, crop = resize_and_crop(picture, target, place)
         pixels.append(torch.from_numpy(np.array(cut, dtype=np.float32).reshape(*target, channels)))
         sizes.append((picture.height, picture.width))
         crops.append(crop)
@@ -149,7 +151,9 @@ def _rows(pairs: Sequence[tuple[int, int]]) -> Tensor:
     return torch.tensor(pairs, dtype=torch.float32)  # (B, 2)
 
 
-def frame(picture: Image.Image, target: Size, place: Place = CENTRE) -> tuple[Image.Image, tuple[int, int]]:
+def resize_and_crop(
+    picture: Image.Image, target: Size, place: CropPosition = CENTRE
+) -> tuple[Image.Image, tuple[int, int]]:
     """A picture scaled to cover ``target`` (height, width) and cropped there, and the crop's (top, left)."""
     height, width = target
     scale = max(height / picture.height, width / picture.width)

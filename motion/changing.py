@@ -18,7 +18,7 @@ from core.random import Noise
 from core.recipe import Change, Follow, Revise, Sampling
 from core.systems.diffusion import Diffusion
 from motion.compose import Segment, sequence
-from motion.editing import Joined, above_the_belt, bridging, edited, features_of
+from motion.editing import Inertialization, gap_constraint, inpaint_clips, joint_features, upper_body
 from motion.features import Normal, canonical, encode
 from motion.files import read
 from motion.kinematics import resample
@@ -29,9 +29,9 @@ OVERLAP = 12  # frames in which two prompts are blended
 FPS = HUMAN.fps
 
 
-def parts() -> dict[str, tuple[int, ...]]:
+def body_parts() -> dict[str, tuple[int, ...]]:
     """Joints by the names of the parts of a body."""
-    upper = above_the_belt()
+    upper = upper_body()
     sides = {
         f"{side}-arm": tuple(
             joint
@@ -43,21 +43,21 @@ def parts() -> dict[str, tuple[int, ...]]:
     return {"upper": upper, "lower": tuple(joint for joint in range(HUMAN.joints) if joint not in upper), **sides}
 
 
-def revising(normal: Callable[[], Normal], longest: int) -> Revise:
+def clip_editor(normal: Callable[[], Normal], longest: int) -> Revise:
     """Changes of clips by a model that makes ``longest`` frames at once."""
 
     def revise(system: Diffusion, path: Path, change: Change, noise: Noise, sampling: Sampling) -> Tensor:
         take = read(path)
         features = encode(canonical(resample(take.joints, take.fps, FPS))).float()
-        known, mask = wanted(normal().apply(features), change)
-        way = sampling if change.prompt else dataclasses.replace(sampling, guidance=1.0)
+        known, mask = edit_mask(normal().apply(features), change)
+        chosen = sampling if change.prompt else dataclasses.replace(sampling, guidance=1.0)
         known = known.expand(len(noise.samples), -1, -1)
-        return revised(system, change.prompt, known, mask, noise, way, normal(), longest)
+        return regenerate(system, change.prompt, known, mask, noise, chosen, normal(), longest)
 
     return revise
 
 
-def wanted(rows: Tensor, change: Change) -> tuple[Tensor, Tensor]:
+def edit_mask(rows: Tensor, change: Change) -> tuple[Tensor, Tensor]:
     """A clip (T, D) as what is known (1, N, D) and a mask (1, N, D), 1 where it is made anew.
 
     Raises ValueError for frames or a part that there is not, or where nothing changes.
@@ -75,10 +75,10 @@ def wanted(rows: Tensor, change: Change) -> tuple[Tensor, Tensor]:
         if not 0 <= first < last <= shared:
             raise ValueError(f"frames {first} to {last} cannot be kept of {shared}, at {FPS:g} frames a second")
         kept[first:last] = True
-    named = parts()
+    named = body_parts()
     if change.part is not None and change.part not in named:
         raise ValueError(f"'{change.part}' is no part of a body: give {', '.join(named)}")
-    limbs = features_of(named[change.part] if change.part else range(HUMAN.joints))
+    limbs = joint_features(named[change.part] if change.part else range(HUMAN.joints))
     # Beyond the end of the clip there is nothing of a body to keep.
     beyond = torch.arange(frames) >= shared
     mask = torch.where(beyond[:, None], 1.0, (~kept)[:, None] * limbs)[None]
@@ -87,7 +87,7 @@ def wanted(rows: Tensor, change: Change) -> tuple[Tensor, Tensor]:
     return known, mask
 
 
-def revised(
+def regenerate(
     system: Diffusion,
     caption: str,
     known: Tensor,
@@ -118,8 +118,10 @@ def revised(
                 )
             window = known[:, start:stop]
             made = mask[:, start:stop] * (torch.arange(start, stop) >= first)[None, :, None]
-            mend = (bridging if whole else Joined)(normal, window, first - start, min(last, stop) - start)
-            found = edited(system, caption, window, made, noise, sampling, mend).to(known)
+            constraint = (gap_constraint if whole else Inertialization)(
+                normal, window, first - start, min(last, stop) - start
+            )
+            found = inpaint_clips(system, caption, window, made, noise, sampling, constraint).to(known)
             known = torch.cat([known[:, :start], found, known[:, stop:]], dim=1)
             first = stop
     return known
@@ -131,16 +133,16 @@ def spans_of(made: Tensor) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-def following(longest: int) -> Follow:
+def sequence_sampler(longest: int) -> Follow:
     """Prompts, with semicolons between them, one after another, by a model that makes ``longest`` frames at once."""
 
     def follow(system: Diffusion, prompt: str, seconds: Sequence[float], noise: Noise, sampling: Sampling) -> Tensor:
-        return sequence(system, told(prompt, seconds, longest), OVERLAP, noise, sampling)
+        return sequence(system, parse_segments(prompt, seconds, longest), OVERLAP, noise, sampling)
 
     return follow
 
 
-def told(prompt: str, seconds: Sequence[float], longest: int) -> list[Segment]:
+def parse_segments(prompt: str, seconds: Sequence[float], longest: int) -> list[Segment]:
     """Segments that last as long as asked for, half of each overlap belonging to either side.
 
     Raises ValueError for other numbers of seconds than of prompts, or a segment that is too short or too long.

@@ -21,7 +21,7 @@ from core.recipe import Sampling
 from core.sample.step import run
 from core.schedule import Schedule
 from core.systems.diffusion import Diffusion
-from motion.editing import features_of
+from motion.editing import joint_features
 from motion.skeleton import HUMAN, Skeleton
 
 
@@ -33,16 +33,16 @@ class Segment:
     frames: int
 
 
-def segments(told: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
+def segments(plan: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
     """Where each segment starts, and its weights (frames,), which add up to 1 in every frame.
 
     Raises ValueError where there is no segment, or one is too short for its overlaps.
     """
-    if not told:
+    if not plan:
         raise ValueError("a sequence needs at least one segment: say what is done, and for how many frames")
     found, start = [], 0
-    for number, segment in enumerate(told):
-        rise, fall = overlap if number else 0, overlap if number < len(told) - 1 else 0
+    for number, segment in enumerate(plan):
+        rise, fall = overlap if number else 0, overlap if number < len(plan) - 1 else 0
         found.append((start, ramp(segment.frames, rise, fall)))
         start += segment.frames - overlap
     return found
@@ -50,7 +50,7 @@ def segments(told: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
 
 def sequence(
     system: Diffusion,
-    told: Sequence[Segment],
+    plan: Sequence[Segment],
     overlap: int,
     noise: Noise,
     sampling: Sampling,
@@ -61,18 +61,18 @@ def sequence(
 
     correction: how hard the overlaps are pulled to where both segments agree, the paper's lambda_2.
     """
-    spans = segments(told, overlap)
+    spans = segments(plan, overlap)
     count = len(noise.samples)
     parts = [
-        Part(_told(system, segment.caption, count, segment.frames), weight[None, :, None], start)
-        for segment, (start, weight) in zip(told, spans)
+        Part(_conditions(system, segment.caption, count, segment.frames), weight[None, :, None], start)
+        for segment, (start, weight) in zip(plan, spans)
     ]
-    return _sampled(system, parts, (spans[-1][0] + told[-1].frames, skeleton.features), noise, sampling, correction)
+    return _sampled(system, parts, (spans[-1][0] + plan[-1].frames, skeleton.features), noise, sampling, correction)
 
 
-def limbs_told(
+def compose_limbs(
     system: Diffusion,
-    told: Sequence[tuple[str, Sequence[int]]],
+    plan: Sequence[tuple[str, Sequence[int]]],
     frames: int,
     noise: Noise,
     sampling: Sampling,
@@ -85,13 +85,13 @@ def limbs_told(
     """
     count = len(noise.samples)
     parts = [
-        Part(_told(system, caption, count, frames), features_of(joints, skeleton).expand(1, frames, -1))
-        for caption, joints in told
+        Part(_conditions(system, caption, count, frames), joint_features(joints, skeleton).expand(1, frames, -1))
+        for caption, joints in plan
     ]
     return _sampled(system, parts, (frames, skeleton.features), noise, sampling, correction)
 
 
-def _told(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
+def _conditions(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
     batch = {"caption": [caption] * count, "valid": torch.ones(count, frames, dtype=torch.bool)}
     return system.conditioner(batch).to(system.like.device)
 

@@ -117,7 +117,7 @@ def published(folder: Path, part: str, skeleton: Skeleton = HUMAN, shortest: int
         path = folder / "new_joint_vecs" / f"{name}.npy"
         if not path.is_file():
             raise MotionError(f"{part}.txt lists {name}, but {path} is missing: finish the data set's own conversion")
-        pieces += [p for p in _told(path, folder / "texts" / f"{name}.txt", skeleton) if _fits(p, shortest, longest)]
+        pieces += [p for p in _pieces(path, folder / "texts" / f"{name}.txt", skeleton) if _fits(p, shortest, longest)]
     if not pieces:
         raise MotionError(f"none of the clips of {listed} has {shortest} to {longest} frames")
     return MotionFiles(tuple(pieces), Normal.read(folder), skeleton)
@@ -127,7 +127,7 @@ def _fits(piece: Piece, shortest: int, longest: int) -> bool:
     return shortest <= piece.stop - piece.start <= longest
 
 
-def _told(path: Path, text: Path, skeleton: Skeleton) -> list[Piece]:
+def _pieces(path: Path, text: Path, skeleton: Skeleton) -> list[Piece]:
     """The pieces that a text tells of: the whole file, and parts of it."""
     shape = _open(path).shape
     if len(shape) != 2 or shape[1] != skeleton.features:
@@ -192,9 +192,9 @@ def prepare(folder: Path, into: Path) -> list[str]:
     if not names:
         raise MotionError(f"no file of {folder} could be used; the first: {complaints[0]}")
     Normal.of(torch.cat(frames), HUMAN.joints).write(into)
-    held = names[9::10] or names[-1:]
-    kept = [name for name in names if name not in set(held)] or names
-    for part, members in (("train", kept), ("val", held), ("test", held)):
+    held_out = names[9::10] or names[-1:]
+    kept = [name for name in names if name not in set(held_out)] or names
+    for part, members in (("train", kept), ("val", held_out), ("test", held_out)):
         (into / f"{part}.txt").write_text("\n".join(members) + "\n")
     (into / "left_out.json").write_text(json.dumps(complaints, indent=1))
     return complaints
@@ -203,5 +203,5 @@ def prepare(folder: Path, into: Path) -> list[str]:
 def _captions(path: Path, own: str) -> list[str]:
     text = path.with_suffix(".txt")
     lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else [own]
-    said = [line.split("#")[0].strip() for line in lines if line.strip()]
-    return said or [path.stem.replace("_", " ").replace("-", " ")]
+    found = [line.split("#")[0].strip() for line in lines if line.strip()]
+    return found or [path.stem.replace("_", " ").replace("-", " ")]

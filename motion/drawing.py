@@ -76,8 +76,8 @@ def draw_pose(
         target = np.array([poses[frame, 0, 0], 1.0, poses[frame, 0, 2]])
     _ground(pen, camera, target, wide)
     near = poses[max(frame - NEAR, 0) : frame + NEAR, 0]
-    way = near * np.array([1.0, 0.0, 1.0])
-    _line(pen, camera, way, target, wide, PATH, 0.012)
+    trail = near * np.array([1.0, 0.0, 1.0])
+    _line(pen, camera, trail, target, wide, PATH, 0.012)
     shadow = poses[frame] * np.array([1.0, 0.0, 1.0])
     for joint, parent in enumerate(skeleton.parents[1:], start=1):
         _line(pen, camera, shadow[[parent, joint]], target, wide, GRID, 0.02)
@@ -206,9 +206,9 @@ def write_film(
     if path.suffix not in {".gif", ".mp4"}:
         raise ValueError(f"films are written as .gif or .mp4, not '{path.suffix}'")
     longest = max(len(clip) for clip in clips)
-    held = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
+    padded = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
     rows = [
-        film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(held, captions, strict=True)
+        film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(padded, captions, strict=True)
     ]
     (write_gif if path.suffix == ".gif" else write_mp4)(path, (_stacked(parts) for parts in zip(*rows)), fps)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from motion import acts
 from motion.acts import Style
 from motion.body import Proportions, pose
+from motion.curves import FPS, FRAMES, SIDES, Track
 from motion.features import Normal, canonical, encode
 from motion.script import DIRECTIONS, Act, Draw, Script, script
 from motion.skeleton import HUMAN
-from motion.track import FPS, FRAMES, SIDES, Track
 
 SHORTEST = 40  # rows of features; lengths are multiples of 4, as in the published data sets
 MEASURED = 512  # clips from which the normalisation is measured

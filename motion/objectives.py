@@ -22,7 +22,7 @@ from motion.skeleton import HUMAN, Skeleton
 
 
 @dataclass(frozen=True)
-class Geometry:
+class GeometricLoss:
     """The weighted sum of the three losses, each a mean over frames, joints and axes, in square metres.
 
     From the root on positions add up over a clip, so their errors do, too; ``local`` leaves the way of the root out of
@@ -50,21 +50,21 @@ class Geometry:
         both = exists[:, 1:] & exists[:, :-1]
         rests = truth[..., Groups(self.skeleton.joints).slices()[6]] > 0.5  # (B, T, 4)
         slides = decode_limbs(features, self.skeleton.feet, self.skeleton).diff(dim=1) * rests[:, :-1, :, None]
-        seen = poses if self.local else decode
-        guess, known = seen(features, self.skeleton), seen(truth, self.skeleton)  # (B, T, J or J - 1, 3)
+        joints_of = local_joints if self.local else decode
+        guess, known = joints_of(features, self.skeleton), joints_of(truth, self.skeleton)  # (B, T, J or J - 1, 3)
         return (
-            self.positions * mean((guess - known) ** 2, exists)
-            + self.velocities * mean((guess.diff(dim=1) - known.diff(dim=1)) ** 2, both)
-            + self.contacts * mean(slides**2, both)
+            self.positions * masked_mean((guess - known) ** 2, exists)
+            + self.velocities * masked_mean((guess.diff(dim=1) - known.diff(dim=1)) ** 2, both)
+            + self.contacts * masked_mean(slides**2, both)
         )
 
 
-def poses(features: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+def local_joints(features: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     """Features (B, T, D) -> joints (B, T, J - 1, 3) about the root, as the body faces."""
     return features[..., Groups(skeleton.joints).slices()[3]].unflatten(-1, (skeleton.joints - 1, 3))
 
 
-def mean(error: Tensor, exists: Tensor) -> Tensor:
+def masked_mean(error: Tensor, exists: Tensor) -> Tensor:
     """The mean of error (B, T, ...) over the frames that exist (B, T): (B,)."""
     each = error.flatten(2).mean(-1) * exists
     return each.sum(1) / exists.sum(1).clamp(min=1)

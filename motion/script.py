@@ -70,7 +70,7 @@ def _compose(draw: Draw) -> Script:
     subject = _pick(draw, SUBJECTS)
     if kind < 0.45:
         act = _act(draw)
-        return Script((act,), f"{subject} {_words(draw, act)}")
+        return Script((act,), f"{subject} {_phrase(draw, act)}")
     if kind < 0.8:
         first, second = _act(draw, short=True), _act(draw, short=True)
         while second.kind == first.kind:
@@ -78,12 +78,12 @@ def _compose(draw: Draw) -> Script:
         if first.kind == "sit":
             first = replace(first, rise=True)
         link = _pick(draw, (", then ", " and then ", " and "))
-        return Script((first, second), f"{subject} {_words(draw, first)}{link}{_words(draw, second)}")
+        return Script((first, second), f"{subject} {_phrase(draw, first)}{link}{_phrase(draw, second)}")
     moving = _walk(draw) if draw.uniform() < 0.75 else _run(draw)
     waving = replace(_wave(draw), meanwhile=True)
     hand = _pick(draw, HANDS[waving.side])
     link = _pick(draw, (f"while waving with the {hand}", f"waving the {hand}"))
-    return Script((moving, waving), f"{subject} {_words(draw, moving)} {link}")
+    return Script((moving, waving), f"{subject} {_phrase(draw, moving)} {link}")
 
 
 def _pick(draw: Draw, options: tuple[str, ...]) -> str:
@@ -145,32 +145,32 @@ def _turn(draw: Draw) -> Act:
     return Act("turn", turn=way * (draw.uniform(2.95, 3.3) if draw.uniform() < 0.45 else draw.uniform(1.35, 1.75)))
 
 
-def _words(draw: Draw, act: Act) -> str:
+def _phrase(draw: Draw, act: Act) -> str:
     """What a person might say about an act: "kicks with the left foot"."""
-    return WORDS[act.kind](draw, act)
+    return PHRASES[act.kind](draw, act)
 
 
-def _to(act: Act) -> str:
+def _turn_side(act: Act) -> str:
     return "left" if act.turn > 0 else "right"
 
 
-def _say_walk(draw: Draw, act: Act) -> str:
+def _phrase_walk(draw: Draw, act: Act) -> str:
     if act.direction in ("to the left", "to the right"):
         return _pick(draw, (f"sidesteps {act.direction}", f"steps sideways {act.direction}", f"walks {act.direction}"))
     if act.direction == "backward":
         return _pick(draw, ("walks backward", "walks backwards", "steps backward"))
     way = _pick(draw, ("walks {} forward", "walks forward {}")).format(act.pace)
     if act.turn:
-        way += " " + _pick(draw, (f"in a curve to the {_to(act)}", f"and curves to the {_to(act)}"))
+        way += " " + _pick(draw, (f"in a curve to the {_turn_side(act)}", f"and curves to the {_turn_side(act)}"))
     return " ".join(way.split())
 
 
-def _say_run(draw: Draw, act: Act) -> str:
+def _phrase_run(draw: Draw, act: Act) -> str:
     way = _pick(draw, ("runs forward", "runs", "jogs forward"))
-    return f"{way} in a curve to the {_to(act)}" if act.turn else way
+    return f"{way} in a curve to the {_turn_side(act)}" if act.turn else way
 
 
-def _say_jump(draw: Draw, act: Act) -> str:
+def _phrase_jump(draw: Draw, act: Act) -> str:
     if act.distance:
         return _pick(draw, ("jumps forward", "leaps forward", "makes a jump forward"))
     if act.height > 0.25:
@@ -178,40 +178,47 @@ def _say_jump(draw: Draw, act: Act) -> str:
     return _pick(draw, ("makes a small jump", "hops a little", "does a small jump on the spot"))
 
 
-def _say_wave(draw: Draw, act: Act) -> str:
+def _phrase_wave(draw: Draw, act: Act) -> str:
     hand = _pick(draw, HANDS[act.side])
     return _pick(draw, (f"waves with the {hand}", f"waves the {hand}", f"raises the {hand} and waves"))
 
 
-def _say_sit(draw: Draw, act: Act) -> str:
+def _phrase_sit(draw: Draw, act: Act) -> str:
     down = _pick(draw, ("sits down", "takes a seat"))
     return f"{down} and {_pick(draw, ('stands up again', 'gets up again'))}" if act.rise else down
 
 
-def _say_kick(draw: Draw, act: Act) -> str:
+def _phrase_kick(draw: Draw, act: Act) -> str:
     leg = _pick(draw, LEGS[act.side])
     return _pick(draw, (f"kicks with the {leg}", f"kicks forward with the {leg}", f"does a kick with the {leg}"))
 
 
-def _say_bow(draw: Draw, act: Act) -> str:
+def _phrase_bow(draw: Draw, act: Act) -> str:
     if act.depth > 1:
         return _pick(draw, ("bows deeply", "makes a deep bow"))
     return _pick(draw, ("bows slightly", "makes a small bow"))
 
 
-def _say_turn(draw: Draw, act: Act) -> str:
+def _phrase_turn(draw: Draw, act: Act) -> str:
     if abs(act.turn) > 2.5:
-        return _pick(draw, (f"turns around to the {_to(act)}", f"makes a half turn to the {_to(act)}"))
-    return _pick(draw, (f"turns to the {_to(act)}", f"makes a quarter turn to the {_to(act)}", f"turns {_to(act)}"))
+        return _pick(draw, (f"turns around to the {_turn_side(act)}", f"makes a half turn to the {_turn_side(act)}"))
+    return _pick(
+        draw,
+        (
+            f"turns to the {_turn_side(act)}",
+            f"makes a quarter turn to the {_turn_side(act)}",
+            f"turns {_turn_side(act)}",
+        ),
+    )
 
 
-WORDS: dict[str, Callable[[Draw, Act], str]] = {
-    "walk": _say_walk,
-    "run": _say_run,
-    "jump": _say_jump,
-    "wave": _say_wave,
-    "sit": _say_sit,
-    "kick": _say_kick,
-    "bow": _say_bow,
-    "turn": _say_turn,
+PHRASES: dict[str, Callable[[Draw, Act], str]] = {
+    "walk": _phrase_walk,
+    "run": _phrase_run,
+    "jump": _phrase_jump,
+    "wave": _phrase_wave,
+    "sit": _phrase_sit,
+    "kick": _phrase_kick,
+    "bow": _phrase_bow,
+    "turn": _phrase_turn,
 }

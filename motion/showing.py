@@ -30,8 +30,8 @@ def show(path: Path, features: Tensor, settings: Mapping[str, object], frames: S
     joints = decode(features.float().cpu())
     count = list(frames) if frames is not None else [joints.shape[1]] * len(joints)
     clips = [clip[:rows] for clip, rows in zip(joints, count, strict=True)]
-    told = settings.get("captions")
-    captions = [str(words) for words in told] if isinstance(told, Sequence) else [""] * len(clips)
+    given = settings.get("captions")
+    captions = [str(words) for words in given] if isinstance(given, Sequence) else [""] * len(clips)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         note = PngImagePlugin.PngInfo()

@@ -101,13 +101,13 @@ NOT_YET: dict[str, set[str]] = {
         "motion.generator._do: act.kind == 'sit'",
         "motion.generator._do: act.kind == 'turn'",
         "motion.generator._do: act.kind == 'walk'",
-        "motion.judging._as_asked: act.kind == 'walk'",
-        "motion.judging._as_asked: act.kind == 'wave'",
-        "motion.judging._as_asked: act.kind in ('run', 'jump')",
+        "motion.evaluation._caption_agreement: act.kind == 'walk'",
+        "motion.evaluation._caption_agreement: act.kind == 'wave'",
+        "motion.evaluation._caption_agreement: act.kind in ('run', 'jump')",
         "motion.observe._kicks: act.side == 'left'",
         "motion.script._compose: first.kind == 'sit'",
-        "motion.script._say_walk: act.direction == 'backward'",
-        "motion.script._say_walk: act.direction in ('to the left', 'to the right')",
+        "motion.script._phrase_walk: act.direction == 'backward'",
+        "motion.script._phrase_walk: act.direction in ('to the left', 'to the right')",
     },
 }
 

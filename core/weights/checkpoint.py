@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 KEY = "langevin"  # the metadata entry that holds everything, as JSON
-FORMAT = 1  # of the checkpoints that are written; those without a number are of format 0
+FORMAT = 2  # of the checkpoints that are written; those without a number are of format 0
 DRAFT = ".draft-"  # how the names of unfinished files begin
 DTYPES = {  # as a file's header calls them
     "F64": torch.float64,

@@ -73,7 +73,7 @@ class InputResidual(nn.Module):
         return h, h
 
 
-class Painter(nn.Module):
+class OutputSkip(nn.Module):
     """What a level of the decoder says about the output."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -82,8 +82,8 @@ class Painter(nn.Module):
         self.conv = conv(channels, out, scale=0.0)
 
     def forward(self, h: Tensor) -> Tensor:
-        painted: Tensor = self.conv(F.silu(self.norm(h)))
-        return painted
+        output: Tensor = self.conv(F.silu(self.norm(h)))
+        return output
 
 
 class Encoder(nn.Module):
@@ -94,13 +94,13 @@ class Encoder(nn.Module):
         blocks: list[Residual],
         attentions: list[Attention],
         down: Residual | None,
-        told: InputSkip | InputResidual | None,
+        progressive_input: InputSkip | InputResidual | None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions)
         self.down = down
-        self.told = told
+        self.progressive_input = progressive_input
 
     def forward(self, h: Tensor, pyramid: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
         """-> every state of the level, the last of which goes on, and the pyramid."""
@@ -112,8 +112,8 @@ class Encoder(nn.Module):
             states.append(h)
         if self.down is not None:
             h = self.down(h, embedding)
-            if self.told is not None:
-                pyramid, h = self.told(pyramid, h)
+            if self.progressive_input is not None:
+                pyramid, h = self.progressive_input(pyramid, h)
             states.append(h)
         return states, pyramid
 
@@ -122,12 +122,12 @@ class Decoder(nn.Module):
     """One level on the way up: residual blocks on the encoder's states, perhaps attention, painting and doubling."""
 
     def __init__(
-        self, blocks: list[Residual], attention: Attention | None, painter: Painter | None, up: Residual | None
+        self, blocks: list[Residual], attention: Attention | None, output_skip: OutputSkip | None, up: Residual | None
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attention = attention
-        self.painter = painter
+        self.output_skip = output_skip
         self.up = up
 
     def forward(self, h: Tensor, states: list[Tensor], embedding: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -136,8 +136,8 @@ class Decoder(nn.Module):
             h = block(torch.cat([h, states.pop()], dim=1), embedding)
         if self.attention is not None:
             h = self.attention(h)
-        painted = None if self.painter is None else self.painter(h)
-        return (h if self.up is None else self.up(h, embedding)), painted
+        output = None if self.output_skip is None else self.output_skip(h)
+        return (h if self.up is None else self.up(h, embedding)), output
 
 
 class NCSNpp(nn.Module):
@@ -150,8 +150,8 @@ class NCSNpp(nn.Module):
         depth: int,
         attention: tuple[int, ...],
         resampling: Resampling,
-        told: type[InputSkip] | type[InputResidual] | None = None,
-        paints: bool = False,
+        progressive_input: type[InputSkip] | type[InputResidual] | None = None,
+        progressive: bool = False,
         channels: int = 3,
         dropout: float = 0.0,
         centre: bool = False,
@@ -181,10 +181,14 @@ class NCSNpp(nn.Module):
             blocks = [residual(width if i == 0 else wide, wide) for i in range(depth)]
             attentions = [Attention(wide) for _ in blocks if level in attention]
             last = level == len(widths) - 1
-            hears = told(pyramid, wide, resampling.down) if told is not None and not last else None
+            skip = (
+                progressive_input(pyramid, wide, resampling.down)
+                if progressive_input is not None and not last
+                else None
+            )
             down = None if last else residual(wide, wide, resampling.down)
-            self.encoders.append(Encoder(blocks, attentions, down, hears))
-            width, pyramid = wide, pyramid if hears is None else hears.channels
+            self.encoders.append(Encoder(blocks, attentions, down, skip))
+            width, pyramid = wide, pyramid if skip is None else skip.channels
             states += [wide] * (depth if last else depth + 1)
 
         self.middle = nn.ModuleList([residual(width, width), Attention(width), residual(width, width)])
@@ -192,9 +196,9 @@ class NCSNpp(nn.Module):
         self.decoders = nn.ModuleList()  # from the coarsest level to the finest
         for level, wide in reversed(list(enumerate(widths))):
             blocks = [residual((width if i == 0 else wide) + states.pop(), wide) for i in range(depth + 1)]
-            painter = Painter(wide, channels) if paints or level == 0 else None
+            output_skip = OutputSkip(wide, channels) if progressive or level == 0 else None
             up = residual(wide, wide, resampling.up) if level else None
-            self.decoders.append(Decoder(blocks, Attention(wide) if level in attention else None, painter, up))
+            self.decoders.append(Decoder(blocks, Attention(wide) if level in attention else None, output_skip, up))
             width = wide
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
@@ -222,16 +226,25 @@ class NCSNpp(nn.Module):
 
         image: Tensor | None = None
         for decoder in self.decoders:
-            h, painted = decoder(h, states, embedding)
-            if painted is not None:
-                image = painted if image is None else self.resampling.up(image) + painted
+            h, output = decoder(h, states, embedding)
+            if output is not None:
+                image = output if image is None else self.resampling.up(image) + output
         assert image is not None  # the finest level always paints
         return image
 
 
 def ncsnpp_cifar10(depth: int = 4) -> NCSNpp:
     """NCSN++ of CIFAR-10 (VE), told sigma, of data in [0, 1]; ``depth=8`` is the deep variant (2011.13456)."""
-    return NCSNpp(LogFourier(128), (128, 256, 256, 256), depth, (1,), FIR, told=InputResidual, dropout=0.1, centre=True)
+    return NCSNpp(
+        LogFourier(128),
+        (128, 256, 256, 256),
+        depth,
+        (1,),
+        FIR,
+        progressive_input=InputResidual,
+        dropout=0.1,
+        centre=True,
+    )
 
 
 def ddpmpp_cifar10(depth: int = 4) -> NCSNpp:
@@ -242,4 +255,4 @@ def ddpmpp_cifar10(depth: int = 4) -> NCSNpp:
 def ncsnpp_256() -> NCSNpp:
     """NCSN++ of 256 x 256 images (VE), told sigma, of data in [0, 1] (2011.13456)."""
     widths = (128, 128, 256, 256, 256, 256, 256)
-    return NCSNpp(LogFourier(128), widths, 2, (4,), FIR, told=InputSkip, paints=True, centre=True)
+    return NCSNpp(LogFourier(128), widths, 2, (4,), FIR, progressive_input=InputSkip, progressive=True, centre=True)

@@ -12,7 +12,7 @@ INDEX = "model_index.json"
 
 
 @dataclass(frozen=True)
-class Folder:
+class PipelineFolder:
     """What the index of a pipeline says."""
 
     path: Path

@@ -15,8 +15,8 @@ from core.data.dataset import Dataset
 from core.recipe import Loaded, Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from core.weights import autoencoder
-from image.captioned import typed_captions
-from image.published.folder import Folder
+from image.captioned import parse_captions
+from image.published.folder import PipelineFolder
 from image.sheet import picture, save_page, tile
 
 Size = int | tuple[int, int]  # of a picture: the side of a square, or (height, width)
@@ -40,8 +40,8 @@ class Pipeline:
             Training(),
             no_data,
             show=show,
-            ask=ask_nothing_said,
-            understand=typed_captions,
+            ask=empty_captions,
+            understand=parse_captions,
             name=self.name,
         )
         return Loaded(recipe, self.system, {"recipe": self.name})
@@ -54,21 +54,21 @@ class PublishedLatents(Latents):
         return super().decode(code.to(next(self.autoencoder.parameters()).dtype)).float()
 
 
-def open_latents(folder: Folder, dtype: torch.dtype) -> PublishedLatents:
+def open_latents(folder: PipelineFolder, dtype: torch.dtype) -> PublishedLatents:
     """The pipeline's autoencoder with its scale and shift; in float32 where its configuration says it must be."""
-    net, beside = autoencoder.load_diffusers(folder.part("vae"))
-    scale, shift = torch.tensor(beside.scale), torch.tensor(beside.shift)
-    if beside.mean is not None and beside.deviation is not None:
-        scale, shift = scale / torch.tensor(beside.deviation), torch.tensor(beside.mean)
-    return PublishedLatents(net.to(torch.float32 if beside.upcast else dtype), scale, shift)
+    net, extra = autoencoder.load_diffusers(folder.part("vae"))
+    scale, shift = torch.tensor(extra.scale), torch.tensor(extra.shift)
+    if extra.mean is not None and extra.deviation is not None:
+        scale, shift = scale / torch.tensor(extra.deviation), torch.tensor(extra.mean)
+    return PublishedLatents(net.to(torch.float32 if extra.upcast else dtype), scale, shift)
 
 
-def shrinking(codec: Latents) -> int:
+def downsampling(codec: Latents) -> int:
     """How many times smaller than the picture its latents are."""
     return int(2 ** (len(codec.autoencoder.plan.widths) - 1))
 
 
-def sides(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
+def picture_size(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
     """Height and width of the picture; ``usual`` is its side where none is asked for.
 
     Raises ValueError for sides that are not multiples of ``cell``.
@@ -86,7 +86,7 @@ def show(path: Path, samples: Tensor, settings: Mapping[str, object]) -> None:
     save_page(path, page, dict(settings))
 
 
-def ask_nothing_said(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+def empty_captions(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
     """The empty prompt, for each sample."""
     return {"caption": [""] * len(samples)}
 

@@ -17,7 +17,7 @@ from core.systems.autoencoder import Autoencoding, Weights
 from core.train.ema import Constant
 from image.captions import captioned_digits
 from image.features import timm_maps
-from image.folder import pictures_of
+from image.folder import image_parts
 
 UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself
 
@@ -26,11 +26,11 @@ def paper(data: str, features: str, size: int = 256) -> Recipe:
     """KL-f8 on your images, with a perceptual loss in VGG-16's features (a file of timm's weights) and a PatchGAN."""
 
     def system() -> Autoencoding:
-        look = timm_maps("vgg16", Path(features))
-        return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(look), PatchDiscriminator())
+        feature_maps = timm_maps("vgg16", Path(features))
+        return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(feature_maps), PatchDiscriminator())
 
     training = Training(12, 360_000, 5.4e-5, betas=(0.5, 0.9), clip=None, ema={"ema": Constant(0.999)})
-    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
+    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, image_parts(data, size))
 
 
 def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
@@ -43,7 +43,7 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
         )
 
     training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
-    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
+    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, image_parts(data, size))
 
 
 def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:

@@ -25,8 +25,8 @@ from core.systems.controlnet import WithControl, hint_widths
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
-from image.captioned import Wordless, own_captions
-from image.edges import Edged, read_control
+from image.captioned import CaptionDropout, captioned_recipe
+from image.edges import WithEdges, read_control
 
 
 def paper(model: str, data: str = "", steps: int = 100_000, batch: int = 32, lr: float = 1e-5) -> Recipe:
@@ -56,14 +56,14 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
             return WithControl(load(path).system, hint_widths=hint_widths(factor))
 
-    if isinstance(base.training.augment, Wordless):
+    if isinstance(base.training.augment, CaptionDropout):
         training = dataclasses.replace(training, augment=base.training.augment)
-    own = own_captions(system, base.shape, base.sampling, training, data, width) if data else base
+    own = captioned_recipe(system, base.shape, base.sampling, training, data, width) if data else base
 
     @cache
     def parts() -> tuple[Dataset, Dataset]:
         train, held_out = own.data()
-        return Edged(train), Edged(train if held_out is None else held_out)
+        return WithEdges(train), WithEdges(train if held_out is None else held_out)
 
     def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
         """Captions and edges of held-out pictures."""

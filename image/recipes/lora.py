@@ -20,7 +20,7 @@ from core.systems.lora import Adapted
 from core.train.ema import Constant, Power
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
-from image.captioned import own_captions
+from image.captioned import captioned_recipe
 
 
 def paper(
@@ -70,7 +70,7 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
 
     if not data:
         return dataclasses.replace(base, system=system, training=training, start=None)
-    own = own_captions(system, base.shape, base.sampling, training, data, side(base, path))
+    own = captioned_recipe(system, base.shape, base.sampling, training, data, side(base, path))
     return dataclasses.replace(own, described=base.described)
 
 

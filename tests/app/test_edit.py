@@ -27,7 +27,7 @@ from core.sample.step import run
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from image.data import digits
-from image.metrics import Judge, train_judge
+from image.metrics import Classifier, train_classifier
 from image.sheet import picture as save_picture
 from image.sheet import read_settings
 from tests.support.commands import Command, refused
@@ -261,10 +261,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def judge() -> Classifier:
     train = digits()[0]
     assert train.labels is not None
-    return train_judge(train.images, train.labels, epochs=30)
+    return train_classifier(train.images, train.labels, epochs=30)
 
 
 def real(count: int = 100) -> tuple[Tensor, Tensor]:
@@ -279,7 +279,7 @@ def of_class(system: Diffusion, labels: Tensor):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Judge) -> None:
+def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Classifier) -> None:
     """Kept pixels stay to the bit; digits whose lower half is made anew, told their class, are read as that class."""
     images, labels = real()
     mask = torch.zeros(1, 1, 8, 8)
@@ -300,7 +300,7 @@ def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Judge) ->
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: Judge) -> None:
+def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: Classifier) -> None:
     """There and back within 0.02 in the mean; the noise has unit size; asked for another class it is another digit."""
     images, labels = real()
     system = trained.system

@@ -12,13 +12,13 @@ from core.data.dataset import check
 from core.train.order import Ordered
 from motion.acts import Style, jump, kick, walk
 from motion.body import Proportions, pose
+from motion.curves import FPS, SIDES, Track
 from motion.features import canonical, decode, encode
 from motion.generator import Clip, Motions, motions, poses
 from motion.observe import agrees, direction_of_walk, observe, side_of_wave
 from motion.physics import bone_error, penetration, skating
 from motion.script import Act, script
 from motion.skeleton import HUMAN
-from motion.track import FPS, SIDES, Track
 
 Made = tuple[torch.Tensor, torch.Tensor, list[Clip]]
 

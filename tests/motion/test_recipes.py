@@ -28,8 +28,8 @@ from motion.features import Groups, decode
 from motion.generator import Motions, normal_of
 from motion.nn.mdm import MDM, Encoder
 from motion.physics import jerk, sliding
+from motion.presets import clamped_weight
 from motion.skeleton import HUMAN
-from motion.told import held
 
 TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
 NAMES = ("mdm", "motiondiffuse", "motion_flow")
@@ -106,7 +106,7 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
 
 def test_a_held_weight_stays_where_noise_is_small() -> None:
     ratio = torch.tensor([0.5, 2.0, 4.0, 100.0], dtype=torch.float64)  # of signal to noise
-    assert held(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
+    assert clamped_weight(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
 
 
 def test_motion_is_a_domain_and_published_presets_build() -> None:

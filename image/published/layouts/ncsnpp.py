@@ -68,8 +68,8 @@ def load_diffusers(folder: Path) -> NCSNpp:
             config["layers_per_block"],
             attention,
             FIR,
-            told=InputSkip,
-            paints=True,
+            progressive_input=InputSkip,
+            progressive=True,
             dropout=config.get("dropout", 0.0),
             centre=config.get("center_input_sample", False),
         )
@@ -84,10 +84,10 @@ def save_diffusers(folder: Path, net: NCSNpp, size: int) -> None:
     Raises CheckpointError for what its class cannot express: it has log-sigma features, FIR and both kinds of skips.
     """
     encoders = list(net.encoders)
-    told = [module for module in net.modules() if isinstance(module, InputSkip)]
-    painters = {key.split(".")[1] for key in net.state_dict() if ".painter." in key}
-    fits = isinstance(net.features, LogFourier) and net.resampling == FIR and len(painters) == len(encoders)
-    if not fits or len(told) != len(encoders) - 1 or net.enter.in_channels != 3:
+    progressive_input = [module for module in net.modules() if isinstance(module, InputSkip)]
+    output_skips = {key.split(".")[1] for key in net.state_dict() if ".output_skip." in key}
+    fits = isinstance(net.features, LogFourier) and net.resampling == FIR and len(output_skips) == len(encoders)
+    if not fits or len(progressive_input) != len(encoders) - 1 or net.enter.in_channels != 3:
         raise CheckpointError("diffusers' NCSN++ has log-sigma features, FIR, input and output skips and 3 channels")
     _require_wide_attention(net.widths, net.attention)
     downs, ups = _block_types(len(encoders), net.attention)
@@ -151,7 +151,7 @@ def _diffusers_pairs(net: NCSNpp) -> Iterator[Pair]:
             yield from attention(f"{ours}.attentions.{i}", f"{theirs}.attentions.{i}")
         if level < last:
             yield from residual(f"{ours}.down", f"{theirs}.resnet_down")
-            yield from both(f"{ours}.told.project", f"{theirs}.skip_conv")
+            yield from both(f"{ours}.progressive_input.project", f"{theirs}.skip_conv")
     yield from residual("middle.0", "mid_block.resnets.0")
     yield from attention("middle.1", "mid_block.attentions.0")
     yield from residual("middle.2", "mid_block.resnets.1")
@@ -162,5 +162,5 @@ def _diffusers_pairs(net: NCSNpp) -> Iterator[Pair]:
         yield from attention(f"{ours}.attention", f"{theirs}.attentions.0")
         yield from residual(f"{ours}.up", f"{theirs}.resnet_up")
         norm, conv = ("conv_norm_out", "conv_out") if step == last else (f"{theirs}.skip_norm", f"{theirs}.skip_conv")
-        yield from both(f"{ours}.painter.norm", norm)
-        yield from both(f"{ours}.painter.conv", conv, form=NEGATED)
+        yield from both(f"{ours}.output_skip.norm", norm)
+        yield from both(f"{ours}.output_skip.conv", conv, form=NEGATED)

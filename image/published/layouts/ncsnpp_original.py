@@ -65,9 +65,9 @@ def _layers(net: NCSNpp, divides: bool) -> Iterator[Layer]:
                 yield partial(_attention, f"encoders.{level}.attentions.{i}")
         if level < last:
             yield partial(_residual, parts, f"encoders.{level}.down")
-            if f"encoders.{level}.told.project.weight" in parts:
+            if f"encoders.{level}.progressive_input.project.weight" in parts:
                 name = "Conv_0" if any(isinstance(module, InputSkip) for module in net.modules()) else "Conv2d_0"
-                yield partial(_inside, f"encoders.{level}.told.project", name)
+                yield partial(_inside, f"encoders.{level}.progressive_input.project", name)
     yield partial(_residual, parts, "middle.0")
     yield partial(_attention, "middle.1")
     yield partial(_residual, parts, "middle.2")
@@ -76,9 +76,9 @@ def _layers(net: NCSNpp, divides: bool) -> Iterator[Layer]:
             yield partial(_residual, parts, f"decoders.{step}.blocks.{i}")
         if level in net.attention:
             yield partial(_attention, f"decoders.{step}.attention")
-        if f"decoders.{step}.painter.norm.weight" in parts:
-            yield partial(both, f"decoders.{step}.painter.norm")
-            yield partial(both, f"decoders.{step}.painter.conv", form=NEGATED if divides else SAME)
+        if f"decoders.{step}.output_skip.norm.weight" in parts:
+            yield partial(both, f"decoders.{step}.output_skip.norm")
+            yield partial(both, f"decoders.{step}.output_skip.conv", form=NEGATED if divides else SAME)
         if level:
             yield partial(_residual, parts, f"decoders.{step}.up")
 

@@ -32,8 +32,8 @@ TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
 def nets() -> dict[str, NCSNpp]:
     widths = (8, 16, 16)
     return {
-        "residual": NCSNpp(LogFourier(8), widths, 2, (1,), FIR, told=InputResidual, centre=True),
-        "skip": NCSNpp(LogFourier(8), widths, 1, (1, 2), FIR, told=InputSkip, paints=True),
+        "residual": NCSNpp(LogFourier(8), widths, 2, (1,), FIR, progressive_input=InputResidual, centre=True),
+        "skip": NCSNpp(LogFourier(8), widths, 1, (1, 2), FIR, progressive_input=InputSkip, progressive=True),
         "plain": NCSNpp(Positional(8), widths, 1, (0,), BOX),
     }
 
@@ -112,8 +112,8 @@ def test_painted_levels_add_up() -> None:
         solo.load_state_dict(net.state_dict())
         for level, decoder in enumerate(solo.decoders):
             if level != speaking:
-                nn.init.zeros_(decoder.painter.conv.weight)
-                nn.init.zeros_(decoder.painter.conv.bias)
+                nn.init.zeros_(decoder.output_skip.conv.weight)
+                nn.init.zeros_(decoder.output_skip.conv.bias)
         total = total + solo(x, time)
     torch.testing.assert_close(total, whole)
 

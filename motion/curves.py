@@ -25,10 +25,10 @@ NAMES = (*BODY, *(f"{side}_{part}" for side in SIDES for part in (*ARM, *FOOT)))
 
 # Arms hang a little outwards; forearms a little forwards. "out" is the angle from straight down, "round" that from
 # forwards to the side.
-HANG = dict(zip(ARM, np.radians([9.0, 75.0, 16.0, 25.0]).tolist()))
+REST_ARM = dict(zip(ARM, np.radians([9.0, 75.0, 16.0, 25.0]).tolist()))
 
 
-def smooth(share: Curve) -> Curve:
+def minimum_jerk(share: Curve) -> Curve:
     """0 to 1 with neither speed nor acceleration at the ends (minimum jerk)."""
     s = np.clip(share, 0.0, 1.0)
     return s**3 * (10 - 15 * s + 6 * s**2)
@@ -51,14 +51,14 @@ class Track:
         self.curves = dict(zip(NAMES, table))
         self.place = np.zeros(2)
         for side in SIDES:
-            for part, angle in HANG.items():
+            for part, angle in REST_ARM.items():
                 self.curves[f"{side}_{part}"][:] = angle
             self.plant(side, 0.0, self.footprint(side, self.place, self.yaw, self.width), self.yaw)
 
     def envelope(self, start: float, stop: float, rise: float, fall: float | None = None) -> Curve:
         """A curve that is 1 between two times, and rises and falls smoothly inside them."""
         fall = rise if fall is None else fall
-        return smooth((self.time - start) / rise) * smooth((stop - self.time) / fall)
+        return minimum_jerk((self.time - start) / rise) * minimum_jerk((stop - self.time) / fall)
 
     def add(self, name: str, curve: Curve) -> None:
         """Add to a curve."""
@@ -113,30 +113,30 @@ def travel(
     """
     start, stop = track.now, track.now + seconds
     fine = np.arange(start, stop + 1.5, 1 / 60)
-    pace = smooth((fine - start) / ease) * smooth((stop - fine) / ease)
+    pace = minimum_jerk((fine - start) / ease) * minimum_jerk((stop - fine) / ease)
     gone = np.concatenate([[0.0], np.cumsum((pace[1:] + pace[:-1]) / 2)]) / 60  # seconds at full speed
     yaw = track.yaw + turn * gone / gone[-1]
     ahead, across = speed
     velocity = pace * np.stack([ahead * np.sin(yaw) + across * np.cos(yaw), ahead * np.cos(yaw) - across * np.sin(yaw)])
-    way = track.place[:, None] + np.cumsum(velocity, axis=1) / 60
+    path = track.place[:, None] + np.cumsum(velocity, axis=1) / 60
     later = track.time >= start
-    for name, curve in (("x", way[0]), ("z", way[1]), ("yaw", yaw)):
+    for name, curve in (("x", path[0]), ("z", path[1]), ("yaw", yaw)):
         track.curves[name][later] = np.interp(track.time[later], fine, curve)
-    _step(track, fine, way, yaw, stop, gait, first, forwards=ahead > 0)
-    track.place, track.yaw = way[:, -1], float(yaw[-1])
+    _step(track, fine, path, yaw, stop, gait, first, forwards=ahead > 0)
+    track.place, track.yaw = path[:, -1], float(yaw[-1])
 
 
 def _step(
-    track: Track, fine: Curve, way: Curve, yaw: Curve, stop: float, gait: Gait, first: str, forwards: bool
+    track: Track, fine: Curve, path: Curve, yaw: Curve, stop: float, gait: Gait, first: str, forwards: bool
 ) -> None:
     begin, side, last = track.now + 0.06, first, 0
     while last < 2:
         land = begin + gait.swing * gait.period
         middle = begin + gait.period + gait.swing * gait.period / 2  # of the rest that follows
         last = last + 1 if middle >= stop else 0
-        place = np.array([np.interp(middle, fine, way[0]), np.interp(middle, fine, way[1])])
+        place = np.array([np.interp(middle, fine, path[0]), np.interp(middle, fine, path[1])])
         facing = float(np.interp(middle, fine, yaw))
-        here = np.array([np.interp(begin, fine, way[0]), np.interp(begin, fine, way[1])])
+        here = np.array([np.interp(begin, fine, path[0]), np.interp(begin, fine, path[1])])
         swing_foot(track, side, begin, land, (place, facing), here, gait, forwards)
         track.now = max(track.now, land)
         side, begin = SIDES[1 - SIDES.index(side)], begin + gait.period
@@ -161,17 +161,17 @@ def swing_foot(
     share = (track.time - begin) / (land - begin)
     pitch = track.curves[f"{side}_pitch"]
     rising = (share <= 0) & (track.time > begin - 0.25)
-    pitch[rising] = heel * smooth((track.time[rising] - begin + 0.25) / 0.25)
+    pitch[rising] = heel * minimum_jerk((track.time[rising] - begin + 0.25) / 0.25)
     flying = (share > 0) & (share < 1)
     s = share[flying]
-    moved, bump = smooth((s - 0.06) / 0.88), (4 * s * (1 - s)) ** 1.2  # up first, then on
+    moved, bump = minimum_jerk((s - 0.06) / 0.88), (4 * s * (1 - s)) ** 1.2  # up first, then on
     track.plant(side, land, goal, goal_yaw)
     values = {
         "toe_x": start[0] + moved * (goal[0] - start[0]),
         "toe_z": start[1] + moved * (goal[1] - start[1]),
         "toe_y": gait.lift * bump,
         "toe_yaw": start_yaw + moved * (goal_yaw - start_yaw),
-        "pitch": heel * (1 - smooth(1.5 * s)) - (0.25 if forwards else 0.0) * bump * s,
+        "pitch": heel * (1 - minimum_jerk(1.5 * s)) - (0.25 if forwards else 0.0) * bump * s,
         "down": np.zeros_like(s),
     }
     for part, value in values.items():

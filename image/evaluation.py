@@ -11,42 +11,42 @@ from torch import Tensor
 from core.evaluation.distances import features, frechet, kernel, nearest_median, neighbours
 from core.recipe import Evaluate
 from image.data import ImageArray, ImageFiles, Subset
-from image.metrics import accuracy, train_judge
+from image.metrics import accuracy, train_classifier
 
 Images = ImageArray | ImageFiles | Subset
 LIMIT = 10_000  # real images that are looked at
 
 
-def judged(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evaluate]:
+def evaluator(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evaluate]:
     """An evaluation that reads the data and trains its judge when it is wanted."""
 
     def prepare() -> Evaluate:
         train, held_out = (part.get(range(min(len(part), LIMIT))) for part in parts())
-        return judge_of(train, held_out)
+        return evaluate_against(train, held_out)
 
     return prepare
 
 
-def judge_of(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]) -> Evaluate:
+def evaluate_against(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]) -> Evaluate:
     """Distances of samples to held-out images, with bootstrap intervals; how close they come to training images.
 
     Without labels the features are the pixels themselves. The figures of the training images are the floor to compare
     with: what perfect samples would get.
     """
-    judge = train_judge(train["x"], train["label"]) if "label" in train else None
-    look: Callable[[Tensor], Tensor] = torch.nn.Flatten() if judge is None else judge.features
-    seen_train, seen_held_out = features(look, train["x"]), features(look, held_out["x"])
+    classifier = train_classifier(train["x"], train["label"]) if "label" in train else None
+    embed: Callable[[Tensor], Tensor] = torch.nn.Flatten() if classifier is None else classifier.features
+    train_features, held_out_features = features(embed, train["x"]), features(embed, held_out["x"])
     pixels = train["x"].flatten(1)
 
     def evaluate(samples: Tensor, asked: Mapping[str, Any]) -> Mapping[str, object]:
         shown = samples.clamp(-1, 1)
-        seen = features(look, shown)
-        shape = neighbours(seen_held_out, seen, n_boot=100)
+        sample_features = features(embed, shown)
+        shape = neighbours(held_out_features, sample_features, n_boot=100)
         figures: dict[str, object] = {
             "samples": len(samples),
-            "Frechet distance to held-out": frechet(seen, seen_held_out, n_boot=100),
-            "Frechet distance, real training images": frechet(seen_train, seen_held_out),
-            "kernel distance to held-out": kernel(seen, seen_held_out, n_boot=100),
+            "Frechet distance to held-out": frechet(sample_features, held_out_features, n_boot=100),
+            "Frechet distance, real training images": frechet(train_features, held_out_features),
+            "kernel distance to held-out": kernel(sample_features, held_out_features, n_boot=100),
             "precision": shape.precision,
             "recall": shape.recall,
             "density": shape.density,
@@ -54,8 +54,8 @@ def judge_of(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]) -> Eva
             "nearest training image (median L2)": nearest_median(shown.flatten(1), pixels, n_boot=100),
             "nearest training image of held-out": nearest_median(held_out["x"].flatten(1), pixels),
         }
-        if judge is not None and "label" in asked:
-            figures["read as the asked class"] = accuracy(judge, shown, asked["label"])
+        if classifier is not None and "label" in asked:
+            figures["read as the asked class"] = accuracy(classifier, shown, asked["label"])
         return figures
 
     return evaluate

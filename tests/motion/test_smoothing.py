@@ -12,7 +12,7 @@ from core.cond import Cond
 from core.denoiser import Bound, Estimate
 from core.guidance import Guided
 from core.schedule import Flow
-from motion.steadying import Steadied, lines, steadying
+from motion.smoothing import TemporalSmoothing, local_linear_fit, temporal_smoothing
 
 
 class Model:
@@ -25,7 +25,7 @@ class Model:
 
 
 def filtered(x: Tensor, deviation: float, cond: Cond = Cond()) -> Tensor:
-    return Steadied(Model(), deviation).bind(cond)(x, torch.tensor(0.1).double())
+    return TemporalSmoothing(Model(), deviation).bind(cond)(x, torch.tensor(0.1).double())
 
 
 @pytest.mark.parametrize("deviation", [0.7, 1.0, 2.0])
@@ -63,7 +63,9 @@ def test_frames_that_do_not_exist_neither_change_nor_matter() -> None:
 
 
 def test_noise_shrinks_also_at_the_ends() -> None:
-    twice = 2 * lines(torch.ones(1, 60), 1.0) - lines(torch.ones(1, 60), 1.0) @ lines(torch.ones(1, 60), 1.0)
+    twice = 2 * local_linear_fit(torch.ones(1, 60), 1.0) - local_linear_fit(torch.ones(1, 60), 1.0) @ local_linear_fit(
+        torch.ones(1, 60), 1.0
+    )
     left = twice[0].square().sum(-1)  # the variance that is left of white noise
     assert bool((left <= 1).all()) and float(left[30]) < 0.5
     rough = torch.zeros(60)
@@ -74,10 +76,10 @@ def test_noise_shrinks_also_at_the_ends() -> None:
 
 def test_only_where_little_noise_is_left() -> None:
     x = torch.randn(2, 30, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    bound = steadying(0.3)(Model(), Cond(), 2.0).bind(Cond())
+    bound = temporal_smoothing(0.3)(Model(), Cond(), 2.0).bind(Cond())
     plain = Guided(Model(), Cond(), 2.0).bind(Cond())
     for t, same in ((0.5, True), (0.3, True), (0.2, False), (0.05, False)):
         time = torch.tensor(t, dtype=torch.float64)
         assert torch.equal(bound(x, time), plain(x, time)) == same
     with pytest.raises(ValueError, match="positive number of frames"):
-        Steadied(Model(), 0)
+        TemporalSmoothing(Model(), 0)

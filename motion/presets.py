@@ -17,45 +17,45 @@ from core.nn.text import TextEncoder
 from core.objective import LogNormal, Weight
 from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion, Guide
-from motion.changing import following, revising
+from motion.changing import clip_editor, sequence_sampler
+from motion.curves import FRAMES
 from motion.data import LONGEST, MotionFiles, published
+from motion.evaluation import evaluator
 from motion.features import Normal
+from motion.foot_skate import foot_skate_cleanup
 from motion.generator import Motions, motions, normal_of
-from motion.judging import judged
-from motion.objectives import Geometry
-from motion.planting import planting
+from motion.objectives import GeometricLoss
 from motion.showing import show
 from motion.skeleton import HUMAN
-from motion.steadying import steadying
-from motion.track import FRAMES
+from motion.smoothing import temporal_smoothing
 
 SHAPE = (FRAMES - 1, HUMAN.features)
 # Noise over signal: 263 numbers tell of each frame's pose many times over, so what is done still shows where noise is
 # ten times the signal, and is decided there. A density for pictures hardly goes so far.
-TOLD_APART = LogNormal(1.3, 2.0)
+SEMANTIC_LEVELS = LogNormal(1.3, 2.0)
 
 
-def reading(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
+def text_conditioner(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
     """Captions through an encoder that learns with the model, and which frames exist."""
     return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
 
 
-def held(weight: Weight) -> Weight:
+def clamped_weight(weight: Weight) -> Weight:
     """A weight that rises no further where noise is less than a quarter of the signal."""
     return lambda log_snr: weight(log_snr.clamp(max=2 * math.log(4)))
 
 
-def smooth(normal: Callable[[], Normal], weight: float) -> Geometry | None:
+def geometric_loss(normal: Callable[[], Normal], weight: float) -> GeometricLoss | None:
     """Losses of what is seen first in a film: limbs that shake and feet that slide."""
-    return Geometry(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
+    return GeometricLoss(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
 
 
-def mending() -> Guide:
+def default_guidance() -> Guide:
     """Guidance whose last estimates have limbs that do not shake and feet that do not slide."""
-    return planting(normal_of, within=steadying())
+    return foot_skate_cleanup(normal_of, within=temporal_smoothing())
 
 
-def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:
+def procedural_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:
     """A recipe on ``count`` procedural motions. It is asked for captions that training never shows."""
 
     @cache
@@ -72,17 +72,17 @@ def procedural(system: Callable[[], Diffusion], sampling: Sampling, training: Tr
         sampling,
         training,
         parts,
-        show=_showing(normal_of),
+        show=_writer(normal_of),
         suffix=".gif",
         ask=ask,
-        understand=_typing(SHAPE[0]),
-        evaluate=lambda: judged(*parts(), normal_of()),
-        revise=revising(normal_of, SHAPE[0]),
-        follow=following(SHAPE[0]),
+        understand=_caption_parser(SHAPE[0]),
+        evaluate=lambda: evaluator(*parts(), normal_of()),
+        revise=clip_editor(normal_of, SHAPE[0]),
+        follow=sequence_sampler(SHAPE[0]),
     )
 
 
-def folder(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
+def folder_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
     """A recipe on a folder of HumanML3D, or of recordings made like it by ``motion.data.prepare``."""
 
     @cache
@@ -102,17 +102,17 @@ def folder(system: Callable[[], Diffusion], sampling: Sampling, training: Traini
         sampling,
         training,
         parts,
-        show=_showing(normal),
+        show=_writer(normal),
         suffix=".gif",
         ask=ask,
-        understand=_typing(LONGEST),
-        evaluate=lambda: judged(*parts(), normal()),
-        revise=revising(normal, LONGEST),
-        follow=following(LONGEST),
+        understand=_caption_parser(LONGEST),
+        evaluate=lambda: evaluator(*parts(), normal()),
+        revise=clip_editor(normal, LONGEST),
+        follow=sequence_sampler(LONGEST),
     )
 
 
-def _showing(normal: Callable[[], Normal]) -> Callable[[Path, Tensor, dict[str, object]], None]:
+def _writer(normal: Callable[[], Normal]) -> Callable[[Path, Tensor, dict[str, object]], None]:
     def write(path: Path, x: Tensor, settings: dict[str, object]) -> None:
         sizes = settings.get("sizes")
         frames = [int(size) for size in sizes] if isinstance(sizes, list) and len(sizes) == len(x) else None
@@ -121,7 +121,7 @@ def _showing(normal: Callable[[], Normal]) -> Callable[[Path, Tensor, dict[str, 
     return write
 
 
-def _typing(frames: int) -> Callable[[str, int], Mapping[str, Any]]:
+def _caption_parser(frames: int) -> Callable[[str, int], Mapping[str, Any]]:
     def understand(text: str, count: int) -> Mapping[str, Any]:
         """A caption as a person types it, or several in turn with a semicolon between them."""
         captions = [caption.strip() for caption in text.split(";")]

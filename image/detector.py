@@ -23,7 +23,7 @@ NAMES = list(COLOURS)
 
 
 @dataclass(frozen=True)
-class Seen:
+class Detection:
     """A digit that was found in a picture."""
 
     digit: int
@@ -31,7 +31,7 @@ class Seen:
     centre: tuple[float, float]  # x, y in pixels
 
 
-class Reader(nn.Module):
+class Detector(nn.Module):
     """(B, 3, 32, 32) in [-1, 1] -> for each of 8 x 8 cells: presence, 10 digits, the colours, the centre in it."""
 
     def __init__(self, width: int = 48) -> None:
@@ -62,21 +62,21 @@ class Reader(nn.Module):
         return answer
 
     @torch.no_grad()
-    def read(self, images: Tensor, threshold: float = 0.2) -> list[list[Seen]]:
+    def detect(self, images: Tensor, threshold: float = 0.2) -> list[list[Detection]]:
         """What each picture shows: cells that are surer than their neighbours, and surer than the threshold."""
         answer = torch.cat([self(part) for part in images.split(256)])
         present = answer[:, 0].sigmoid()
         peak = (present == F.max_pool2d(present[:, None], 3, 1, 1)[:, 0]) & (present > threshold)
         digits, colours = answer[:, 1:11].argmax(1), answer[:, 11 : 11 + len(NAMES)].argmax(1)
-        found: list[list[Seen]] = [[] for _ in images]
+        found: list[list[Detection]] = [[] for _ in images]
         for row, y, x in peak.nonzero().tolist():
             dx, dy = answer[row, -2:, y, x].sigmoid().tolist()
             centre = ((x + dx) * CELL, (y + dy) * CELL)
-            found[row].append(Seen(int(digits[row, y, x]), NAMES[int(colours[row, y, x])], centre))
+            found[row].append(Detection(int(digits[row, y, x]), NAMES[int(colours[row, y, x])], centre))
         return found
 
 
-def answers(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     """Where the items lie, (M, 3) as row, cell y, cell x, and what the reader should say there, (M, 4)."""
     places, wanted = [], []
     for row, seen in enumerate(scenes):
@@ -87,40 +87,40 @@ def answers(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     return torch.tensor(places), torch.tensor(wanted)
 
 
-def train_reader(data: CaptionedDigits, steps: int = 1200, batch: int = 64, seed: int = 0) -> Reader:
+def train_detector(data: CaptionedDigits, steps: int = 1200, batch: int = 64, seed: int = 0) -> Detector:
     """Train a reader on real renders, slightly noisy and blurred; two or three minutes on one core.
 
     torch's global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = Reader()
-        optimizer = torch.optim.AdamW(reader.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
+        detector = Detector()
+        optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for step in range(steps):
             shown = data.get([(step * batch + row) % len(data) for row in range(batch)])
             images = shown["x"] + 0.15 * torch.rand(batch, 1, 1, 1) * torch.randn_like(shown["x"])
             blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
             images = images.lerp(blurred, torch.rand(batch, 1, 1, 1))
-            loss = _loss(reader(images), shown["scene"])
+            loss = _loss(detector(images), shown["scene"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             rate.step()
-    return reader.eval().requires_grad_(False)
+    return detector.eval().requires_grad_(False)
 
 
 def _loss(answer: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    places, wanted = answers(scenes)
+    places, wanted = targets(scenes)
     row, y, x = places.unbind(1)
     present = torch.zeros_like(answer[:, 0])
     present[row, y, x] = 1
-    said = answer[row, :, y, x]  # (M, channels)
+    predicted = answer[row, :, y, x]  # (M, channels)
     return (
         10 * F.binary_cross_entropy_with_logits(answer[:, 0], present)
-        + F.cross_entropy(said[:, 1:11], wanted[:, 0].long())
-        + F.cross_entropy(said[:, 11 : 11 + len(NAMES)], wanted[:, 1].long())
-        + F.mse_loss(said[:, -2:].sigmoid(), wanted[:, 2:])
+        + F.cross_entropy(predicted[:, 1:11], wanted[:, 0].long())
+        + F.cross_entropy(predicted[:, 11 : 11 + len(NAMES)], wanted[:, 1].long())
+        + F.mse_loss(predicted[:, -2:].sigmoid(), wanted[:, 2:])
     )
 
 
@@ -135,18 +135,18 @@ class CaptionAccuracy:
     whole: float  # of pictures: everything right
 
 
-def caption_accuracy(reader: Reader, images: Tensor, scenes: Sequence[Scene]) -> CaptionAccuracy:
+def caption_accuracy(detector: Detector, images: Tensor, scenes: Sequence[Scene]) -> CaptionAccuracy:
     """Read pictures (N, 3, 32, 32) and compare with the scenes that their captions describe.
 
     An asked item is compared with one found item at most: of all ways to match them, one with the most agreement in
     digit and colour, and of those one where the places agree.
     """
     digit = colour = items = place = count = whole = 0
-    for seen, asked in zip(reader.read(images), scenes, strict=True):
+    for seen, asked in zip(detector.detect(images), scenes, strict=True):
         pairs = _match(seen, asked)
         digits = sum(found.digit == item.digit for item, found in pairs)
         colours = sum(found.colour == item.colour for item, found in pairs)
-        placed = len(pairs) == len(asked.items) and lies_as_asked(asked, [found for _, found in pairs])
+        placed = len(pairs) == len(asked.items) and placed_as_captioned(asked, [found for _, found in pairs])
         counted = len(seen) == len(asked.items)
         digit, colour, items = digit + digits, colour + colours, items + len(asked.items)
         place, count = place + placed, count + counted
@@ -155,24 +155,24 @@ def caption_accuracy(reader: Reader, images: Tensor, scenes: Sequence[Scene]) ->
     return CaptionAccuracy(digit / items, colour / items, place / total, count / total, whole / total)
 
 
-def _match(seen: Sequence[Seen], asked: Scene) -> list[tuple[Item, Seen]]:
+def _match(seen: Sequence[Detection], asked: Scene) -> list[tuple[Item, Detection]]:
     """The best pairs of asked and found items; asked items without a partner are left out."""
     most = min(len(seen), len(asked.items))
 
-    def worth(pairs: Sequence[tuple[Item, Seen]]) -> float:
+    def worth(pairs: Sequence[tuple[Item, Detection]]) -> float:
         agreement = sum((found.digit == item.digit) + (found.colour == item.colour) for item, found in pairs)
         whole = len(pairs) == len(asked.items)
-        return agreement + (0.5 if whole and lies_as_asked(asked, [found for _, found in pairs]) else 0)
+        return agreement + (0.5 if whole and placed_as_captioned(asked, [found for _, found in pairs]) else 0)
 
-    ways = (
+    matchings = (
         list(zip(items, found))
         for items in itertools.combinations(asked.items, most)
         for found in itertools.permutations(list(seen)[:6], most)
     )
-    return max(ways, key=worth, default=[])
+    return max(matchings, key=worth, default=[])
 
 
-def lies_as_asked(asked: Scene, found: Sequence[Seen]) -> bool:
+def placed_as_captioned(asked: Scene, found: Sequence[Detection]) -> bool:
     """Whether found items, in the order of the asked ones, lie where the caption says."""
     if asked.place is not None:
         return all(_third(c) == place for c, place in zip(found[0].centre, asked.place))

@@ -32,7 +32,7 @@ STRAIGHT = 0.999  # of a leg's length, the farthest that it reaches
 
 
 @dataclass(frozen=True)
-class Planted:
+class FootSkateCleanup:
     """A denoiser whose x0 (B, T, D), normalised, has its feet planted in the frames that exist."""
 
     denoiser: Bindable
@@ -44,36 +44,36 @@ class Planted:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        def mend(clean: Tensor) -> Tensor:
+        def clean_up(clean: Tensor) -> Tensor:
             exists = torch.ones_like(clean[..., 0], dtype=torch.bool) if cond.valid is None else cond.valid
             normal = self.normal()
-            return normal.apply(plant(normal.undo(clean), exists, self.skeleton))
+            return normal.apply(clean_foot_skate(normal.undo(clean), exists, self.skeleton))
 
-        return self.denoiser.bind(cond).mended(mend)
+        return self.denoiser.bind(cond).mended(clean_up)
 
 
-def plant(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     """Features (B, T, D) whose legs are bent so that resting toes stay, of the frames that exist (B, T)."""
     _, _, _, positions, rotations, velocities, contacts = Groups(skeleton.joints).slices()
     joints = decode(features, skeleton)
-    told = (features[..., contacts][..., 1::2] > 0.5) & exists[..., None]  # (B, T, 2): row t is of the way to t + 1
+    resting = (features[..., contacts][..., 1::2] > 0.5) & exists[..., None]  # (B, T, 2): row t is of the way to t + 1
     legs = [_leg(toe, skeleton) for toe in skeleton.feet[1::2]]
     bent = joints.clone()
     for side, leg in enumerate(legs):
         toe = joints[:, :, leg[-1]]
-        _bend(bent, leg, placed(toe, told[..., side], exists, skeleton) - toe)
+        _bend(bent, leg, corrected_toe(toe, resting[..., side], exists, skeleton) - toe)
     undo, _ = decode_root(features)
     found = features.clone()
     parts = zip((positions, rotations, velocities), limbs(bent, undo, skeleton), (1, 1, 0), strict=True)
     for part, values, first in parts:  # the root has a velocity, and neither position nor rotation
-        told_parts = found[:, : values.shape[1], part].unflatten(-1, values.shape[2:])
+        target = found[:, : values.shape[1], part].unflatten(-1, values.shape[2:])
         for leg in legs:
             moved = [joint - first for joint in leg[1:]]
-            told_parts[:, :, moved] = values[:, :, moved]
+            target[:, :, moved] = values[:, :, moved]
     return found
 
 
-def placed(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+def corrected_toe(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     """Where a toe (B, T, 3) goes that rests, they say, on the way to the next frame (B, T): planted, or lifted.
 
     Frames that do not exist (B, T) change no other.
@@ -86,25 +86,25 @@ def placed(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMA
     begins = after & ~before
     # From one plant right into another a foot would jump along the ground, so it steps: a frame between is free.
     planted = (after | before) & ~(begins & F.pad(before, (1, 0))[:, :-1])
-    numbers = begins.cumsum(1)  # of the plant that a frame belongs to, if it is planted
-    member = F.one_hot(numbers.where(planted, 0), int(numbers.max()) + 1).to(toe) * planted[..., None]  # (B, T, n)
+    plants = begins.cumsum(1)  # of the plant that a frame belongs to, if it is planted
+    member = F.one_hot(plants.where(planted, 0), int(plants.max()) + 1).to(toe) * planted[..., None]  # (B, T, n)
     middles = member.transpose(1, 2) @ ground / member.sum(1).clamp_min(1)[..., None]  # (B, n, 2)
-    shift = faded((member @ middles - ground) * planted[..., None], planted)
+    shift = interpolated_shift((member @ middles - ground) * planted[..., None], planted)
     ground = ground + shift
     fast = (ground.diff(dim=1).norm(dim=-1) > SLIDE / skeleton.fps) & exists[:, 1:] & exists[:, :-1]
     travels = (F.pad(fast, (0, 1)) | F.pad(fast, (1, 0))) & ~planted
     lift = (1.1 * NEAR - toe[..., 1]).clamp_min(0) * travels
-    return torch.stack([ground[..., 0], toe[..., 1] + arched(lift), ground[..., 1]], dim=-1)
+    return torch.stack([ground[..., 0], toe[..., 1] + raised_cosine_lift(lift), ground[..., 1]], dim=-1)
 
 
-def arched(lift: Tensor, reach: int = 3) -> Tensor:
+def raised_cosine_lift(lift: Tensor, reach: int = 3) -> Tensor:
     """A lift (B, T), nowhere less, that rises and falls over ``reach`` frames along a raised cosine."""
     away = torch.arange(-reach, reach + 1, dtype=lift.dtype, device=lift.device)
     fades = (1 + torch.cos(torch.pi * away / (reach + 1))) / 2  # 1 in the middle
     return (F.pad(lift, (reach, reach)).unfold(-1, 2 * reach + 1, 1) * fades).amax(-1)
 
 
-def faded(shift: Tensor, known: Tensor) -> Tensor:
+def interpolated_shift(shift: Tensor, known: Tensor) -> Tensor:
     """A shift (B, T, 2) at known frames (B, T), smoothly from each to the next; held at the ends.
 
     Where no frame is known there is none.
@@ -123,10 +123,10 @@ def _bend(joints: Tensor, leg: list[int], shift: Tensor) -> None:
     """Move a leg's ankle and what hangs on it (B, T, J, 3) by a shift (B, T, 3), as far as it reaches; in place."""
     hip, knee, ankle = (joints[:, :, joint] for joint in leg[:3])
     thigh, shin = (knee - hip).norm(dim=-1, keepdim=True), (ankle - knee).norm(dim=-1, keepdim=True)
-    way = ankle + shift - hip
-    length = way.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    to_ankle = ankle + shift - hip
+    length = to_ankle.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     far = torch.minimum(torch.maximum(length, (thigh - shin).abs()), STRAIGHT * (thigh + shin))
-    along = way / length
+    along = to_ankle / length
     out = knee - hip
     out = F.normalize(out - (out * along).sum(-1, keepdim=True) * along, dim=-1)
     share = (thigh**2 - shin**2 + far**2) / (2 * far)  # of the way, where the knee's height meets it
@@ -143,11 +143,11 @@ def _leg(toe: int, skeleton: Skeleton) -> list[int]:
     return chain
 
 
-def planting(normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided) -> Guide:
+def foot_skate_cleanup(normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided) -> Guide:
     """A guidance that also plants the feet where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
         guided = within(denoiser, null, scale)
-        return Interval(Planted(guided, normal), guided, high=below)
+        return Interval(FootSkateCleanup(guided, normal), guided, high=below)
 
     return guide

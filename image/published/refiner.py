@@ -12,7 +12,7 @@ from core.cond import Cond
 from core.random import Noise
 from core.sample.step import run
 from image.published.pipeline import Pipeline
-from image.published.scheduler import plain
+from image.published.scheduler import without_unit_noise
 from image.published.stable_diffusion import SCORES
 
 
@@ -45,14 +45,14 @@ def hand_off(
     if not 0 < first < steps:
         raise ValueError(f"a share of {share} leaves the base or the refiner none of {steps} steps: ask for more steps")
     x = (noise.start(base.shape) * schedule(times[:1])[1]).to(base.system.like)
-    near = base.system.guided(guidance, avoid=avoid).bind(told(base, asked))
+    near = base.system.guided(guidance, avoid=avoid).bind(conditions(base, asked))
     x = run(base.sampling.sampler(near, x, times[: first + 1], noise))
     # A refiner also hears how beautiful the picture is to be; to a base the number means nothing.
     worse = None if avoid is None else {**avoid, "score": SCORES[1]}
-    fine = refiner.system.guided(guidance, avoid=worse).bind(told(refiner, asked))
-    return run(plain(refiner.sampling.sampler)(fine, x.to(refiner.system.like), times[first:], noise))
+    fine = refiner.system.guided(guidance, avoid=worse).bind(conditions(refiner, asked))
+    return run(without_unit_noise(refiner.sampling.sampler)(fine, x.to(refiner.system.like), times[first:], noise))
 
 
-def told(pipeline: Pipeline, asked: Mapping[str, Any]) -> Cond:
+def conditions(pipeline: Pipeline, asked: Mapping[str, Any]) -> Cond:
     """What a pipeline makes of what is asked for."""
     return pipeline.system.conditioner(asked).to(pipeline.system.like.device)

@@ -27,7 +27,7 @@ CONTACTS = 4  # the last features
 
 
 @dataclass(frozen=True)
-class Steadied:
+class TemporalSmoothing:
     """A denoiser whose x0 (B, T, D) is smooth over the frames that exist; ``deviation`` counts frames."""
 
     denoiser: Bindable
@@ -44,18 +44,18 @@ class Steadied:
     def bind(self, cond: Cond = Cond()) -> Bound:
         filters: dict[int, Tensor] = {}  # of so many frames
 
-        def mend(clean: Tensor) -> Tensor:
+        def smoothed(clean: Tensor) -> Tensor:
             frames = clean.shape[1]
             if frames not in filters:
                 exists = torch.ones_like(clean[:1, :, 0]) if cond.valid is None else cond.valid.to(clean)
-                once = lines(exists, self.deviation)
+                once = local_linear_fit(exists, self.deviation)
                 filters[frames] = 2 * once - once @ once
             return torch.cat([filters[frames] @ clean[..., :-CONTACTS], clean[..., -CONTACTS:]], dim=-1)
 
-        return self.denoiser.bind(cond).mended(mend)
+        return self.denoiser.bind(cond).mended(smoothed)
 
 
-def lines(exists: Tensor, deviation: float) -> Tensor:
+def local_linear_fit(exists: Tensor, deviation: float) -> Tensor:
     """The matrices (B, T, T) that fit a straight line about each frame to those that exist (B, T) of 0 and 1.
 
     Frames that do not exist stay as they are, and so does one that is alone.
@@ -66,15 +66,15 @@ def lines(exists: Tensor, deviation: float) -> Tensor:
     zeroth, first, second = ((weights * away**power).sum(-1, keepdim=True) for power in range(3))
     size = zeroth * second - first**2
     fitted = weights * (second - first * away) / size.clamp_min(1e-12)
-    seen = (exists[..., None] > 0) & (size > 1e-6)
-    return torch.where(seen, fitted, torch.eye(len(places)).to(fitted))
+    fitted_frames = (exists[..., None] > 0) & (size > 1e-6)
+    return torch.where(fitted_frames, fitted, torch.eye(len(places)).to(fitted))
 
 
-def steadying(below: float = 0.5, deviation: float = 1.0, within: Guide = Guided) -> Guide:
+def temporal_smoothing(below: float = 0.5, deviation: float = 1.0, within: Guide = Guided) -> Guide:
     """A guidance that also steadies where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
         guided = within(denoiser, null, scale)
-        return Interval(Steadied(guided, deviation), guided, high=below)
+        return Interval(TemporalSmoothing(guided, deviation), guided, high=below)
 
     return guide
