@@ -16,8 +16,10 @@ from motion.features import Normal, decode
 from motion.matcher import train_matcher
 from motion.observe import agrees, direction_of_walk, observe, side_of_wave
 from motion.protocol import protocol_figures
+from motion.script import Kind
 from motion.skeleton import HUMAN, Skeleton
 
+MOVING = {Kind.RUN, Kind.JUMP}  # a walk beside one of these has no direction of its own to measure
 REAL = 512  # held-out clips that samples are compared with
 
 
@@ -68,9 +70,9 @@ def _caption_agreement(joints: Tensor, valid: Tensor, clips: Sequence[Any]) -> d
         observed = observe(body[exists])
         acts = clip.script.acts
         whole.append(all(agrees(act, observed) for act in acts))
-        waves += [side_of_wave(observed) == act.side for act in acts if act.kind == "wave"]
-        if not any(act.kind in ("run", "jump") for act in acts):
-            walks += [direction_of_walk(observed) == act.direction for act in acts if act.kind == "walk"]
+        waves += [side_of_wave(observed) == act.side for act in acts if act.kind is Kind.WAVE]
+        if not any(act.kind in MOVING for act in acts):
+            walks += [direction_of_walk(observed) == act.direction for act in acts if act.kind is Kind.WALK]
     named = {"waves with the asked hand": waves, "walks in the asked direction": walks, "shows all that is told": whole}
     return {name: _share(found) for name, found in named.items() if found}
 

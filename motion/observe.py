@@ -7,6 +7,7 @@ them with what an act claims.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from motion.features import heading
 from motion.physics import NEAR
-from motion.script import DIRECTIONS, Act
+from motion.script import DIRECTIONS, SIDES, Act, Kind
 from motion.skeleton import HUMAN
 
 JOINT = {name: place for place, name in enumerate(HUMAN.names)}
@@ -131,8 +132,8 @@ def _sits(act: Act, seen: Observation) -> bool:
 
 
 def _kicks(act: Act, seen: Observation) -> bool:
-    this, other = seen.kicked if act.side == "left" else seen.kicked[::-1]
-    return this > 0.35 and this > other
+    side = SIDES.index(act.side)
+    return seen.kicked[side] > max(0.35, seen.kicked[1 - side])
 
 
 def _bows(act: Act, seen: Observation) -> bool:
@@ -144,13 +145,13 @@ def _turns(act: Act, seen: Observation) -> bool:
     return low < seen.turned * math.copysign(1, act.turn) < high
 
 
-CHECKS = {
-    "walk": _walks,
-    "run": _runs,
-    "jump": _jumps,
-    "wave": _waves,
-    "sit": _sits,
-    "kick": _kicks,
-    "bow": _bows,
-    "turn": _turns,
+CHECKS: dict[Kind, Callable[[Act, Observation], bool]] = {
+    Kind.WALK: _walks,
+    Kind.RUN: _runs,
+    Kind.JUMP: _jumps,
+    Kind.WAVE: _waves,
+    Kind.SIT: _sits,
+    Kind.KICK: _kicks,
+    Kind.BOW: _bows,
+    Kind.TURN: _turns,
 }

@@ -26,7 +26,7 @@ from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 
 SCALES = (1.0, 6.0)  # the guidance that students learn
 LATENT = 16  # channels of the code of FLUX.1's autoencoder, scaled by 0.3611 after a shift by 0.1159

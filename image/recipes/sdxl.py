@@ -28,7 +28,7 @@ from image.buckets import Bucketed, bucket_sizes
 from image.captioned import CaptionDropout, captioned_recipe, digits_recipe
 from image.framed import framed_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 from image.source import Source
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps

@@ -84,10 +84,10 @@ def save_diffusers(folder: Path, net: NCSNpp, size: int) -> None:
     Raises CheckpointError for what its class cannot express: it has log-sigma features, FIR and both kinds of skips.
     """
     encoders = list(net.encoders)
-    progressive_input = [module for module in net.modules() if isinstance(module, InputSkip)]
+    input_skips = [module for module in net.modules() if isinstance(module, InputSkip)]
     output_skips = {key.split(".")[1] for key in net.state_dict() if ".output_skip." in key}
     fits = isinstance(net.features, LogFourier) and net.resampling == FIR and len(output_skips) == len(encoders)
-    if not fits or len(progressive_input) != len(encoders) - 1 or net.enter.in_channels != 3:
+    if not fits or len(input_skips) != len(encoders) - 1 or net.enter.in_channels != 3:
         raise CheckpointError("diffusers' NCSN++ has log-sigma features, FIR, input and output skips and 3 channels")
     _require_wide_attention(net.widths, net.attention)
     downs, ups = _block_types(len(encoders), net.attention)
