@@ -1,4 +1,4 @@
-"""Procedural motions: people of many builds who do what the captions say, made on the fly and always the same.
+"""Procedural motions: captioned clips of many builds and styles, generated on the fly and reproducible.
 
 Clip i of a seed is a function of (seed, i): its script, its person, its style, its joints. A caption whose hash ends in
 0 is held out: it never occurs in training. Twenty frames a second, at most six seconds.
@@ -38,7 +38,7 @@ class Clip:
 
     @property
     def caption(self) -> str:
-        """The sentence that tells what is done."""
+        """The sentence that describes the clip."""
         return self.script.caption
 
 

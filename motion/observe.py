@@ -1,4 +1,4 @@
-"""What a motion shows, measured from its joints: the other side of a caption, for real and for generated clips alike.
+"""Actions measured from joints, to check captions of real and of generated clips alike.
 
 Every measure is a length, an angle or a share of time with a plain threshold; nothing is learnt. ``agrees`` compares
 them with what an act claims.
@@ -34,7 +34,7 @@ class Observation:
     sunk: float  # the lowest height of the pelvis as a share of that at the start
     end: float  # that height at the end
     raised: tuple[float, float]  # seconds that a hand is above its shoulder
-    waved: tuple[float, float]  # metres that a raised hand goes to and fro
+    waved: tuple[float, float]  # metres that a raised hand moves to and fro
     kicked: tuple[float, float]  # metres that a foot rises while the other one stands
     bowed: float  # radians that the trunk leans forward at most, while the legs are straight
     flight: float  # share of the fastest second without a foot on the ground
@@ -75,7 +75,7 @@ def observe(joints: Tensor, fps: float = HUMAN.fps) -> Observation:
 
 
 def _hand(joints: Tensor, facing: Tensor, side: str, fps: float) -> tuple[float, float]:
-    """Seconds for which a hand is above its shoulder, and how far it goes to and fro meanwhile."""
+    """Seconds for which a hand is above its shoulder, and how far it moves to and fro meanwhile."""
     wrist, elbow, shoulder = (joints[:, JOINT[f"{side}_{part}"]] for part in ("wrist", "elbow", "shoulder"))
     up = wrist[:, 1] > shoulder[:, 1] + 0.02
     away = wrist - elbow
@@ -97,7 +97,7 @@ def side_of_wave(seen: Observation) -> str:
 
 
 def direction_of_walk(seen: Observation) -> str:
-    """Where the body goes as it sees it, a key of ``DIRECTIONS``, or "" if it stays within 40 cm."""
+    """The direction of a walk relative to the heading, a key of ``DIRECTIONS``, or "" if it stays within 40 cm."""
     if math.hypot(seen.forward, seen.leftward) < 0.4:
         return ""
     angle = math.atan2(seen.leftward, seen.forward)
@@ -105,7 +105,7 @@ def direction_of_walk(seen: Observation) -> str:
 
 
 def agrees(act: Act, seen: Observation) -> bool:
-    """Whether a clip shows an act, as far as the caption tells it."""
+    """Whether a clip shows an act, as far as the caption describes it."""
     return CHECKS[act.kind](act, seen)
 
 

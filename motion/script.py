@@ -1,4 +1,4 @@
-"""Scripts: what a clip shows and the caption that says so. Both come from one draw, so every caption is true.
+"""Scripts: the actions of a clip and their caption. Both come from one draw, so every caption is true.
 
 A script is one or two acts in a row, perhaps with a hand that waves meanwhile. Its caption has some of the words that
 people use; its acts hold the numbers.
@@ -52,7 +52,7 @@ class Act:
     speed: float = 0.0  # metres a second
     turn: float = 0.0  # radians to the left in all
     height: float = 0.0  # metres that a jump rises, a foot is kicked, or a seat is below standing
-    distance: float = 0.0  # metres that a jump goes forward
+    distance: float = 0.0  # metres that a jump covers forward
     depth: float = 0.0  # radians of a bow
     rise: bool = False  # whether who sits stands up again
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Script:
-    """Acts in the order in which they begin, and the sentence that tells them."""
+    """Acts in the order in which they begin, and the sentence that describes them."""
 
     acts: tuple[Act, ...]
     caption: str
@@ -161,7 +161,7 @@ def _turn(draw: Draw) -> Act:
 
 
 def _phrase(draw: Draw, act: Act) -> str:
-    """What a person might say about an act: "kicks with the left foot"."""
+    """An act in words: "kicks with the left foot"."""
     return PHRASES[act.kind](draw, act)
 
 

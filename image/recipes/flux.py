@@ -33,7 +33,7 @@ LATENT = 16  # channels of the code of FLUX.1's autoencoder, scaled by 0.3611 af
 
 
 def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recipe:
-    """FLUX.1 dev, on captioned pictures: taught the guidance of a run of schnell's network; 28 steps."""
+    """FLUX.1 dev, on captioned pictures: distilled from the guidance of a run of schnell's network; 28 steps."""
 
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
@@ -123,7 +123,7 @@ def distilled(
     lr: float = 3e-4,
     count: int = 50_000,
 ) -> Recipe:
-    """A tiny Flux that is told its guidance, so that it needs one pass where ``teacher``, a tiny one, needs two."""
+    """A tiny Flux with a guidance embedding: one network call where its ``teacher``, a tiny one, needs two."""
 
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
@@ -179,7 +179,7 @@ def open_teacher(teacher: str) -> Loaded:
 
 
 def from_teacher(teacher: str) -> Start:
-    """A run begins with its teacher's weights."""
+    """Initialize a run from its teacher's weights."""
 
     def start(system: System, folder: Path) -> None:
         inherit(system, open_teacher(teacher).system.state_dict())
