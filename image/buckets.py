@@ -8,7 +8,7 @@ gives
 
 whole batches, which come in a random order among those of the other buckets. What is left over, less than a batch,
 opens the bucket's first batch of the next epoch: nothing is dropped, padded or shown twice, and all of it is a function
-of (seed, step). A bucket of fewer pictures than a batch is heard of every few epochs, several of its passes in a batch.
+of (seed, step). A bucket of fewer pictures than a batch gives one every few epochs, of several passes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Bucketed:
     def __init__(
         self, source: Source, buckets: Sequence[Size], batch: int, channels: int = 3, random_crop: bool = False
     ) -> None:
-        """Looks at the header of every picture. Raises DataError where one cannot be read, or there are none."""
+        """Reads the header of every picture. Raises DataError where one cannot be read, or there are none."""
         if len(source) == 0 or batch < 1 or not buckets:
             raise DataError("buckets need pictures, sizes, and a batch of at least 1")
         self.source = source

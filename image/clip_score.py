@@ -1,4 +1,4 @@
-"""CLIP score: how well images show what their captions say, by a CLIP model that is at hand (2104.08718).
+"""CLIP score: agreement of images with their captions by a local CLIP model (2104.08718).
 
 100 max(cos(image embedding, text embedding), 0)
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.evaluation.distances import Interval, average
 
-# How CLIP's training images were normalised, for folders that do not say it.
+# How CLIP's training images were normalised, for folders without a preprocessor configuration.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 

@@ -20,7 +20,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 class DataError(ValueError):
-    """A data set that cannot be used; the message says why and what to do."""
+    """A data set that cannot be used; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)

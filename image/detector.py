@@ -1,8 +1,8 @@
-"""Reading captioned digits back: a small detector, trained on real renders, says what a picture shows and where.
+"""Caption accuracy by detection: a small detector trained on real renders finds the digits of a picture.
 
-Every cell of a grid says whether a digit is centred there, which one, and in which colour. What it reads is matched
-with what was asked: the share of asked digits that are there, that have their colour, and of pictures whose items lie
-where the caption says.
+Every cell of a grid predicts whether a digit is centred there, which one, and in which colour. Detections are matched
+with the caption: the share of asked digits that are there, that have their colour, and of pictures whose items lie
+where the caption places them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Detector(nn.Module):
 
 
 def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Where the items lie, (M, 3) as row, cell y, cell x, and what the reader should say there, (M, 4)."""
+    """Where the items lie, (M, 3) as row, cell y, cell x, and the detector's targets there, (M, 4)."""
     places, wanted = [], []
     for row, seen in enumerate(scenes):
         for item in seen.items:
@@ -88,7 +88,7 @@ def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def train_detector(data: CaptionedDigits, steps: int = 1200, batch: int = 64, seed: int = 0) -> Detector:
-    """Train a reader on real renders, slightly noisy and blurred; two or three minutes on one core.
+    """Train a detector on real renders, slightly noisy and blurred; two or three minutes on one core.
 
     torch's global generator is left as it was.
     """
@@ -138,7 +138,7 @@ class CaptionAccuracy:
 def caption_accuracy(detector: Detector, images: Tensor, scenes: Sequence[Scene]) -> CaptionAccuracy:
     """Read pictures (N, 3, 32, 32) and compare with the scenes that their captions describe.
 
-    An asked item is compared with one found item at most: of all ways to match them, one with the most agreement in
+    An asked item is compared with one found item at most: of all matchings, one with the most agreement in
     digit and colour, and of those one where the places agree.
     """
     digit = colour = items = place = count = whole = 0
@@ -173,7 +173,7 @@ def _match(seen: Sequence[Detection], asked: Scene) -> list[tuple[Item, Detectio
 
 
 def placed_as_captioned(asked: Scene, found: Sequence[Detection]) -> bool:
-    """Whether found items, in the order of the asked ones, lie where the caption says."""
+    """Whether found items, in the order of the asked ones, lie where the caption places them."""
     if asked.place is not None:
         return all(_third(c) == place for c, place in zip(found[0].centre, asked.place))
     along = [item.centre[asked.axis] for item in found]

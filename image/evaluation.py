@@ -1,4 +1,4 @@
-"""Judging samples against the recipe's own data, in the features of a classifier trained on them."""
+"""Evaluation against a recipe's own data, in the features of a classifier trained on them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from image.data import ImageArray, ImageFiles, Subset
 from image.metrics import accuracy, train_classifier
 
 Images = ImageArray | ImageFiles | Subset
-LIMIT = 10_000  # real images that are looked at
+LIMIT = 10_000  # real images that are compared with
 
 
 def evaluator(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evaluate]:
-    """An evaluation that reads the data and trains its judge when it is wanted."""
+    """An evaluation that reads the data and trains its classifier when it is called."""
 
     def prepare() -> Evaluate:
         train, held_out = (part.get(range(min(len(part), LIMIT))) for part in parts())

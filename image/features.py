@@ -1,4 +1,4 @@
-"""Features of large images for the metrics: what a published network of timm sees.
+"""Features of large images for the metrics, from a published network of timm.
 
 The metrics of ``core.evaluation.distances`` take features of any kind; published figures are of one network with one
 set of weights, so the weights are read from a file that is at hand and nothing is ever downloaded.
@@ -18,7 +18,7 @@ from core.weights.checkpoint import fill, read
 
 
 class PooledFeatures(nn.Module):
-    """Images (B, 1 or 3, H, W) in [-1, 1] -> the pooled features (B, D) of a network, as it wants to see them."""
+    """Images (B, 1 or 3, H, W) in [-1, 1] -> the pooled features (B, D) of a network at its size."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], mean: Tensor, deviation: Tensor) -> None:
         """mean and deviation (3,) are those of the network's training images in [0, 1]."""
@@ -104,7 +104,7 @@ def _network(name: str, classes: int) -> Any:
 
 
 def _classes(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
-    """How many classes a file of weights tells apart; 0 if it comes without a head."""
+    """The number of classes of a file of weights; 0 without a head."""
     heads = about["classifier"]
     head = heads if isinstance(heads, str) else heads[0]
     found = state.get(f"{head}.weight")

@@ -1,10 +1,10 @@
-"""Folders of captioned images, and the one door to captioned data of every kind.
+"""Folders of captioned images, and the entry point for captioned data of every kind.
 
 A folder's captions are in one of three places, of which it has exactly one:
 
     metadata.jsonl   one {"file_name": "a.png", "text": "a red 7"} a line; "caption" will do for "text"
     metadata.csv     a header with the same names, one image a row
-    a.txt            beside a.png
+    a.txt            next to a.png
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def image_parts(data: str, size: int) -> Callable[[], tuple[Dataset, Dataset]]:
 
 
 def has_captions(path: Path) -> bool:
-    """Whether a folder holds a table of captions, or a picture with a text beside it."""
+    """Whether a folder holds a table of captions, or a picture with a text file of the same name."""
     if any((path / name).exists() for name in TABLES):
         return True
     texts = path.rglob("*.txt") if path.is_dir() else iter(())
@@ -129,7 +129,7 @@ def open_source(path: Path) -> Source:
 
 
 def open_folder(path: Path) -> CaptionedFolder:
-    """The images of a folder and of the folders in it, each with its caption; every header is looked at."""
+    """The images of a folder and of the folders in it, each with its caption; every header is read."""
     images = sorted(
         file
         for file in path.rglob("*")
@@ -163,7 +163,7 @@ def _of_table(table: Path, images: Sequence[Path]) -> dict[Path, str]:
             raise DataError(f"{where}, is about {name} once more: keep one line for each image")
         caption = next((row[key] for key in CAPTIONS if row.get(key) is not None), None)
         if not isinstance(caption, str) or not caption.strip():
-            raise DataError(f"{where}, has no 'text' or 'caption' for {name}: say what it shows")
+            raise DataError(f"{where}, has no 'text' or 'caption' for {name}: write its caption")
         found[image] = caption.strip()
     _complete(images, found, f"a line in {table.name}")
     return found
@@ -198,10 +198,10 @@ def _of_text_files(path: Path, images: Sequence[Path]) -> dict[Path, str]:
         if sidecar.exists():
             found[image] = _text(sidecar).strip()
             if not found[image]:
-                raise DataError(f"{sidecar} is empty: say what {image.name} shows")
+                raise DataError(f"{sidecar} is empty: write the caption of {image.name}")
     if not found:
-        raise DataError(f"{path} has no captions: add metadata.jsonl, metadata.csv or a .txt file beside each image")
-    _complete(images, found, "a .txt file beside it")
+        raise DataError(f"{path} has no captions: add metadata.jsonl, metadata.csv or a .txt file for each image")
+    _complete(images, found, "a .txt file of its name")
     return found
 
 
@@ -233,7 +233,7 @@ def _open_arrays(path: Path, target: Size, channels: int) -> CaptionedArray:
         raise DataError(f"the captions in {path} must be one text for each of the {len(data)} images")
     empty = np.flatnonzero(np.char.str_len(np.char.strip(captions)) == 0)
     if len(empty):
-        raise DataError(f"caption {empty[0]} in {path} is empty: say what the image shows")
+        raise DataError(f"caption {empty[0]} in {path} is empty: write one")
     size = (data.shape[1], data.shape[2])
     images, crop = _cover(data.images, target)
     return CaptionedArray(images, tuple(str(caption).strip() for caption in captions), size, crop)

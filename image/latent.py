@@ -23,11 +23,11 @@ from core.weights.checkpoint import CheckpointError, fill, read
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
 SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"
-PIXELS = 2**18  # of the pictures that are described at once
+PIXELS = 2**18  # of the pictures that are encoded at once
 
 
 def from_autoencoder(autoencoder: str, first: Recipe) -> Initialize:
-    """A run begins with the autoencoder of a checkpoint, or of a run's folder, or else trains ``first``.
+    """Initialize a run from the autoencoder of a checkpoint or a run's folder, or else train ``first``.
 
     Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open.
     """
@@ -36,7 +36,7 @@ def from_autoencoder(autoencoder: str, first: Recipe) -> Initialize:
 
     def start(system: System, folder: Path) -> None:
         if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):
-            raise ValueError("only latent diffusion begins with an autoencoder")
+            raise ValueError("only latent diffusion is initialized from an autoencoder")
         path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", show=0))
         path = newest(path) or path if path.is_dir() else path
         fill(system.codec.autoencoder, open_autoencoder(path).autoencoder.state_dict(), path)
@@ -58,7 +58,7 @@ def open_autoencoder(path: Path) -> Autoencoding:
 
 @torch.no_grad()
 def encoded_examples(data: Dataset, codec: Latents) -> torch.Tensor:
-    """What the codec says of the first examples of the data."""
+    """The codec's moments of the first examples of the data."""
     count = min(MEASURED, len(data))
     batch = max(1, PIXELS // math.prod(data.get([0])["x"].shape[2:]))
     parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]

@@ -1,4 +1,4 @@
-"""Judging small images: a classifier trained on the real ones gives features and reads labels.
+"""Features of small images: a classifier trained on the real ones gives features and labels.
 
 Large images want a published network instead: anything that maps (B, C, H, W) in [-1, 1] to (B, D) can be handed to the
 metrics of ``core.evaluation.distances`` as features.
@@ -41,9 +41,9 @@ class Classifier(nn.Module):
 
 
 def train_classifier(images: Tensor, labels: Tensor, epochs: int = 60, batch: int = 64, seed: int = 0) -> Classifier:
-    """Train a judge on labelled real images, a little noise added; seconds for thousands of small ones.
+    """Train a classifier on labelled real images, a little noise added; seconds for thousands of small ones.
 
-    torch's global generator is left as it was, so that what comes after does not depend on whether a judge was trained.
+    torch's global generator is left as it was, so that later draws do not depend on this training.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -61,5 +61,5 @@ def train_classifier(images: Tensor, labels: Tensor, epochs: int = 60, batch: in
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    """The share of images that the judge reads as their label."""
+    """The share of images that the classifier assigns to their label."""
     return float((classifier(images).argmax(-1) == labels).float().mean())

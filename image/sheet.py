@@ -1,4 +1,4 @@
-"""Sheets: a grid of images in one PNG, whose metadata says how to make it again."""
+"""Sheets: a grid of images in one PNG, whose metadata holds the settings to make it again."""
 
 from __future__ import annotations
 

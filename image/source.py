@@ -1,7 +1,7 @@
 """Captioned pictures of any size, and the square (or rectangle) of each that a model is trained on.
 
 A source gives pictures undecoded, by index; a data set decodes them when they are asked for. A picture is scaled until
-it just covers its target, and what stands out is cropped. SDXL is told of both (2307.01952, section 2.2): "size" the
+it just covers its target, and the rest is cropped. SDXL is conditioned on both (2307.01952, section 2.2): "size", the
 height and width before, "crop" how many rows and columns were cut off above and on the left, "target" what is left.
 """
 
@@ -43,7 +43,7 @@ class Source(Protocol):
         """The file of a picture, to be closed by the caller."""
 
     def caption(self, index: int) -> str:
-        """What it shows. Raises DataError where nothing, or nothing readable, is said."""
+        """What it shows. Raises DataError where there is none, or it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def split_source(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
 class Captioned:
     """Pictures of a source at one size, with their captions; decoded when asked for.
 
-    ``random_crop`` places the crop anew each time a picture is met in training, as a function of its position in the
+    ``random_crop`` draws a new crop each time a picture is used in training, as a function of its position in the
     run; ``get`` alone always crops the middle.
     """
 
@@ -181,7 +181,7 @@ def decode(source: Source, index: int, channels: int = 3) -> Image.Image:
 
 
 def size_of(source: Source, index: int) -> Size:
-    """The height and width of a picture held upright, from its header alone."""
+    """The height and width of a picture after its EXIF rotation, from its header alone."""
     try:
         with source.open(index) as file, Image.open(file) as picture:
             # Asked of the base class, because a PNG would decode itself in search of more.

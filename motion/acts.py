@@ -1,6 +1,6 @@
 """What a body can do: each act writes its curves into a track from ``track.now`` on, and moves ``now`` to its end.
 
-A wave does not move ``now``: it goes on beside whatever the legs do.
+A wave does not move ``now``: it runs in parallel with the legs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Style:
     vigour: float = 1.0  # how fast and wide gestures are
     bounce: float = 1.0
     width: float = 0.1  # from the middle to a foot
-    first: str = "left"  # the foot that goes first
+    first: str = "left"  # the foot of the first step
 
 
 def stand(track: Track, seconds: float) -> None:
@@ -79,7 +79,7 @@ def turn(track: Track, style: Style, angle: float) -> None:
 
 
 def wave(track: Track, style: Style, side: str, start: float, stop: float) -> None:
-    """Raise a hand beside the head and wave it from a time to another."""
+    """Raise a hand next to the head and wave it from a time to another."""
     share = track.envelope(start, stop, 0.45 / style.vigour)
     beat = np.sin(2 * np.pi * 1.5 * style.vigour * (track.time - start))
     track.arm(side, share, (88.0 + 4 * beat, 78.0, 172.0 - 26 * beat, 95.0))

@@ -194,7 +194,7 @@ def _upper(
         above = above @ bend
     neck = at + apply(above, offsets[..., JOINT["neck"], :])
     joints[..., JOINT["neck"], :] = neck
-    # The head looks ahead while the shoulders swing.
+    # The head faces ahead while the shoulders swing.
     head = above @ turn_y(-0.5 * trunk[2]) @ turn_x(curves["nod"])
     joints[..., JOINT["head"], :] = neck + apply(head, offsets[..., JOINT["head"], :])
     for number, side in enumerate(SIDES):

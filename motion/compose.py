@@ -1,6 +1,6 @@
-"""Long sequences and bodies of several prompts: segments that overlap, limbs that are told different things.
+"""Long sequences and composed bodies: overlapping segments and body parts with prompts of their own.
 
-Features tell of a body as it faces and moves, wherever it is. So segments need not agree on a place, only on a pose:
+Features are relative to the body's heading and position, so segments need to agree on a pose, not on a position:
 where two overlap, their estimates of x0 are blended at every step of the sampler (2303.01418, section 4.1), and both
 become one motion. Limbs are blended alike, over features in place of frames (2208.15001, section 3.4).
 """
@@ -27,7 +27,7 @@ from motion.skeleton import HUMAN, Skeleton
 
 @dataclass(frozen=True)
 class Segment:
-    """What is done for so many frames, the overlaps with its neighbours included."""
+    """A caption for so many frames, the overlaps with its neighbours included."""
 
     caption: str
     frames: int
@@ -39,7 +39,7 @@ def segments(plan: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
     Raises ValueError where there is no segment, or one is too short for its overlaps.
     """
     if not plan:
-        raise ValueError("a sequence needs at least one segment: say what is done, and for how many frames")
+        raise ValueError("a sequence needs at least one segment: give a caption and a number of frames")
     found, start = [], 0
     for number, segment in enumerate(plan):
         rise, fall = overlap if number else 0, overlap if number < len(plan) - 1 else 0
@@ -98,7 +98,7 @@ def _conditions(system: Diffusion, caption: str, count: int, frames: int) -> Con
 
 @dataclass(frozen=True)
 class _Whole:
-    """A denoiser that was told everything before."""
+    """A denoiser that is already conditioned."""
 
     bound: Bound
 

@@ -1,6 +1,6 @@
-"""A clip in the making: what pelvis, trunk, arms and feet are to do in each frame, before there are any joints.
+"""Animation curves of a clip: pelvis, trunk, arms and feet in each frame, from which joints are computed.
 
-Acts write curves into a track one after the other. Where the body goes is a path on the ground; feet follow it by
+Acts write curves into a track one after the other. The body follows a path on the ground; feet follow it by
 steps, and between two steps a foot is nailed to where it landed. Angles are radians, lengths metres, times seconds.
 """
 

@@ -1,10 +1,10 @@
 """Captioned motions from folders: HumanML3D and KIT as published, or recordings of your own.
 
 Published:  new_joint_vecs/<name>.npy, texts/<name>.txt, Mean.npy, Std.npy, train.txt, val.txt, test.txt
-Your own:   <name>.bvh, .npz or .npy with <name>.txt beside it, a caption a line
+Your own:   <name>.bvh, .npz or .npy with <name>.txt, a caption a line
 
-A line of a published text is ``caption#words#from#to``; where the times are not 0 it tells only that part. Clips are
-padded to one length; of a longer one, training takes a part anew each time it is met.
+A line of a published text is ``caption#words#from#to``; where the times are not 0 it is of that part only. Clips are
+padded to one length; of a longer one, training draws a crop each time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ENDINGS = (".bvh", ".npz", ".npy")
 
 
 class MotionError(ValueError):
-    """A data set that cannot be used; the message says why and what to do."""
+    """A data set that cannot be used; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of a file of features, and what can be said of them."""
+    """Rows of a file of features, and their captions."""
 
     path: Path
     start: int
@@ -128,7 +128,7 @@ def _fits(piece: Piece, shortest: int, longest: int) -> bool:
 
 
 def _pieces(path: Path, text: Path, skeleton: Skeleton) -> list[Piece]:
-    """The pieces that a text tells of: the whole file, and parts of it."""
+    """The pieces that a text describes: the whole file, and parts of it."""
     shape = _open(path).shape
     if len(shape) != 2 or shape[1] != skeleton.features:
         raise MotionError(f"{path} has the shape {shape}: its rows must be {skeleton.features} features")
@@ -164,7 +164,7 @@ def prepare(folder: Path, into: Path) -> list[str]:
     """Turn recordings of your own into a published folder: features at 20 frames a second, texts, lists, statistics.
 
     Every tenth file is held out, as "test". Clips longer than 196 rows are cut into pieces, all of which are kept; what
-    has no caption is told by the words of its name. Returns a sentence for each file that had to be left out, and
+    has no caption takes the words of its name. Returns a sentence for each file that had to be left out, and
     raises MotionError if none could be used.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS) if folder.is_dir() else []

@@ -1,7 +1,7 @@
-"""Seeing motions: skeletons on a ground with their path, as moving pictures from several sides or as a sheet.
+"""Rendering motions: skeletons on a ground with their path, as moving pictures from several sides or as a sheet.
 
-A camera looks at a point from a direction, a little from above, in perspective. Left limbs are red, right limbs blue,
-so that sides can be told. The picture is drawn at twice its size and then reduced, which smooths the lines.
+A camera is aimed at a point, a little from above, in perspective. Left limbs are red, right limbs blue.
+The picture is drawn at twice its size and then reduced, which smooths the lines.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ NEAR = 200  # frames before and after the one that is drawn whose path is shown
 
 @dataclass(frozen=True)
 class Camera:
-    """From where one looks: degrees around the vertical (0 sees the face of who faces +z), and above the horizon."""
+    """A view: degrees around the vertical (0 is the front of a body that faces +z), and above the horizon."""
 
     around: float
     above: float = 12.0
     name: str = ""
-    distance: float = 4.6  # metres from what it looks at
+    distance: float = 4.6  # metres from its target
     zoom: float = 1.8
 
     def project(self, points: Points, target: Points, size: int) -> tuple[Points, Points]:
-        """Places (..., 2) in pixels of a square, and distances (...), of points (..., 3) when looking at a target."""
+        """Places (..., 2) in pixels of a square, and distances (...), of points (..., 3), aimed at a target."""
         turn, rise = np.radians(self.around), np.radians(self.above)
         toward = np.array([np.sin(turn) * np.cos(rise), np.sin(rise), np.cos(turn) * np.cos(rise)])
         right = np.array([np.cos(turn), 0.0, -np.sin(turn)])
@@ -67,7 +67,7 @@ def draw_pose(
 ) -> Image.Image:
     """A square picture of one frame of poses (T, J, 3), with the path of the root.
 
-    The camera looks at ``target`` (3,), by default at the middle of the body.
+    The camera is aimed at ``target`` (3,), by default at the middle of the body.
     """
     wide = size * FINE
     image = Image.new("RGB", (wide, wide), PAPER)
@@ -86,7 +86,7 @@ def draw_pose(
 
 
 def _ground(pen: ImageDraw.ImageDraw, camera: Camera, target: Points, size: int) -> None:
-    """Lines half a metre apart around what is looked at."""
+    """Lines half a metre apart around the target."""
     middle = np.round(target[[0, 2]] * 2) / 2
     reach = np.arange(-3, 3.01, 0.5)
     for offset in reach:
@@ -148,7 +148,7 @@ def film(
 
 
 def _followed(poses: Points) -> Points:
-    """What a calm camera looks at, (T, 3): the root's path, smoothed over a second."""
+    """The target of a calm camera, (T, 3): the root's path, smoothed over a second."""
     ends = np.pad(poses[:, 0], ((10, 10), (0, 0)), mode="edge")
     calm = np.stack([ends[t : t + 21].mean(0) for t in range(len(poses))])
     calm[:, 1] = 1.0

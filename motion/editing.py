@@ -1,18 +1,16 @@
-"""Editing clips with ``core.edit``: what is kept and what is made anew, in frames and in limbs.
+"""Editing clips with ``core.edit``: masks of frames and of body parts, and constraints on x0.
 
-A mask is 1 where features are made and 0 where they are kept. Features tell of a body as it faces, not of where it is:
-what follows a gap is kept as poses, and the way of the root through the gap decides where they are. So that they are
-also where they were, ``RootCorrection`` mends each estimate of x0: the turns and velocities in the gap get what is missing,
+A mask is 1 where features are generated and 0 where they are kept. Features are relative to the body's heading and
+position: what follows a gap is kept as poses, and the root's path through the gap decides where they are. To keep their
+positions too, ``RootCorrection`` changes each estimate of x0: turns and velocities in the gap get what is missing,
 
     turn_s += w_s (what the heading lacks),    velocity_s += w_s (what the root lacks),    sum_s w_s = 1
 
-with w a raised cosine, so that nothing jumps at the seams. Poses need not jump either. What is kept says where limbs go
-from there, and ``Inertialization`` leads each estimate of x0 on from it: what it lacks at a seam, in value (d) and in slope (v),
-is added and fades over N frames, along the cubic that ends with neither,
+with w a raised cosine, so that nothing jumps at the seams. ``Inertialization`` does the same for poses: the
+difference of an estimate to what continues the kept frames, in value (d) and in slope (v), is added at a seam and fades
+over N frames, along the cubic that ends at zero with zero slope,
 
     x_s += (2 u^3 - 3 u^2 + 1) d + (u^3 - 2 u^2 + u) N v,    u = s / N <= 1
-
-which animators call inertialization.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ LEGS = ("pelvis", "hip", "knee", "ankle", "foot")  # names of joints that end so
 
 
 def joint_features(joints: Sequence[int], skeleton: Skeleton = HUMAN) -> Tensor:
-    """Which of a frame's features tell of some joints: (D,) of 0 and 1.
+    """Which of a frame's features belong to some joints: (D,) of 0 and 1.
 
     The root has its turn, velocity and height; contacts belong to the feet. Raises ValueError for a joint there is not.
     """
@@ -59,7 +57,7 @@ def upper_body(skeleton: Skeleton = HUMAN) -> tuple[int, ...]:
 
 
 def gap_mask(frames: int, first: int, last: int, skeleton: Skeleton = HUMAN) -> Tensor:
-    """A mask (1, frames, D): frames ``first`` to ``last`` - 1 are made anew, to the end for a continuation.
+    """A mask (1, frames, D): frames ``first`` to ``last`` - 1 are generated, to the end for a continuation.
 
     Raises ValueError for a gap that is empty or lies outside of the clip.
     """
@@ -71,7 +69,7 @@ def gap_mask(frames: int, first: int, last: int, skeleton: Skeleton = HUMAN) -> 
 
 
 def limb_mask(frames: int, joints: Sequence[int], skeleton: Skeleton = HUMAN) -> Tensor:
-    """A mask (1, frames, D): what tells of these joints is made anew, all the time."""
+    """A mask (1, frames, D): the features of these joints are generated in every frame."""
     return joint_features(joints, skeleton).expand(1, frames, -1)
 
 
@@ -101,7 +99,7 @@ class RootCorrection:
         features[:, made, turn] += share[:, None] * missing[:, None]
         undo, root = decode_root(features)
         gone = decode_root(truth)[1][:, self.last] - root[:, self.last]  # (B, 3)
-        # A velocity is told as the body faces in the frame that it leads to.
+        # A velocity is relative to the heading of the frame after it.
         local = rotate(undo[:, self.first + 1 : self.last + 1], gone[:, None].expand(-1, size, -1))
         features[:, made, velocity] += share[:, None] * local[..., [0, 2]]
         return self.normal.apply(features)
@@ -109,7 +107,7 @@ class RootCorrection:
 
 @dataclass(frozen=True)
 class Inertialization:
-    """x0 (B, T, D), normalised, whose frames ``first`` to ``last`` - 1 go on from what is kept, and lead to it.
+    """x0 (B, T, D), normalised, whose frames ``first`` to ``last`` - 1 continue what is kept on either side.
 
     A gap may begin or end with the clip. ``reach`` is the number of frames in which a correction fades. Contacts stay:
     a foot rests or does not.
@@ -128,7 +126,7 @@ class Inertialization:
             before = known[:, max(self.first - 2, 0) : self.first]
             there = self.normal.apply(extrapolate(self.normal.undo(before)))
             corrected = corrected + _seam_correction(before[:, -1], there, corrected, min(self.reach, size))
-        # What leads to the end leaves the first frame where it is.
+        # The correction towards the end leaves the first frame as it is.
         reach = min(self.reach, size - (self.first > 0))
         if self.last < clean.shape[1] and reach > 0:
             after = known[:, self.last : self.last + 2]
@@ -164,7 +162,7 @@ def extrapolate(features: Tensor) -> Tensor:
 
 
 def gap_constraint(normal: Normal, known: Tensor, first: int, last: int) -> Callable[[Tensor], Tensor]:
-    """What mends the estimates of a gap: its poses go on from what is kept, and its root ends where it was."""
+    """The constraint of a gap on x0: poses continue what is kept, and the root ends where it was."""
     joined = Inertialization(normal, known, first, last)
     if last == known.shape[1]:
         return joined
@@ -182,9 +180,9 @@ def inpaint_clips(
     sampling: Sampling,
     constraint: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Clips known (B, T, D), normalised, made anew where the mask (1, T, D) is 1, as the caption or their own say.
+    """Clips known (B, T, D), normalised, generated where the mask (1, T, D) is 1, for one caption or one each.
 
-    mend: what every estimate of x0 passes through, such as ``gap_constraint``.
+    constraint: applied to every estimate of x0, such as ``gap_constraint``.
     """
     denoiser = system.guided(sampling.guidance, sampling.guide)
     valid = torch.ones(known.shape[:2], dtype=torch.bool)

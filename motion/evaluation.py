@@ -1,4 +1,4 @@
-"""Judging samples: the published protocol in a matcher's space, whether clips show what was asked, and physics."""
+"""Evaluation of samples: the published protocol in a matcher's space, agreement with scripts, and physics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from motion.features import Normal, decode
 from motion.matcher import train_matcher
 from motion.observe import agrees, direction_of_walk, observe, side_of_wave
 from motion.protocol import protocol_figures
+from motion.script import Kind
 from motion.skeleton import HUMAN, Skeleton
 
+MOVING = {Kind.RUN, Kind.JUMP}  # a walk combined with one of these has no direction of its own to measure
 REAL = 512  # held-out clips that samples are compared with
 
 
@@ -60,7 +62,7 @@ def _bodies(joints: Tensor, valid: Tensor, skeleton: Skeleton) -> dict[str, floa
 
 
 def _caption_agreement(joints: Tensor, valid: Tensor, clips: Sequence[Any]) -> dict[str, object]:
-    """Shares of clips that show what their scripts tell, by the measures of ``motion.observe``."""
+    """Shares of clips that agree with their scripts, by the measures of ``motion.observe``."""
     waves: list[bool] = []
     walks: list[bool] = []
     whole: list[bool] = []
@@ -68,10 +70,10 @@ def _caption_agreement(joints: Tensor, valid: Tensor, clips: Sequence[Any]) -> d
         observed = observe(body[exists])
         acts = clip.script.acts
         whole.append(all(agrees(act, observed) for act in acts))
-        waves += [side_of_wave(observed) == act.side for act in acts if act.kind == "wave"]
-        if not any(act.kind in ("run", "jump") for act in acts):
-            walks += [direction_of_walk(observed) == act.direction for act in acts if act.kind == "walk"]
-    named = {"waves with the asked hand": waves, "walks in the asked direction": walks, "shows all that is told": whole}
+        waves += [side_of_wave(observed) == act.side for act in acts if act.kind is Kind.WAVE]
+        if not any(act.kind in MOVING for act in acts):
+            walks += [direction_of_walk(observed) == act.direction for act in acts if act.kind is Kind.WALK]
+    named = {"correct hand waves": waves, "correct direction": walks, "all actions present": whole}
     return {name: _share(found) for name, found in named.items() if found}
 
 

@@ -1,11 +1,11 @@
-"""Feet that rest stay where they are, and feet that travel clear the ground: the legs follow, the body goes its way.
+"""Foot-skate cleanup by two-bone inverse kinematics on x0; the rest of the body is unchanged.
 
-A clip's contacts say when a toe rests. As long as it does it is *planted*: put where it is then on average. Between two
+A clip's contacts mark when a toe rests. As long as it does it is *planted*: moved to its mean position. Between two
 plants what was moved fades from one to the other, and a toe that travels there is lifted off the ground. Each leg is
-bent anew: the foot keeps its slope, the knee its side, and the bones their length (footskate cleanup as of Kovar,
+solved again: the foot keeps its slope, the knee its side, and the bones their length (footskate cleanup as of Kovar,
 Schreiner and Gleicher 2002, with two bones in closed form). A leg that does not reach is stretched out.
 
-It mends estimates of x0 as guidance does, under any sampler, and only where little noise is left: earlier ones are
+It applies to estimates of x0 as guidance does, under any sampler, and only at low noise: earlier ones are
 means over many motions, whose feet neither rest nor step.
 """
 
@@ -27,13 +27,13 @@ from motion.features import Groups, Normal, decode, decode_root, limbs
 from motion.physics import NEAR, SLIDE
 from motion.skeleton import HUMAN, Skeleton
 
-LOW = 0.08  # metres: a toe above this is not planted, whatever the contacts say
+LOW = 0.08  # metres: a toe above this is not planted, whatever its contact
 STRAIGHT = 0.999  # of a leg's length, the farthest that it reaches
 
 
 @dataclass(frozen=True)
 class FootSkateCleanup:
-    """A denoiser whose x0 (B, T, D), normalised, has its feet planted in the frames that exist."""
+    """A denoiser whose x0 (B, T, D), normalised, has its foot skate removed in the frames that exist."""
 
     denoiser: Bindable
     normal: Callable[[], Normal]
@@ -56,7 +56,7 @@ def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMA
     """Features (B, T, D) whose legs are bent so that resting toes stay, of the frames that exist (B, T)."""
     _, _, _, positions, rotations, velocities, contacts = Groups(skeleton.joints).slices()
     joints = decode(features, skeleton)
-    resting = (features[..., contacts][..., 1::2] > 0.5) & exists[..., None]  # (B, T, 2): row t is of the way to t + 1
+    resting = (features[..., contacts][..., 1::2] > 0.5) & exists[..., None]  # (B, T, 2): row t is of the step to t + 1
     legs = [_leg(toe, skeleton) for toe in skeleton.feet[1::2]]
     bent = joints.clone()
     for side, leg in enumerate(legs):
@@ -74,7 +74,7 @@ def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMA
 
 
 def corrected_toe(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
-    """Where a toe (B, T, 3) goes that rests, they say, on the way to the next frame (B, T): planted, or lifted.
+    """Where a toe (B, T, 3) goes whose contact until the next frame is (B, T): planted, or lifted.
 
     Frames that do not exist (B, T) change no other.
     """
@@ -105,7 +105,7 @@ def raised_cosine_lift(lift: Tensor, reach: int = 3) -> Tensor:
 
 
 def interpolated_shift(shift: Tensor, known: Tensor) -> Tensor:
-    """A shift (B, T, 2) at known frames (B, T), smoothly from each to the next; held at the ends.
+    """A shift (B, T, 2) at known frames (B, T), interpolated smoothly, constant at the ends.
 
     Where no frame is known there is none.
     """
@@ -129,7 +129,7 @@ def _bend(joints: Tensor, leg: list[int], shift: Tensor) -> None:
     along = to_ankle / length
     out = knee - hip
     out = F.normalize(out - (out * along).sum(-1, keepdim=True) * along, dim=-1)
-    share = (thigh**2 - shin**2 + far**2) / (2 * far)  # of the way, where the knee's height meets it
+    share = (thigh**2 - shin**2 + far**2) / (2 * far)  # of the distance, where the knee's height meets it
     height = (thigh**2 - share**2).clamp_min(0).sqrt()
     joints[:, :, leg[3:]] += (hip + far * along - ankle)[:, :, None]
     joints[:, :, leg[1]], joints[:, :, leg[2]] = hip + share * along + height * out, hip + far * along
@@ -144,7 +144,7 @@ def _leg(toe: int, skeleton: Skeleton) -> list[int]:
 
 
 def foot_skate_cleanup(normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided) -> Guide:
-    """A guidance that also plants the feet where noise is less than ``below`` times the signal."""
+    """A guidance with foot-skate cleanup where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
         guided = within(denoiser, null, scale)

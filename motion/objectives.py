@@ -1,4 +1,4 @@
-"""Geometric losses: what the features of a clip mean, in metres, as a term beside the error of the features themselves.
+"""Geometric losses: what the features of a clip mean, in metres, as a term added to the error of the features.
 
 With FK the joints that features decode to, c_i whether a foot rests at frame i (2209.14916, equations 3 to 5):
 
@@ -6,7 +6,7 @@ With FK the joints that features decode to, c_i whether a foot rests at frame i 
     velocities  ||(FK(x0)_i+1 - FK(x0)_i) - (FK(x)_i+1 - FK(x)_i)||^2
     contacts    ||(FK(x)_i+1 - FK(x)_i) c_i||^2                          of the feet only
 
-They are terms of ``core.objective.Objective(beside=...)``, which decodes what the network said to x0.
+They are terms of ``core.objective.Objective(beside=...)``, which converts the prediction to x0.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from motion.skeleton import HUMAN, Skeleton
 class GeometricLoss:
     """The weighted sum of the three losses, each a mean over frames, joints and axes, in square metres.
 
-    From the root on positions add up over a clip, so their errors do, too; ``local`` leaves the way of the root out of
+    From the root on positions add up over a clip, so their errors do, too; ``local`` leaves the root's path out of
     the positions and velocities, and compares poses. Contacts are the true ones of x0. ``normal`` is asked for when the
-    first loss is, because a system is built before its data are looked at.
+    first loss is, because a system is built before its data are read.
     """
 
     normal: Callable[[], Normal]
@@ -43,7 +43,7 @@ class GeometricLoss:
             raise ValueError("the weights of geometric losses must not be negative")
 
     def __call__(self, clean: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
-        """The loss of x0 as it is estimated (B, T, D), normalised, beside the true x -> (B,)."""
+        """The loss of x0 as it is estimated (B, T, D), normalised, against the true x -> (B,)."""
         normal = self.normal()
         features, truth = normal.undo(clean), normal.undo(x)
         exists = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid

@@ -1,4 +1,4 @@
-"""What a motion shows, measured from its joints: the other side of a caption, for real and for generated clips alike.
+"""Actions measured from joints, to check captions of real and of generated clips alike.
 
 Every measure is a length, an angle or a share of time with a plain threshold; nothing is learnt. ``agrees`` compares
 them with what an act claims.
@@ -7,6 +7,7 @@ them with what an act claims.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from motion.features import heading
 from motion.physics import NEAR
-from motion.script import DIRECTIONS, Act
+from motion.script import DIRECTIONS, SIDES, Act, Kind
 from motion.skeleton import HUMAN
 
 JOINT = {name: place for place, name in enumerate(HUMAN.names)}
@@ -33,7 +34,7 @@ class Observation:
     sunk: float  # the lowest height of the pelvis as a share of that at the start
     end: float  # that height at the end
     raised: tuple[float, float]  # seconds that a hand is above its shoulder
-    waved: tuple[float, float]  # metres that a raised hand goes to and fro
+    waved: tuple[float, float]  # metres that a raised hand moves to and fro
     kicked: tuple[float, float]  # metres that a foot rises while the other one stands
     bowed: float  # radians that the trunk leans forward at most, while the legs are straight
     flight: float  # share of the fastest second without a foot on the ground
@@ -74,7 +75,7 @@ def observe(joints: Tensor, fps: float = HUMAN.fps) -> Observation:
 
 
 def _hand(joints: Tensor, facing: Tensor, side: str, fps: float) -> tuple[float, float]:
-    """Seconds for which a hand is above its shoulder, and how far it goes to and fro meanwhile."""
+    """Seconds for which a hand is above its shoulder, and how far it moves to and fro meanwhile."""
     wrist, elbow, shoulder = (joints[:, JOINT[f"{side}_{part}"]] for part in ("wrist", "elbow", "shoulder"))
     up = wrist[:, 1] > shoulder[:, 1] + 0.02
     away = wrist - elbow
@@ -96,7 +97,7 @@ def side_of_wave(seen: Observation) -> str:
 
 
 def direction_of_walk(seen: Observation) -> str:
-    """Where the body goes as it sees it, a key of ``DIRECTIONS``, or "" if it stays within 40 cm."""
+    """The direction of a walk relative to the heading, a key of ``DIRECTIONS``, or "" if it stays within 40 cm."""
     if math.hypot(seen.forward, seen.leftward) < 0.4:
         return ""
     angle = math.atan2(seen.leftward, seen.forward)
@@ -104,7 +105,7 @@ def direction_of_walk(seen: Observation) -> str:
 
 
 def agrees(act: Act, seen: Observation) -> bool:
-    """Whether a clip shows an act, as far as the caption tells it."""
+    """Whether a clip shows an act, as far as the caption describes it."""
     return CHECKS[act.kind](act, seen)
 
 
@@ -131,8 +132,8 @@ def _sits(act: Act, seen: Observation) -> bool:
 
 
 def _kicks(act: Act, seen: Observation) -> bool:
-    this, other = seen.kicked if act.side == "left" else seen.kicked[::-1]
-    return this > 0.35 and this > other
+    side = SIDES.index(act.side)
+    return seen.kicked[side] > max(0.35, seen.kicked[1 - side])
 
 
 def _bows(act: Act, seen: Observation) -> bool:
@@ -144,13 +145,13 @@ def _turns(act: Act, seen: Observation) -> bool:
     return low < seen.turned * math.copysign(1, act.turn) < high
 
 
-CHECKS = {
-    "walk": _walks,
-    "run": _runs,
-    "jump": _jumps,
-    "wave": _waves,
-    "sit": _sits,
-    "kick": _kicks,
-    "bow": _bows,
-    "turn": _turns,
+CHECKS: dict[Kind, Callable[[Act, Observation], bool]] = {
+    Kind.WALK: _walks,
+    Kind.RUN: _runs,
+    Kind.JUMP: _jumps,
+    Kind.WAVE: _waves,
+    Kind.SIT: _sits,
+    Kind.KICK: _kicks,
+    Kind.BOW: _bows,
+    Kind.TURN: _turns,
 }

@@ -1,7 +1,7 @@
 """The published protocol of text to motion (2204.14109, section 5): how real, how apt, how varied.
 
 All of it is measured in the space of a matcher: texts (N, D) and motions (N, D), row i belonging to row i. What is
-random is repeated, and told as the mean with an interval of 95 %.
+random is repeated, and reported as the mean with a 95 % interval.
 """
 
 from __future__ import annotations

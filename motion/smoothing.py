@@ -1,4 +1,4 @@
-"""Limbs that do not shake: estimates of x0 with little noise left are smoothed over time.
+"""Temporal smoothing of estimates of x0 at low noise, against jittering limbs.
 
 What a network errs is as large in one frame as in the next, and not alike; what bodies do is slow. So errors are mostly
 the fast part of an estimate. With G a straight line fitted to the frames about each, under Gaussian weights, the filter
@@ -6,7 +6,7 @@ the fast part of an estimate. With G a straight line fitted to the frames about 
     x0 <- (2 G - G^2) x0 = (1 - (1 - G)^2) x0                                   (Tukey's twicing)
 
 takes from a motion of frequency w (radians a frame), away from the ends, only (1 - exp(-w^2 s^2 / 2))^2: with s = 1
-frame 1 % at 1.5 Hz, 50 % at 5 Hz and 99 % at 10 Hz. Straight lines stay as they are, and so do contacts. It mends
+frame 1 % at 1.5 Hz, 50 % at 5 Hz and 99 % at 10 Hz. Straight lines stay as they are, and so do contacts. It acts on
 estimates as guidance does, under any sampler.
 """
 
@@ -71,7 +71,7 @@ def local_linear_fit(exists: Tensor, deviation: float) -> Tensor:
 
 
 def temporal_smoothing(below: float = 0.5, deviation: float = 1.0, within: Guide = Guided) -> Guide:
-    """A guidance that also steadies where noise is less than ``below`` times the signal."""
+    """A guidance with temporal smoothing where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
         guided = within(denoiser, null, scale)

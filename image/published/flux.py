@@ -23,7 +23,7 @@ LENGTHS = {True: 512, False: 256}  # of T5's text: dev's and schnell's
 
 
 def open_flux(folder: PipelineFolder, size: Size | None, dtype: torch.dtype) -> Pipeline:
-    """Dev, which is told its guidance and needs one pass: 28 steps, guidance 3.5; or schnell: 4 steps, none."""
+    """Dev, whose guidance embedding saves the second pass: 28 steps, guidance 3.5; or schnell: 4 steps, none."""
     net = flux.load_diffusers(folder.part("transformer"))
     codec = open_latents(folder, dtype)
     guided = net.guidance is not None

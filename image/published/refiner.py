@@ -1,4 +1,4 @@
-"""From SDXL's base to its refiner: one walks from noise down to a level, the other from there to the picture."""
+"""From SDXL's base to its refiner: one samples from noise down to a level, the other from there to the picture."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def hand_off(
     guidance: float = 5.0,
     avoid: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """Latents (B, C, H, W) of which the base walks the noisiest ``share`` of the table and the refiner the rest.
+    """Latents (B, C, H, W) of which the base samples the noisiest ``share`` of the table and the refiner the rest.
 
     Both are on the base's grid of ``steps``: the base leaves x where the first time beyond its share begins, and the
     refiner goes on from there. With the refiner equal to the base and a one-step sampler, this is the base alone.
@@ -83,12 +83,12 @@ def hand_off(
     x = noise_at(schedule, times[:1], noise, base.shape).to(base.system.like)
     near = base.system.guided(guidance, negative=avoid).bind(conditions(base, asked))
     x = run(base.sampling.sampler(near, x, times[: first + 1], noise))
-    # A refiner also hears how beautiful the picture is to be; to a base the number means nothing.
+    # The refiner is also conditioned on an aesthetic score, which the base ignores.
     worse = None if avoid is None else {**avoid, "score": SCORES[1]}
     fine = refiner.system.guided(guidance, negative=worse).bind(conditions(refiner, asked))
     return run(without_unit_noise(refiner.sampling.sampler)(fine, x.to(refiner.system.like), times[first:], noise))
 
 
 def conditions(pipeline: Pipeline, asked: Mapping[str, Any]) -> Cond:
-    """What a pipeline makes of what is asked for."""
+    """The conditions of a request for a pipeline."""
     return pipeline.system.conditioner(asked).to(pipeline.system.like.device)

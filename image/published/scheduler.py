@@ -57,7 +57,7 @@ UNREAD_FLOW = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
 
 
 class Scheduled(NamedTuple):
-    """What a scheduler's configuration says."""
+    """A scheduler's configuration, read."""
 
     schedule: Discrete
     prediction: Prediction
@@ -67,7 +67,7 @@ class Scheduled(NamedTuple):
 
 @dataclass(frozen=True)
 class FromUnitNoise:
-    """A sampler that begins with noise of deviation 1, whatever the schedule says of its first time."""
+    """A sampler that begins with noise of deviation 1, whatever the schedule's deviation at the first time."""
 
     sampler: Sampler
 
@@ -127,7 +127,7 @@ def read_flow(config: Config, what: str, tokens: int, sigmas: bool = False) -> G
     total, shift = config.get("num_train_timesteps", 1000), float(config.get("shift", 1.0))
     if config.get("use_dynamic_shifting"):
         if config.get("time_shift_type", "exponential") != "exponential":
-            raise ValueError(f"{what} shifts its times in another way than exponentially, which is not read")
+            raise ValueError(f"{what} shifts its times not exponentially, which is not read")
         low = config.get("base_image_seq_len", 256), config.get("base_shift", 0.5)
         high = config.get("max_image_seq_len", 4096), config.get("max_shift", 1.15)
         shift, last = shift_from_mu(tokens, low, high), 1 / total
@@ -205,7 +205,7 @@ def _euler(config: Config) -> tuple[Sampler, Grid]:
     if config.get("timestep_type", "discrete") != "discrete" or config.get("interpolation_type", "linear") != "linear":
         raise ValueError("an Euler scheduler between other times than its table's is not read: use a discrete one")
     grid = _spaced(config, "linspace", linspace, _leading(config))
-    # Only times that never reach the table's end are given more noise than the table says.
+    # Only times that never reach the table's end are given more noise than the table has.
     sampler: Sampler = FromUnitNoise(euler) if config.get("timestep_spacing") == "leading" else euler
     return sampler, _ending(grid, config, "final_sigmas_type", "zero", "zero")
 

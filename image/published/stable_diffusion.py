@@ -15,7 +15,7 @@ from image.published.folder import PipelineFolder
 from image.published.pipeline import Pipeline, Size, downsampling, open_latents, picture_size
 from image.published.scheduler import read_diffusion
 
-SCORES = (6.0, 2.5)  # of beauty, which the refiner is told of what is asked for and of what is avoided
+SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of the negative prompt, for the refiner
 
 
 def open_stable_diffusion(folder: PipelineFolder, size: Size | None, dtype: torch.dtype) -> Pipeline:
@@ -54,13 +54,13 @@ def open_sdxl(folder: PipelineFolder, size: Size | None, dtype: torch.dtype) -> 
 
 
 def open_net(folder: PipelineFolder, vector: bool) -> tuple[TextUNet, text_unet.Beside]:
-    """The U-Net. Raises ValueError for one of another system, such as inpainting's; hears: a vector, as SDXL's does."""
+    """The U-Net. Raises ValueError for one of another system, such as inpainting's; vector: it takes one, as SDXL's."""
     net, extra = text_unet.load_diffusers(folder.part("unet"))
     plan = net.plan
     if plan.in_channels != plan.out_channels or plan.guidance_width or (plan.vector_width is not None) != vector:
         raise ValueError(
-            f"{folder.path / 'unet'} takes {plan.in_channels} channels and is told other things than a plain "
-            f"{folder.name}: networks that inpaint, imitate guidance or hear other numbers are not opened as one"
+            f"{folder.path / 'unet'} takes {plan.in_channels} channels and other conditions than a plain "
+            f"{folder.name}: inpainting, guidance-distilled and otherwise conditioned networks are not opened as one"
         )
     return net, extra
 

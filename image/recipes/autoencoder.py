@@ -19,6 +19,7 @@ from image.captions import captioned_digits
 from image.features import timm_maps
 from image.folder import image_parts
 from image.modality import MODALITY
+from image.presets import tiny_plan
 
 UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself
 
@@ -65,11 +66,6 @@ def vq(entries: int = 1024, steps: int = 2000, batch: int = 32, lr: float = 2e-3
         return Autoencoding(VQAutoencoder(plan, entries), Weights(squared=1.0))
 
     return _on_digits(system, 3, steps, batch, lr, count)
-
-
-def tiny_plan(latent: int) -> Plan:
-    """The autoencoder of the tiny presets: one place of its code for 4 x 4 pixels."""
-    return Plan(latent=latent, widths=(16, 48, 64), blocks=1, groups=8, middle_attention=False)
 
 
 def _on_digits(

@@ -1,4 +1,4 @@
-"""ControlNet: a text-to-image model that was trained before learns to follow the edges of a picture (2302.05543).
+"""ControlNet: a trained text-to-image model learns to follow the edges of a picture (2302.05543).
 
 langevin train controlnet --model runs/ldm-tiny --data pictures   only the ControlNet is trained and saved
 langevin sample runs/controlnet-tiny --prompt "a red 7" --edges photo.png    opens the model too, from where it lay

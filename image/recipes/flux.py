@@ -27,14 +27,14 @@ from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 
 SCALES = (1.0, 6.0)  # the guidance that students learn
 LATENT = 16  # channels of the code of FLUX.1's autoencoder, scaled by 0.3611 after a shift by 0.1159
 
 
 def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recipe:
-    """FLUX.1 dev, on captioned pictures: taught the guidance of a run of schnell's network; 28 steps."""
+    """FLUX.1 dev, on captioned pictures: distilled from the guidance of a run of schnell's network; 28 steps."""
 
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
@@ -124,7 +124,7 @@ def distilled(
     lr: float = 3e-4,
     count: int = 50_000,
 ) -> Recipe:
-    """A tiny Flux that is told its guidance, so that it needs one pass where ``teacher``, a tiny one, needs two."""
+    """A tiny Flux with a guidance embedding: one network call where its ``teacher``, a tiny one, needs two."""
 
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
@@ -181,7 +181,7 @@ def open_teacher(teacher: str) -> Model:
 
 
 def from_teacher(teacher: str) -> Initialize:
-    """A run begins with its teacher's weights."""
+    """Initialize a run from its teacher's weights."""
 
     def start(system: System, folder: Path) -> None:
         inherit(system, open_teacher(teacher).system.state_dict())

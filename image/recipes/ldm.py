@@ -21,7 +21,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 
 
 def paper(data: str, autoencoder: str, size: int = 256) -> Recipe:

@@ -1,4 +1,4 @@
-"""LoRA: a model that was trained before learns something new in thin matrices beside its weights (2106.09685).
+"""LoRA: low-rank adaptation of a trained model (2106.09685).
 
 langevin train lora --model runs/ldm-tiny --data pictures      only the LoRA is trained, and only it is saved
 langevin sample runs/lora-tiny --prompt "a red 7"              opens the model too, from where it lay

@@ -122,7 +122,7 @@ def tiny_ve(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int
 
 
 def variance_exploding(net: NCSNpp, schedule: VE) -> Diffusion:
-    """Data in [0, 1]; the network is told sigma and says the noise."""
+    """Data in [0, 1]; the network takes sigma and predicts the noise."""
 
     def sigma(t: Tensor) -> Tensor:
         return schedule(t)[1]
@@ -132,7 +132,7 @@ def variance_exploding(net: NCSNpp, schedule: VE) -> Diffusion:
 
 
 def variance_preserving(net: NCSNpp, schedule: VP | SubVP) -> Diffusion:
-    """Data in [-1, 1]; the network is told 999 t and says the noise."""
+    """Data in [-1, 1]; the network takes 999 t and predicts the noise."""
     denoiser = Denoiser(net, schedule, Epsilon(), lambda t: 999 * t)
     return Diffusion(denoiser, codec=Codec(), objective=Objective(weight=epsilon))
 

@@ -23,7 +23,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 
 LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
 SHIFT = 3.0  # of time, at 1024 x 1024

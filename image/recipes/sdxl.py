@@ -1,4 +1,4 @@
-"""SDXL: a U-Net that hears how large a picture was and where it was cut, and its refiner (2307.01952)."""
+"""SDXL: a U-Net conditioned on the original size and the crop of a picture, and its refiner (2307.01952)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from image.buckets import Bucketed, bucket_sizes
 from image.captioned import CaptionDropout, captioned_recipe, digits_recipe
 from image.framed import framed_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 from image.source import Source
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
 CLEANEST_FIFTH = Within(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000
-SCORE = 6.0  # of beauty, which the refiner is told of pictures of which the data do not say it
-# Without their caption, pictures still say their size and crop, so the null is not put in place of both.
+SCORE = 6.0  # the aesthetic score of pictures whose data have none
+# Size and crop stay true without a caption, so only the caption is dropped.
 CAPTION_DROPOUT = CaptionDropout(0.1)
 
 
@@ -45,7 +45,7 @@ def paper(data: str, autoencoder: str, size: int = 1024) -> Recipe:
 
 
 def refiner(data: str, autoencoder: str, size: int = 1024) -> Recipe:
-    """SDXL's refiner (2.3 B), which learns the cleanest fifth of the table only, and hears a score of beauty."""
+    """SDXL's refiner (2.3 B), which learns the cleanest fifth of the table only, conditioned on an aesthetic score."""
     encoder = partial(TextEncoder, 1280, 32, 20, 77, rows=49_408)  # the sizes of OpenCLIP ViT-bigG/14's
     return _published(unet.sdxl_refiner(), encoder, SCORE, CLEANEST_FIFTH, 200_000, data, autoencoder, size)
 
@@ -88,7 +88,7 @@ def tiny_refiner(
     lr: float = 2e-3,
     count: int = 50_000,
 ) -> Recipe:
-    """A refiner for ``tiny``, in the same autoencoder's code: it goes on where a fifth of the noise is left."""
+    """A refiner for ``tiny``, in the same autoencoder's code: it takes over for the last fifth of the noise levels."""
     return _tiny(CLEANEST_FIFTH, SCORE, autoencoder, width, text_width, steps, batch, lr, count)
 
 

@@ -26,7 +26,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.captioned import captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.recipes.autoencoder import tiny_plan
+from image.presets import tiny_plan
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
 

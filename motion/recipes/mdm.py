@@ -1,4 +1,4 @@
-"""MDM: a transformer that says the clean motion itself (Tevet et al. 2022, 2209.14916)."""
+"""MDM: a transformer that predicts the clean motion (Tevet et al. 2022, 2209.14916)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from motion.skeleton import HUMAN
 def paper(data: str) -> Recipe:
     """The published network, schedule and sampler, on HumanML3D (2209.14916, section 4).
 
-    Its captions go through an encoder that learns along, in the place of CLIP's.
+    Its captions go through an encoder trained with it, in place of CLIP's.
     """
 
     def system() -> Diffusion:

@@ -1,7 +1,7 @@
 """A diffusion transformer on the straight path from noise to motion: flow matching, a recipe of our own.
 
 Four frames are one token, so the transformer is wide for its cost. A token then holds more numbers than the transformer
-is wide: it cannot pass noise on, so it says the clean motion, and errs in the path's velocity (2511.13720).
+is wide: it cannot pass noise on, so it predicts the clean motion, and its loss is in the path's velocity (2511.13720).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def thousandths(t: Tensor) -> Tensor:
 
 
 def paper(data: str, width: int = 512, depth: int = 12) -> Recipe:
-    """50 million parameters on HumanML3D, to stand beside the published systems: a day on one GPU."""
+    """50 million parameters on HumanML3D, comparable with the published systems: a day on one GPU."""
     training = Training(128, 300_000, 2e-4, warmup=128_000, decay=linear, ema={"ema": Power(0.05)})
     return _on_folder(data, width, depth, training)
 

@@ -1,4 +1,4 @@
-"""MotionDiffuse: linear attention over frames and words, which says the noise (Zhang et al. 2022, 2208.15001)."""
+"""MotionDiffuse: linear attention over frames and words, which predicts the noise (Zhang et al. 2022, 2208.15001)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from motion.skeleton import HUMAN
 def paper(data: str) -> Recipe:
     """The published network, schedule and sampler, without guidance, on HumanML3D (2208.15001, section 4).
 
-    Its captions go through an encoder that learns along, in the place of CLIP's and the layers on it.
+    Its captions go through an encoder trained with it, in place of CLIP's and the layers on it.
     """
 
     def system() -> Diffusion:
@@ -69,7 +69,7 @@ def tiny(
 ) -> Recipe:
     """The built-in procedural motions: eleven minutes on two CPU cores.
 
-    It says the clean motion: a frame's 263 numbers of noise do not fit through so narrow a network.
+    It predicts the clean motion: a frame's 263 numbers of noise do not fit through so narrow a network.
     geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
     steps that it has made.
     """

@@ -153,7 +153,7 @@ def say(folder: Path, text: bytes, name: str = "metadata.jsonl") -> None:
         (lambda p: (p / "notes.txt").write_text("hello"), "holds no images"),
         (lambda p: write(p / "a.png"), "has no captions: add metadata.jsonl"),
         (lambda p: (write(p / "b.png"), write(p / "c.png"), say(p, b"one", "a.txt")), r"b.png has no caption \(and 1"),
-        (lambda p: say(p, b" \n", "a.txt"), "a.txt is empty: say what a.png shows"),
+        (lambda p: say(p, b" \n", "a.txt"), "a.txt is empty: write the caption of a.png"),
         (lambda p: say(p, b"\xff\xfe\x00k", "a.txt"), "a.txt is not UTF-8"),
         (
             lambda p: ((p / "b.txt").write_text("b"), (p / "b.png").write_bytes(b"\x89PNG not"), say(p, b"a", "a.txt")),

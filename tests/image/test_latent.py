@@ -136,5 +136,5 @@ def test_what_does_not_fit_is_refused_in_one_sentence(run: Path, diffusion: Path
             from_autoencoder(str(given), first())(begun, tmp_path)
         assert "\n" not in str(caught.value)
     for wrong in (first().system(), Diffusion(Denoiser(torch.nn.Identity(), Flow(), FlowVelocity()))):
-        with pytest.raises(ValueError, match="only latent diffusion begins with an autoencoder"):
+        with pytest.raises(ValueError, match="only latent diffusion is initialized from an autoencoder"):
             from_autoencoder(str(run), first())(wrong, tmp_path)

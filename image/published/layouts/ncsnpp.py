@@ -1,7 +1,7 @@
 """NCSN++ as diffusers publishes it: a ``UNet2DModel`` folder of skip blocks, both ways.
 
-Published VE networks divide what they say by sigma, so that it is the score, -eps / sigma: what they say before that
-is -eps. Our network does not divide and says +eps (``Epsilon`` under a VE schedule): reading such weights turns the
+Published VE networks divide their output by sigma, so that it is the score, -eps / sigma: before that it is -eps.
+Our network does not divide and predicts +eps (``Epsilon`` under a VE schedule): reading such weights turns the
 sign of the last convolutions, which is exact, and writing turns it back: ``theirs(x, s) = -ours(x, s) / s``.
 """
 
@@ -49,7 +49,7 @@ DEFAULTS = {"time_embedding_type": "positional", "norm_num_groups": 32, "norm_ep
 
 
 def load_diffusers(folder: Path) -> NCSNpp:
-    """Read a diffusers folder of skip blocks; the network takes sigma as its time and says eps."""
+    """Read a diffusers folder of skip blocks; the network takes sigma as its time and predicts eps."""
     config, tensors = read_folder(folder, CLASS)
     for key, wanted in REQUIRED.items():
         if (found := config.get(key, DEFAULTS.get(key, wanted))) != wanted:
@@ -84,10 +84,10 @@ def save_diffusers(folder: Path, net: NCSNpp, size: int) -> None:
     Raises CheckpointError for what its class cannot express: it has log-sigma features, FIR and both kinds of skips.
     """
     encoders = list(net.encoders)
-    progressive_input = [module for module in net.modules() if isinstance(module, InputSkip)]
+    input_skips = [module for module in net.modules() if isinstance(module, InputSkip)]
     output_skips = {key.split(".")[1] for key in net.state_dict() if ".output_skip." in key}
     fits = isinstance(net.features, LogFourier) and net.resampling == FIR and len(output_skips) == len(encoders)
-    if not fits or len(progressive_input) != len(encoders) - 1 or net.enter.in_channels != 3:
+    if not fits or len(input_skips) != len(encoders) - 1 or net.enter.in_channels != 3:
         raise CheckpointError("diffusers' NCSN++ has log-sigma features, FIR, input and output skips and 3 channels")
     _require_wide_attention(net.widths, net.attention)
     downs, ups = _block_types(len(encoders), net.attention)
