@@ -6,7 +6,6 @@ kept or were made before, so that what follows fits to them.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -18,18 +17,17 @@ from core.prompts import split
 from core.random import Noise
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
+from motion.clips import Clips
 from motion.compose import Segment, sequence
 from motion.editing import Inertialization, gap_constraint, inpaint_clips, joint_features, upper_body
-from motion.features import Normal, canonical, encode
-from motion.files import Take
-from motion.kinematics import resample
-from motion.modality import MotionModality
-from motion.operations.edits import MotionOperation, Spans
+from motion.features import Normal
 from motion.skeleton import HUMAN
 
 BEFORE = 20  # frames that a window shows, where there are any, before what is made in it
 OVERLAP = 12  # frames in which two prompts are blended
 FPS = HUMAN.fps
+
+Spans = tuple[tuple[int, int | None], ...]  # of frames; without an end, to the end of the clip
 
 
 def body_parts() -> dict[str, tuple[int, ...]]:
@@ -46,23 +44,9 @@ def body_parts() -> dict[str, tuple[int, ...]]:
     return {"upper": upper, "lower": tuple(joint for joint in range(HUMAN.joints) if joint not in upper), **sides}
 
 
-def edit(model: Model, take: Take, operation: MotionOperation) -> list[Take]:
-    """A clip as an operation changes it, once for each result. Raises ValueError where it cannot."""
-    modality = modality_of(model)
-    normal, sampling = modality.normal(), operation.sampling(model.sampling)
-    features = encode(canonical(resample(take.joints, take.fps, FPS))).float()
-    known, mask = edit_mask(normal.apply(features), operation.kept, operation.body_part, operation.length)
-    sampling = sampling if operation.prompt else dataclasses.replace(sampling, guidance=1.0)
-    noise = Noise(operation.seed, operation.samples())
-    known = known.expand(operation.count, -1, -1)
-    prompt = operation.prompt or ""
-    x = regenerate(model.diffusion, prompt, known, mask, noise, sampling, normal, modality.frames)
-    return list(modality.decode(model.decoded(x), {"caption": [prompt] * operation.count}))
-
-
-def modality_of(model: Model) -> MotionModality:
+def clips_of(model: Model) -> Clips:
     """A model's modality. Raises ValueError for a model of something else."""
-    if not isinstance(model.modality, MotionModality):
+    if not isinstance(model.modality, Clips):
         raise ValueError(f"{model.name} makes no motions: give a checkpoint of one that does")
     return model.modality
 
@@ -150,7 +134,7 @@ def spans_of(made: Tensor) -> list[tuple[int, int]]:
 
 def sample_sequence(model: Model, prompt: str, seconds: Sequence[float], noise: Noise, sampling: Sampling) -> Tensor:
     """Features (B, T, D) of prompts, with semicolons between them, one after another."""
-    return sequence(model.diffusion, timed(prompt, seconds, modality_of(model).frames), OVERLAP, noise, sampling)
+    return sequence(model.diffusion, timed(prompt, seconds, clips_of(model).frames), OVERLAP, noise, sampling)
 
 
 def timed(prompt: str, seconds: Sequence[float], longest: int) -> list[Segment]:

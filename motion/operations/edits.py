@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.flags import option
 from core.model import Model, Operation
 
 if TYPE_CHECKING:
+    from motion.changing import Spans
     from motion.files import Take
-
-Spans = tuple[tuple[int, int | None], ...]  # of frames; without an end, to the end of the clip
 
 
 @dataclass(frozen=True)
 class MotionOperation(Operation):
     """An edit of a motion: some frames, or some of the body in all frames, are generated and the rest is kept."""
 
-    def run(self, model: Model, source: Any) -> list[Take]:
-        """The edited motions."""
-        from motion.changing import edit
+    def run(self, model: Model, source: Take) -> list[Take]:
+        """The edited motions, one for each result. Raises ValueError where the clip cannot be edited so."""
+        from core.random import Noise
+        from motion.changing import FPS, clips_of, edit_mask, regenerate
+        from motion.features import canonical, encode
+        from motion.kinematics import resample
 
-        return edit(model, source, self)
+        clips, sampling, prompt = clips_of(model), self.sampling(model.sampling), self.prompt or ""
+        if not prompt:
+            sampling = dataclasses.replace(sampling, guidance=1.0)
+        normal = clips.normal()
+        features = normal.apply(encode(canonical(resample(source.joints, source.fps, FPS))).float())
+        known, mask = edit_mask(features, self.kept, self.body_part, self.length)
+        known, noise = known.expand(self.count, -1, -1), Noise(self.seed, self.samples())
+        x = regenerate(model.diffusion, prompt, known, mask, noise, sampling, normal, clips.frames)
+        return list(clips.decode(model.decoded(x), {"caption": [prompt] * self.count}))
 
     @property
     def kept(self) -> Spans | None:
