@@ -16,11 +16,13 @@ from torch import Tensor
 
 from app.export import export
 from app.inspect import refusal, weights_in
-from app.names import look_up
-from app.options import option, parse
+from app.options import parse
+from core.files import DRAFT
+from core.flags import option
+from core.names import look_up
 from core.train.state import newest
 from core.weights.autoencoder import Beside
-from core.weights.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_streamed
+from core.weights.checkpoint import KEY, CheckpointError, outline, read, write_streamed
 from core.weights.conversion import DIFFUSERS, LATENTS, ORIGINAL, Source, Target, cast, convert, read_config
 from core.weights.detect import WHOLE, detect, split
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from app.options import option, parse
-from app.sampling import digest, draw, newest
-from app.way import describe
+from app.options import parse
 from core.evaluation.distances import Interval
-from core.grid import GRIDS
-from core.recipe import Loaded, Sampling, build, load
+from core.flags import option
+from core.model import Model, Request
+from core.recipe import build, load
+from core.registry import find
 from core.sample import SAMPLERS
+from core.settings import settings_of
 from core.train.loop import Run, train
 
 ABOUT = """Train the tiny EDM recipe on scikit-learn's 1,297 real training digits, draw digits with five samplers,
@@ -50,65 +50,47 @@ def main(words: Sequence[str]) -> None:
     options, _ = parse(Options, "langevin demo", ABOUT, words)
     if options.count < 100:
         raise ValueError("--count must be at least 100, or the figures would mean nothing")
-    recipe = build("image.recipes.edm.tiny", {"steps": options.steps})
+    recipe = build(find("edm", "tiny")[0], {"steps": options.steps})
     recipe = replace(recipe, training=replace(recipe.training, seed=options.seed))
     torch.set_num_threads(1)  # at 8 x 8 pixels a second thread costs more than it brings
     print("training on 1,297 real digits (8x8, ten classes)", flush=True)
     started = time.perf_counter()
     path = train(recipe, Run(options.out, log=250, save=500, hold_out=0, show=0, tensorboard=False))
     print(f"trained in {time.perf_counter() - started:.0f} s; sampling", flush=True)
-    loaded = load(newest(path))
-    table(loaded, options)
-    sheet(loaded, path, options)
+    model = load(path)
+    table(model, options)
+    sheet(model, options)
 
 
-def table(loaded: Loaded, options: Options) -> None:
+def table(model: Model, options: Options) -> None:
     """A line for each way to sample: quality, evaluations, seconds."""
     from rich.console import Console
     from rich.table import Table
 
-    assert loaded.recipe.evaluate is not None
-    evaluate = loaded.recipe.evaluate()
-    asked = loaded.recipe.ask(options.seed, range(options.count))
+    assert model.evaluate is not None
+    evaluate = model.evaluate()
+    request = Request(count=options.count, seed=options.seed, batch=250)
+    conditions = request.conditions(model, request.samples())
     shown = Table("sampler", "steps", "evaluations", "Frechet distance [95 %]", "asked digit", "seconds", box=None)
     for name, grid, steps in WAYS:
-        info = SAMPLERS[name]
-        sampling = Sampling(info.sampler, GRIDS[grid], steps)
         started = time.perf_counter()
-        samples = drawn(loaded, options, sampling)
+        chosen = replace(request, sampler=name, grid=grid, steps=steps)
+        samples = torch.cat([data for data, _ in model.batches(chosen)])
         seconds = time.perf_counter() - started
-        figures = evaluate(samples, asked)
+        figures = evaluate(samples, conditions)
         distance, read = figures["Frechet distance to held-out"], figures["read as the asked class"]
         assert isinstance(distance, Interval) and isinstance(read, float)
-        shown.add_row(name, str(steps), str(info.count(steps)), str(distance), f"{100 * read:.1f} %", f"{seconds:.1f}")
+        count = str(SAMPLERS[name].count(steps))
+        shown.add_row(name, str(steps), count, str(distance), f"{100 * read:.1f} %", f"{seconds:.1f}")
     Console().print(shown)
     floor = figures["Frechet distance, real training images"]
     assert isinstance(floor, Interval)
     print(f"real training digits against the same held-out digits: {floor.value:.4g}")
 
 
-def drawn(loaded: Loaded, options: Options, sampling: Sampling, batch: int = 250) -> Tensor:
-    """The samples 0 to count - 1."""
-    starts = range(0, options.count, batch)
-    numbers = [range(start, min(start + batch, options.count)) for start in starts]
-    return torch.cat([draw(loaded.recipe, loaded.system, options.seed, part, sampling) for part in numbers])
-
-
-def sheet(loaded: Loaded, path: Path, options: Options) -> None:
+def sheet(model: Model, options: Options) -> None:
     """Ten columns, a digit each."""
-    assert loaded.recipe.show is not None
-    samples = draw(loaded.recipe, loaded.system, options.seed, range(100), loaded.recipe.sampling)
-    settings = {
-        "checkpoint": str(path),
-        "sha256": digest(path),
-        "average": None,
-        "seed": options.seed,
-        "first": 0,
-        "count": 100,
-        "batch": 256,
-        "prompt": None,
-        **describe(loaded.recipe.sampling),
-    }
+    request = model.modality.request(count=100, seed=options.seed, batch=256)
     out = options.out / "digits.png"
-    loaded.recipe.show(out, samples, settings)
+    model.modality.write(out, model.sample(request), settings_of(model, request))
     print(f"{out}: a hundred digits, a column for each class (`langevin replay {out}` makes it again)")

@@ -1,54 +1,53 @@
-"""`langevin evaluate`: draw samples from a checkpoint and measure them against the recipe's own data."""
+"""`langevin evaluate`: sample a model and measure the samples against its recipe's own data."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from app.options import option, parse
-from app.sampling import Drawing, conditions, drawn, newest, settings_of
-from core.evaluation.distances import Interval
-from core.recipe import load
-from core.weights.checkpoint import write_whole
+from app.options import Flag
+from app.sampling import AVERAGE, asked
+from core.registry import open_model
 
-ABOUT = """Draw samples from a checkpoint and measure them: distances to held-out data with their bootstrap
+ABOUT = """Sample a model and measure the samples: distances to held-out data with their bootstrap
 intervals, precision and recall, nearest training example.
 
 Example:
   langevin evaluate runs/edm-tiny --count 1000 --sampler dpmpp_2m --steps 20"""
 
 
-@dataclass(frozen=True)
-class Options(Drawing):
-    """What `langevin evaluate` takes."""
-
-    count: int = option(1000, "how many samples")
-    out: Path | None = option(None, "also write the figures to this JSON file")
+OUT = Flag("out", Path, None, "also write the figures to this JSON file")
+COUNT = 1000  # samples, unless asked otherwise
 
 
 def main(words: Sequence[str]) -> None:
-    """Draw, measure, print a table."""
-    options, given = parse(
-        Options, "langevin evaluate", ABOUT, words, [("checkpoint", "a .safetensors file, or a run's folder")]
-    )
-    path = newest(Path(given["checkpoint"]))
-    loaded = load(path, options.average)
-    if loaded.recipe.evaluate is None:
-        raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are measured")
-    if options.seconds:
-        raise ValueError("samples are measured as long as the recipe makes them: leave --seconds out")
-    sampling = options.sampling(loaded.recipe)
-    samples, seconds = drawn(loaded, options, sampling)
-    asked = conditions(loaded.recipe, options.seed, range(options.first, options.first + options.count), options.prompt)
-    figures = dict(loaded.recipe.evaluate()(samples, asked)) | {"seconds": round(seconds, 2)}
+    """Sample, measure, print a table."""
+    path, _, request, values = asked("langevin evaluate", ABOUT, [OUT, AVERAGE], words)
+    import torch
+
+    from core.evaluation.distances import Interval
+    from core.settings import settings_of
+    from core.weights.checkpoint import write_whole
+
+    request.check_measurable()
+    model = open_model(path, values["average"], request)
+    if model.evaluate is None:
+        raise ValueError(f"{model.name} does not say how its samples are measured")
+    request = request.filled(COUNT, model.usual[1])
+    started = time.perf_counter()
+    samples = torch.cat([data for data, _ in model.batches(request)])
+    seconds = time.perf_counter() - started
+    conditions = request.conditions(model, request.samples())
+    figures = dict(model.evaluate()(samples, conditions)) | {"seconds": round(seconds, 2)}
     show(figures)
-    if options.out is not None:
+    if values["out"] is not None:
         plain = {name: asdict(value) if isinstance(value, Interval) else value for name, value in figures.items()}
-        page = json.dumps({"figures": plain, "settings": settings_of(path, options, sampling)}, indent=1)
-        write_whole(options.out, page.encode())
+        page = json.dumps({"figures": plain, "settings": settings_of(model, request)}, indent=1)
+        write_whole(values["out"], page.encode())
 
 
 def show(figures: Mapping[str, object]) -> None:
@@ -60,6 +59,8 @@ def show(figures: Mapping[str, object]) -> None:
 
 def text(value: object) -> str:
     """A figure as a person reads it."""
+    from core.evaluation.distances import Interval
+
     if isinstance(value, Interval) and math.isnan(value.low):
         return f"{value.value:.4g}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

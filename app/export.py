@@ -10,6 +10,7 @@ from core.autoencoder import KLAutoencoder
 from core.codec import Latents
 from core.condition.control import ControlPicture
 from core.condition.frame import Framed
+from core.files import DRAFT
 from core.nn.flux import Flux
 from core.nn.mmdit import MMDiT
 from core.nn.text_unet import TextUNet
@@ -18,7 +19,7 @@ from core.systems.controlnet import WithControl
 from core.systems.diffusion import Diffusion
 from core.systems.lora import Adapted
 from core.weights import autoencoder, controlnet, flux, lora, mmdit, text_unet
-from core.weights.checkpoint import DRAFT, CheckpointError
+from core.weights.checkpoint import CheckpointError
 from core.weights.conversion import DIFFUSERS
 
 
@@ -27,7 +28,7 @@ def export(path: Path, out: Path, to: str) -> str:
 
     Raises CheckpointError for networks that published layouts have no words for.
     """
-    system = load(path).system
+    system = load(path).diffusion
     if isinstance(system, Adapted):
         if out.suffix != ".safetensors":
             raise ValueError(f"a LoRA is one file: call it {out.name}.safetensors")

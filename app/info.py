@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from app.catalogue import presets, systems
-from app.names import look_up
 from app.options import parse
-from app.sampling import newest
-from core.recipe import load
+from core.names import look_up
+from core.registry import newest, presets, systems
+
+if TYPE_CHECKING:
+    from core.systems.system import System
 
 ABOUT = """Show what a recipe is, its presets and their options; or what a checkpoint holds.
 
@@ -39,7 +41,7 @@ def main(words: Sequence[str]) -> None:
 
 def describe_recipe(name: str) -> None:
     """Its text, and each preset with its signature and first sentence."""
-    module = importlib.import_module(look_up("recipe", name, systems(), "langevin list"))
+    module = importlib.import_module(look_up("recipe", name, systems(), "langevin list").module)
     print(inspect.cleandoc(module.__doc__ or ""))
     for preset, function in presets(module).items():
         signature = ", ".join(str(p).replace("'", "") for p in inspect.signature(function).parameters.values())
@@ -49,20 +51,33 @@ def describe_recipe(name: str) -> None:
 
 def describe_checkpoint(path: Path) -> None:
     """Recipe, arguments, step, averages and size."""
-    loaded = load(path)
-    parameters = sum(value.numel() for value in loaded.system.parameters())
-    denoiser = loaded.system.denoiser
+    from core.recipe import load
+
+    model = load(path)
     rows = {
         "file": str(path),
-        "recipe": loaded.recipe.name,
-        "arguments": ", ".join(f"{name}={value}" for name, value in loaded.recipe.arguments.items()) or "none",
-        "step": loaded.metadata.get("step"),
-        "averages": ", ".join(loaded.metadata["averages"]) or "none",
-        "parameters": f"{parameters:,}",
-        "network": type(denoiser.net).__name__,
-        "schedule": type(denoiser.schedule).__name__,
-        "prediction": type(denoiser.prediction).__name__,
-        "sample shape": "x".join(map(str, loaded.recipe.shape)),
+        "recipe": model.name,
+        "modality": model.modality.name,
+        "arguments": ", ".join(f"{name}={value}" for name, value in model.metadata["arguments"].items()) or "none",
+        "step": model.metadata.get("step"),
+        "averages": ", ".join(model.metadata["averages"]) or "none",
+        "parameters": f"{sum(value.numel() for value in model.system.parameters()):,}",
+        **parts_of(model.system),
+        "sample shape": "x".join(map(str, model.shape)),
     }
     for name, value in rows.items():
         print(f"{name:12}  {value}")
+
+
+def parts_of(system: System) -> dict[str, str]:
+    """What a system is made of."""
+    from core.systems.diffusion import Diffusion
+
+    if not isinstance(system, Diffusion):
+        return {"system": type(system).__name__}
+    denoiser = system.denoiser
+    return {
+        "network": type(denoiser.net).__name__,
+        "schedule": type(denoiser.schedule).__name__,
+        "prediction": type(denoiser.prediction).__name__,
+    }

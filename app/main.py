@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app.names import look_up
+from core.names import look_up
 
 COMMANDS = {
     "list": ("app.catalogue", "the recipes, with their presets"),
@@ -15,9 +15,9 @@ COMMANDS = {
     "inspect": ("app.inspect", "what any file or folder of weights is, from its header"),
     "convert": ("app.convert", "from one layout or precision of weights to another"),
     "train": ("app.training", "train a recipe"),
-    "sample": ("app.sampling", "draw samples from a checkpoint"),
-    "edit": ("app.edit", "change a picture or a motion: by a prompt, where a mask or frames say, or restore it"),
-    "replay": ("app.replay", "make the same picture again from its own metadata"),
+    "sample": ("app.sampling", "sample a checkpoint or a published pipeline"),
+    "edit": ("app.edit", "edit a file with a model: inpaint, image-to-image, restore, in-between, ..."),
+    "replay": ("app.replay", "make a file again from the settings in it, and compare"),
     "evaluate": ("app.evaluation", "measure a checkpoint against its data"),
     "solvers": ("app.solvers", "measure every sampler against closed forms"),
     "demo": ("app.demo", "train on real digits, sample four ways, and show it"),
@@ -35,7 +35,14 @@ usage: langevin COMMAND ...
 
 def usage() -> str:
     """What the bare command prints."""
-    return USAGE.format(commands="\n".join(f"  {name:10} {about}" for name, (_, about) in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {name:10} {about}" for name, (_, about) in commands().items()))
+
+
+def commands() -> dict[str, tuple[str, str]]:
+    """Name -> module and help: the commands of every model, and those that only a domain has."""
+    from core.registry import commands as of_domains
+
+    return COMMANDS | of_domains()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     try:
-        module, _ = look_up("command", words[0], COMMANDS, "langevin --help")
+        module, _ = look_up("command", words[0], commands(), "langevin --help")
         importlib.import_module(module).main(words[1:])
     except KeyboardInterrupt as stop:
         print(f"langevin: {stop or 'interrupted'}", file=sys.stderr)

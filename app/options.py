@@ -11,29 +11,27 @@ import inspect
 import itertools
 import types
 import typing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from app.names import nearest
+from core.names import nearest
 
 T = TypeVar("T")
 
 
-def option(default: Any, about: str) -> Any:
-    """A dataclass field that is a flag with a help text."""
-    return dataclasses.field(default=default, metadata={"help": about})
-
-
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """One option: ``--name value``, or ``--name`` / ``--no-name`` for yes and no."""
 
     name: str
     kind: Any
     default: Any
     about: str
+    metavar: str | None = None
+    group: str | None = None  # the heading under which help shows it
+
+
+METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +42,10 @@ class _Parser(argparse.ArgumentParser):
 def flags_of(kind: type) -> list[Flag]:
     """The flags of a dataclass."""
     hints = typing.get_type_hints(kind)
-    return [Flag(f.name, hints[f.name], f.default, f.metadata.get("help", "")) for f in dataclasses.fields(kind)]
+    return [
+        Flag(f.name, hints[f.name], f.default, f.metadata.get("help", ""), f.metadata.get("metavar"))
+        for f in dataclasses.fields(kind)
+    ]
 
 
 def flags_of_function(function: Callable[..., object]) -> list[Flag]:
@@ -58,18 +59,31 @@ def flags_of_function(function: Callable[..., object]) -> list[Flag]:
 
 
 def read(
-    program: str, about: str, positional: Sequence[tuple[str, str]], flags: Sequence[Flag], words: Sequence[str]
+    program: str,
+    about: str,
+    positional: Sequence[tuple[str, str]],
+    flags: Sequence[Flag],
+    words: Sequence[str],
+    elsewhere: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The values of a command line; raises ValueError, in one sentence, for what is unknown, missing or unreadable."""
+    """The values of a command line; raises ValueError, in one sentence, for what is unknown, missing or unreadable.
+
+    elsewhere: flags that other models have, and of which modality those are.
+    """
     parser = _Parser(prog=program, description=about, allow_abbrev=False, formatter_class=_Help)
     for name, text in positional:
         parser.add_argument(name, help=text)
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for flag in flags:
-        _add(parser, flag)
+        if flag.group is not None and flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        _add(parser if flag.group is None else groups[flag.group], flag)
     known = [text for action in parser._actions for text in action.option_strings]
     for word in words:
         name = word.split("=")[0]
         if name.startswith("--") and name not in known:
+            if elsewhere and name in elsewhere:
+                raise ValueError(f"{name} is for models of the modality {elsewhere[name]}: leave it out")
             near = nearest(name, known)
             offer = f"did you mean '{near}'?" if near else f"see `{program} --help`."
             raise ValueError(f"{program} has no option '{name}': {offer}")
@@ -89,20 +103,26 @@ class _Help(argparse.HelpFormatter):
         return "\n".join(filled)
 
 
-def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
+def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     name = f"--{flag.name.replace('_', '-')}"
     required = flag.default is dataclasses.MISSING
-    shown = "" if required or flag.default is None else f" (default: {flag.default})"
+    shown = "" if required or flag.default in (None, "", ()) else f" (default: {flag.default})"
     about = (flag.about + shown).strip().replace("%", "%%")
     kind, many = _plain(flag.kind)
     if kind is bool:
         parser.add_argument(name, action=argparse.BooleanOptionalAction, default=flag.default, help=about)
     elif many:
         parser.add_argument(
-            name, type=kind, nargs="+", default=flag.default, required=required, help=about, metavar="N"
+            name,
+            type=kind,
+            nargs="+",
+            default=flag.default,
+            required=required,
+            help=about,
+            metavar=flag.metavar or METAVARS.get(kind, "VALUE"),
         )
     else:
-        metavar = {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(kind, "VALUE")
+        metavar = flag.metavar or METAVARS.get(kind, "VALUE")
         parser.add_argument(name, type=kind, default=flag.default, required=required, help=about, metavar=metavar)
 
 

@@ -1,76 +1,81 @@
-"""`langevin replay`: make the same picture again from its own metadata, and say whether it is the same."""
+"""`langevin replay`: make a file again from the settings in it, and say whether it is the same."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.loras import weighed
-from app.options import option, parse
-from app.sampling import Drawing, digest, drawn, newest, opened, words_of
-from core.provenance import FORMAT
+from app.options import parse
+from core.flags import option, restored
+from core.model import digest
+from core.registry import modalities, modality_of, newest, open_model
 
-ABOUT = """Read the settings in a picture that `langevin sample` wrote, draw it again and compare.
+ABOUT = """Read the settings in a file that `langevin sample` or `langevin edit` wrote, make it again and compare.
 
 Example:
   langevin replay samples.png"""
 
 
 @dataclass(frozen=True)
-class Replay:
+class Options:
     """What `langevin replay` takes."""
 
     checkpoint: Path | None = option(None, "the checkpoint, if it has moved since")
-    out: Path | None = option(None, "where to write the new picture (default: beside the old one, as NAME-replay)")
+    out: Path | None = option(None, "where to write the new file (default: beside the old one, as NAME-replay)")
 
 
 def main(words: Sequence[str]) -> None:
-    """Draw again, write, compare."""
-    options, given = parse(
-        Replay, "langevin replay", ABOUT, words, [("picture", "a file that `langevin sample` wrote")]
-    )
-    old = Path(given["picture"])
+    """Make it again, write, compare."""
+    known = [("file", "a file that `langevin sample` or `langevin edit` wrote")]
+    options, given = parse(Options, "langevin replay", ABOUT, words, known)
+    old = Path(given["file"])
     settings = settings_in(old)
+    from core.settings import in_words, unchanged
+
     path = options.checkpoint or Path(str(settings["checkpoint"]))
     if not path.exists():
         raise ValueError(f"the checkpoint {path} is not there any more: say where it is with --checkpoint")
     if digest(path) != settings["sha256"]:
         raise ValueError(f"{path} is not the checkpoint that made {old.name}: its content differs")
-    if settings.get("refiner") and digest(newest(Path(settings["refiner"]))) != settings["refiner_sha256"]:
-        raise ValueError(f"{settings['refiner']} is not the refiner that ended {old.name}: its content differs")
-    leader = settings.get("controlnet")
-    if leader and digest(weighed(leader)[0]) != settings["controlnet_sha256"]:
-        raise ValueError(f"{leader} is not the ControlNet that led {old.name}: its content differs")
-    followed = settings.get("control") or settings.get("edges")
-    if followed and digest(Path(followed)) != settings["control_sha256"]:
-        raise ValueError(f"{followed} is not the picture that {old.name} follows: its content differs")
-    loaded = opened(path, settings["average"], settings.get("size"))
-    way = Drawing(**{field.name: settings[field.name] for field in fields(Drawing) if field.name in settings})
-    samples, seconds = drawn(loaded, way, way.sampling(loaded.recipe))
+    unchanged(settings, old)
+    started = time.perf_counter()
+    path = newest(path)
+    modality = modality_of(path)
+    request = restored(modality.request, settings)
+    model = open_model(path, settings["average"], request)
+    if "edit" in settings:
+        if "source" not in settings:
+            raise ValueError(f"{old.name} was edited from what lay in no file, so it cannot be made again")
+        source = Path(settings["source"])
+        unchanged({"files": {str(source): settings["source_sha256"]}}, old)
+        kind = modality.operations[settings["edit"]]
+        objects = model.edit(restored(kind, settings), source)
+    else:
+        objects = model.sample(request, seeds=settings.get("seeds"))
     new = options.out or old.with_name(f"{old.stem}-replay{old.suffix}")
-    if loaded.recipe.show is None:
-        raise ValueError(f"the recipe {loaded.recipe.name} does not say how its samples are written")
-    loaded.recipe.show(new, samples, settings)
-    same = new.read_bytes() == old.read_bytes()
-    if settings["format"] < FORMAT:  # the same picture is written with its settings in today's format
-        from core.media.sheet import same_pixels
-
-        same = same_pixels(new, old)
-    print(f"{new}: {'the same picture' if same else 'NOT the same picture'}, {seconds:.1f} s, {words_of(settings)}")
+    modality.check_output(new)
+    modality.write(new, objects, {k: v for k, v in settings.items() if k not in ("format", "file")})
+    made = modality.files_of(new, len(objects))[settings.get("file", 0)]
+    same = modality.same(old, made, settings)
+    took = f"{time.perf_counter() - started:.1f} s"
+    print(f"{made}: {'the same' if same else 'NOT the same'} as {old.name}, {took}, {in_words(settings)}")
     if not same:
-        raise ValueError(f"{new} differs from {old}: the software or the machine is not the one that made it")
+        raise ValueError(f"{made} differs from {old}: the software or the machine is not the one that made it")
 
 
 def settings_in(path: Path) -> dict[str, Any]:
-    """The settings in a picture's metadata."""
-    from core.media.sheet import read_settings
-
-    settings = read_settings(path)
-    if "edit" in settings:
-        raise ValueError(f"{path} is an edit: give `langevin edit` the picture and the settings once more")
-    missing = {"checkpoint", "sha256", "seed", "steps"} - settings.keys()
-    if missing:
-        raise ValueError(f"{path} does not say how it was made: give a picture that `langevin sample` wrote")
+    """The settings in a file's metadata, or beside it. Raises ValueError where there are none."""
+    if not path.is_file():
+        raise ValueError(f"{path} is no file: give one that `langevin sample` or `langevin edit` wrote")
+    for modality in modalities().values():
+        settings = modality.read_metadata(path)
+        if settings is not None:
+            break
+    else:
+        raise ValueError(f"{path} does not say how it was made: give a file that `langevin sample` wrote")
+    if {"checkpoint", "sha256", "seed", "steps"} - settings.keys():
+        raise ValueError(f"{path} does not say how it was made: give a file that `langevin sample` wrote")
     return settings

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from app.catalogue import find
-from app.options import flags_of, flags_of_function, option, read
+from app.options import flags_of, flags_of_function, read
 from app.processes import side_by_side
+from core.flags import option
 from core.recipe import Recipe, build
+from core.registry import find
 from core.train.loop import Run, train
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
@@ -71,8 +72,7 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
     path = train(recipe, run_of(folder, options))
     print(path)
-    if recipe.show is not None:
-        print(f"Next: langevin sample {folder} --out {folder}/samples.png")
+    print(f"Next: langevin sample {folder} --out {folder}/samples{recipe.modality.suffixes[0]}")
 
 
 def with_settings(recipe: Recipe, options: Options) -> Recipe:

@@ -20,21 +20,21 @@ from pathlib import Path
 import torch
 
 from core.evaluation.distances import frechet, nearest_median
-from core.recipe import Recipe, build, draw, load
+from core.recipe import Recipe, build, load
 from core.train.loop import Run, train
 from image.data import digits
-from image.metrics import Judge, accuracy, train_judge
+from image.metrics import Classifier, accuracy, train_classifier
 
 
-def judge_from(path: Path | None) -> Judge:
+def judge_from(path: Path | None) -> Classifier:
     """The feature network of a file, or one trained now."""
     real, _ = digits()
     assert real.labels is not None
     if path is None:
-        return train_judge(real.images, real.labels)
+        return train_classifier(real.images, real.labels)
     names = {"f.0": "body.0", "f.2": "body.2", "f.4": "body.4", "f.7": "body.8", "h": "head"}
     state = torch.load(path, weights_only=True)
-    judge = Judge(1, 10)
+    judge = Classifier(1, 10)
     judge.load_state_dict({f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": v for key, v in state.items()})
     return judge.eval().requires_grad_(False)
 
@@ -45,7 +45,7 @@ def within(recipe: Recipe, seconds: float, seed: int) -> Recipe:
     return dataclasses.replace(recipe, training=training)
 
 
-def measure(name: str, seconds: float, seed: int, count: int, judge: Judge) -> dict[str, object]:
+def measure(name: str, seconds: float, seed: int, count: int, judge: Classifier) -> dict[str, object]:
     """Train, sample and measure one recipe."""
     recipe = within(build(f"image.recipes.{name}.tiny"), seconds, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,11 +54,13 @@ def measure(name: str, seconds: float, seed: int, count: int, judge: Judge) -> d
         loaded = load(train(recipe, run))
         spent = time.process_time() - started
     started = time.process_time()
-    parts = [draw(recipe, loaded.system, seed, range(first, min(first + 250, count))) for first in range(0, count, 250)]
+    parts = [
+        recipe.model(loaded.system).draw(seed, range(first, min(first + 250, count))) for first in range(0, count, 250)
+    ]
     samples = torch.cat(parts).clamp(-1, 1)
     sampling = time.process_time() - started
     train_part, held_out = digits()
-    asked = recipe.ask(seed, range(count))
+    asked = recipe.prompts.default(seed, range(count))
     result: dict[str, object] = {
         "recipe": name,
         "seed": seed,

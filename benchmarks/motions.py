@@ -25,15 +25,17 @@ from torch import Tensor
 
 from core.denoiser import Bound, Estimate
 from core.evaluation.distances import Interval
+from core.model import Evaluate, Model
 from core.random import Noise
-from core.recipe import Evaluate, Loaded, Sampling, draw, load
+from core.recipe import build, load
 from core.sample import SAMPLERS
 from core.sample.step import run
 from core.schedule import Schedule
+from core.systems.sampling import Sampling
 from core.train.state import newest
-from motion.changing import OVERLAP, told
+from motion.changing import OVERLAP, timed
 from motion.compose import segments, sequence
-from motion.editing import bridging, edited, gap
+from motion.editing import gap_constraint, gap_mask, inpaint_clips
 from motion.features import decode
 from motion.generator import normal_of
 from motion.skeleton import HUMAN
@@ -71,18 +73,18 @@ def steps_for(sampling: Sampling, schedule: Schedule, evaluations: int) -> int:
     return best
 
 
-def samples(loaded: Loaded, way: Sampling, count: int, batch: int) -> Tensor:
+def samples(loaded: Model, way: Sampling, count: int, batch: int) -> Tensor:
     """Samples 0 to ``count`` of seed 0, of what the recipe asks for."""
     parts = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
-    return torch.cat([draw(loaded.recipe, loaded.system, 0, part, way) for part in parts])
+    return torch.cat([loaded.draw(0, part, way) for part in parts])
 
 
-def judged(loaded: Loaded, judge: Judge, way: Sampling, count: int, batch: int) -> dict[str, object]:
+def judged(loaded: Model, judge: Judge, way: Sampling, count: int, batch: int) -> dict[str, object]:
     """The figures of a way to sample, and its seconds."""
     started = time.perf_counter()
     made = samples(loaded, way, count, batch)
     seconds = time.perf_counter() - started
-    return dict(judge()(made, loaded.recipe.ask(0, range(count)))) | {"seconds": round(seconds, 1)}
+    return dict(judge()(made, loaded.prompts.default(0, range(count)))) | {"seconds": round(seconds, 1)}
 
 
 def row(*cells: object) -> None:
@@ -108,13 +110,13 @@ def real_row(figures: dict[str, object], *before: str) -> None:
     row(*before, *(figures[f"{name}, real"] for name in FIGURES), "")
 
 
-def samplers(loaded: Loaded, judge: Judge, options: argparse.Namespace) -> None:
+def samplers(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
     """Quality against function evaluations."""
     head("sampler", "evaluations", "steps", *FIGURES, "seconds")
     for place, name in enumerate(options.samplers):
         for evaluations in options.evaluations:
-            way = dataclasses.replace(loaded.recipe.sampling, sampler=SAMPLERS[name].sampler)
-            steps = steps_for(way, loaded.system.denoiser.schedule, evaluations)
+            way = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
+            steps = steps_for(way, loaded.diffusion.denoiser.schedule, evaluations)
             if steps < 1:
                 continue
             way = dataclasses.replace(way, steps=steps)
@@ -124,13 +126,13 @@ def samplers(loaded: Loaded, judge: Judge, options: argparse.Namespace) -> None:
             row(name, evaluations, steps, *(figures[key] for key in FIGURES), figures["seconds"])
 
 
-def thousand(loaded: Loaded, judge: Judge, options: argparse.Namespace) -> None:
+def thousand(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
     """Ten evaluations against all the steps of ancestral sampling."""
     head("sampler", "evaluations", *FIGURES, "seconds")
     found = []
     for name, steps in ((options.fast, 10), ("ddpm", options.full)):
-        way = dataclasses.replace(loaded.recipe.sampling, sampler=SAMPLERS[name].sampler)
-        few = steps_for(way, loaded.system.denoiser.schedule, steps) if steps == 10 else steps
+        way = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
+        few = steps_for(way, loaded.diffusion.denoiser.schedule, steps) if steps == 10 else steps
         way = dataclasses.replace(way, steps=few)
         found.append(judged(loaded, judge, way, options.count, options.batch))
         row(name, steps, *(found[-1][key] for key in FIGURES), found[-1]["seconds"])
@@ -149,21 +151,23 @@ def moves(joints: Tensor, order: int) -> Tensor:
     return joints.diff(n=order, dim=1).norm(dim=-1).amax(-1)
 
 
-def clips(loaded: Loaded, count: int) -> tuple[Tensor, list[str]]:
+def clips(loaded: Model, count: int) -> tuple[Tensor, list[str]]:
     """Held-out clips of at least ``CLIP`` frames, cut to that (B, CLIP, D), and their captions."""
-    held = loaded.recipe.data()[1]
-    assert held is not None
-    batch = held.get(range(min(len(held), 4 * count)))
+    held_out = build(loaded.name, loaded.metadata["arguments"]).data()[1]
+    assert held_out is not None
+    batch = held_out.get(range(min(len(held_out), 4 * count)))
     rows = [i for i, valid in enumerate(batch["valid"]) if int(valid.sum()) >= CLIP][:count]
     return batch["x"][rows, :CLIP], [batch["caption"][i] for i in rows]
 
 
-def between(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
+def between(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     """Gaps of held-out clips, filled."""
-    normal, way = normal_of(), loaded.recipe.sampling
+    normal, way = normal_of(), loaded.sampling
     known, captions = clips(loaded, options.count)
-    mend = bridging(normal, known, FIRST, LAST)
-    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
+    mend = gap_constraint(normal, known, FIRST, LAST)
+    made = inpaint_clips(
+        loaded.diffusion, captions, known, gap_mask(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend
+    )
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
     seams = torch.cat([away[:, FIRST - 1 : FIRST], away[:, LAST : LAST + 1]], dim=1).amax(1)
@@ -189,15 +193,15 @@ def spread(name: str, values: Tensor) -> None:
     row(name, *(float(values.double().quantile(share)) for share in (0.5, 0.95, 1.0)))
 
 
-def joins(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
+def joins(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     """Sequences of three prompts."""
     normal, fps = normal_of(), HUMAN.fps
     each = -(-options.count // len(PROMPTS))
     table: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     rates: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     for prompt in PROMPTS:
-        script = told(prompt, SECONDS, loaded.recipe.shape[0])
-        made = sequence(loaded.system, script, OVERLAP, Noise(0, range(each)), loaded.recipe.sampling)
+        script = timed(prompt, SECONDS, loaded.shape[0])
+        made = sequence(loaded.diffusion, script, OVERLAP, Noise(0, range(each)), loaded.sampling)
         joints = decode(normal.undo(made.float()))
         inside = torch.zeros(joints.shape[1], dtype=torch.bool)
         for start, _weights in segments(script, OVERLAP)[1:]:
@@ -216,7 +220,7 @@ def joins(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
         spread(f"{name} of real clips, {unit}", moves(truth, order).amax(1) * fps**order)
 
 
-Part = Callable[[Loaded, Judge, argparse.Namespace], None]
+Part = Callable[[Model, Judge, argparse.Namespace], None]
 PARTS: dict[str, Part] = {"samplers": samplers, "thousand": thousand, "between": between, "joins": joins}
 
 
@@ -233,10 +237,10 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     loaded = load((newest(options.run) or options.run) if options.run.is_dir() else options.run)
-    print(f"{loaded.recipe.name}, step {loaded.metadata['step']}, {options.count} clips")
-    evaluate = loaded.recipe.evaluate
+    print(f"{loaded.name}, step {loaded.metadata['step']}, {options.count} clips")
+    evaluate = loaded.evaluate
     if evaluate is None:
-        raise SystemExit(f"{loaded.recipe.name} does not say how its samples are measured")
+        raise SystemExit(f"{loaded.name} does not say how its samples are measured")
     judge = cache(evaluate)
     for part in options.parts:
         PARTS[part](loaded, judge, options)

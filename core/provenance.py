@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.files import whole
+
 KEY = "langevin"  # under which a file's metadata hold the settings
-FORMAT = 1  # of the settings that are written; those without a number are of format 0
+FORMAT = 2  # of the settings that are written; those without a number are of format 0
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class KeyAlias:
     new: str
 
 
-ALIASES: tuple[KeyAlias, ...] = ()
+ALIASES: tuple[KeyAlias, ...] = (KeyAlias(2, "avoid", "negative_prompt"),)
 
 
 def dumps(settings: Mapping[str, object]) -> str:
@@ -47,3 +49,19 @@ def loads(text: str, path: Path) -> dict[str, object]:
         if alias.since > written and alias.old in stored:
             stored[alias.new] = stored.pop(alias.old)
     return {**stored, "format": written}
+
+
+def write_sidecar(path: Path, settings: Mapping[str, object]) -> None:
+    """Write the settings of a file that has no room for them beside it, as NAME.json, whole or not at all."""
+    with whole(sidecar(path)) as draft:
+        draft.write_text(dumps(settings))
+
+
+def read_sidecar(path: Path) -> dict[str, object] | None:
+    """The settings beside a file; None where there are none."""
+    return loads(sidecar(path).read_text(), path) if sidecar(path).is_file() else None
+
+
+def sidecar(path: Path) -> Path:
+    """Where the settings of a file lie that has no room for them."""
+    return path.with_name(f"{path.name}.json")

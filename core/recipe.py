@@ -26,54 +26,15 @@ from torch import Tensor
 
 from core.aliases import known
 from core.data.dataset import Augment, Dataset
-from core.grid import Grid
-from core.guidance import Guided
-from core.random import Noise
-from core.sample.step import Sampler, run
-from core.systems.diffusion import Diffusion, Guide
+from core.model import Evaluate, Modality, Model
+from core.prompts import Prompts, Unconditional
+from core.systems.sampling import Sampling
 from core.systems.system import System
 from core.train.ema import Constant, Power, Profile
 from core.weights.checkpoint import FORMAT, CheckpointError, fill, read, read_metadata
 
 S = TypeVar("S", bound=System)
-Show = Callable[[Path, Tensor, dict[str, object]], None]  # writes decoded samples to a file, with their settings
-Ask = Callable[[int, Sequence[int]], Mapping[str, Any]]  # seed, samples -> the conditions to sample them with
-Understand = Callable[[str, int], Mapping[str, Any]]  # what a person typed, count -> that condition for all samples
-Evaluate = Callable[[Tensor, Mapping[str, Any]], Mapping[str, object]]  # samples, their conditions -> figures by name
-Start = Callable[[System, Path], None]  # a system with new weights, the run's folder -> weights from elsewhere in it
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a model is sampled unless asked otherwise."""
-
-    sampler: Sampler
-    grid: Grid
-    steps: int
-    guidance: float = 1.0
-    guide: Guide = Guided
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"sampling takes at least 1 step, not {self.steps}")
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a person wants changed in a recording: anything that goes on in time, such as a motion."""
-
-    prompt: str = ""
-    keep: tuple[tuple[int, int | None], ...] | None = None  # spans of frames that stay; without an end, to the end
-    part: str | None = None  # what is made anew of the other frames, by the recipe's name for it; without one, all
-    seconds: float | None = None  # how long the result is; without a number, as long as the recording
-
-
-# A recording's file, the change -> x (B, ...) as it is diffused, a sample of the change for each sample of the noise.
-Revise = Callable[[Diffusion, Path, Change, Noise, Sampling], Tensor]
-# What a person typed, the seconds that each of its prompts lasts -> x (B, ...), in which one follows the other.
-Follow = Callable[[Diffusion, str, Sequence[float], Noise, Sampling], Tensor]
-# A picture's file, whether it is the control picture itself or one to make it of -> that condition of one sample.
-Control = Callable[[Path, bool], Mapping[str, Any]]
+Initialize = Callable[[System, Path], None]  # a system with new weights, the run's folder -> weights from elsewhere
 Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
 
 
@@ -168,10 +129,6 @@ def brief(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
     )
 
 
-def _ask_nothing(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A whole system, its data and its defaults."""
@@ -181,17 +138,16 @@ class Recipe:
     sampling: Sampling
     training: Training
     data: Callable[[], tuple[Dataset, Dataset | None]]  # the training data, and held-out data if there are any
-    show: Show | None = None
-    suffix: str = ".png"  # of the files that ``show`` writes
-    ask: Ask = _ask_nothing
-    understand: Understand | None = None
+    modality: Modality[Any]
+    prompts: Prompts = Unconditional()
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
-    revise: Revise | None = None
-    follow: Follow | None = None
-    control: Control | None = None  # of models that follow a picture, such as its edges
-    start: Start | None = None  # gives a new run the weights that it does not learn itself
+    initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
+
+    def model(self, system: System) -> Model:
+        """A system of this recipe, ready to be sampled."""
+        return Model(system, self.shape, self.sampling, self.modality, self.prompts, self.name, evaluate=self.evaluate)
 
 
 def build(name: str, arguments: Mapping[str, object] | None = None, packages: Sequence[str] | None = None) -> Recipe:
@@ -231,16 +187,7 @@ def _find(name: str, packages: Sequence[str]) -> Callable[..., Recipe]:
     return function
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model from a checkpoint, ready to sample."""
-
-    recipe: Recipe
-    system: Diffusion
-    metadata: Mapping[str, Any]  # "step", "recipe", "arguments", "averages" and what the trainer noted
-
-
-def load(path: Path, average: str | None = None, packages: Sequence[str] | None = None) -> Loaded:
+def load(path: Path, average: str | None = None, packages: Sequence[str] | None = None) -> Model:
     """Open a checkpoint with the weights of an average: by name, by default its first; "model" is the raw weights.
 
     Raises CheckpointError, in one sentence, for whatever is not a checkpoint of this repository or does not fit.
@@ -256,9 +203,7 @@ def load(path: Path, average: str | None = None, packages: Sequence[str] | None 
         raise CheckpointError(f"{path} cannot be opened: {error}") from error
     prefix = f"{chosen}/" if chosen in names[-1:] else f"ema/{chosen}/"
     system = restore(recipe.system, read(path, prefix), path, metadata["format"], packages)
-    if not isinstance(system, Diffusion):
-        raise CheckpointError(f"{path} is of {recipe.name}, which makes no samples: give a diffusion model")
-    return Loaded(recipe, system, metadata)
+    return dataclasses.replace(recipe.model(system), path=path, average=average, metadata=metadata)
 
 
 def read_header(path: Path, packages: Sequence[str] | None = None) -> dict[str, Any]:
@@ -293,30 +238,3 @@ def restore(
         system = make()
         fill(system, state, path)
     return system.eval()
-
-
-def told(asked: Mapping[str, Any]) -> dict[str, object]:
-    """What belongs into the settings of samples that were asked for so: their captions, and sizes where they differ."""
-    said: dict[str, object] = {"captions": list(asked["caption"])} if "caption" in asked else {}
-    return said | ({"sizes": torch.as_tensor(asked["valid"]).sum(1).tolist()} if "valid" in asked else {})
-
-
-def draw(recipe: Recipe, system: System, seed: int, samples: Sequence[int], sampling: Sampling | None = None) -> Tensor:
-    """Finished samples (len(samples), ...) of a recipe: sample i is the same in any batch and order.
-
-    Raises ValueError for a system that makes none, such as an autoencoder.
-    """
-    if not isinstance(system, Diffusion):
-        raise ValueError(f"{recipe.name} makes no samples: it is not a diffusion model")
-    way = sampling or recipe.sampling
-    steps = system.sample(
-        Noise(seed, samples),
-        recipe.shape,
-        recipe.ask(seed, samples),
-        sampler=way.sampler,
-        grid=way.grid,
-        steps=way.steps,
-        guidance=way.guidance,
-        guide=way.guide,
-    )
-    return system.decode(run(steps))

@@ -8,7 +8,7 @@ gives
 
 whole batches, which come in a random order among those of the other buckets. What is left over, less than a batch,
 opens the bucket's first batch of the next epoch: nothing is dropped, padded or shown twice, and all of it is a function
-of (seed, step). A bucket of fewer pictures than a batch is heard of every few epochs, several of its passes in a batch.
+of (seed, step). A bucket of fewer pictures than a batch gives one every few epochs, of several passes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from functools import lru_cache
 import numpy as np
 
 from core.data.dataset import Batch, DataError
-from core.media.picture import CENTRE, Place, Size
+from core.media.picture import CENTRE, CropPosition, Size
 from core.random import Draw, permutation
-from image.source import Source, fingerprint, places, read, size_of
+from image.source import Source, crop_positions, fingerprint, read_batch, size_of
 
 
 def bucket_sizes(area: int = 1024 * 1024, multiple: int = 64, aspect: float = 4.0) -> tuple[Size, ...]:
@@ -56,7 +56,7 @@ class Bucketed:
     def __init__(
         self, source: Source, buckets: Sequence[Size], batch: int, channels: int = 3, random_crop: bool = False
     ) -> None:
-        """Looks at the header of every picture. Raises DataError where one cannot be read, or there are none."""
+        """Reads the header of every picture. Raises DataError where one cannot be read, or there are none."""
         if len(source) == 0 or batch < 1 or not buckets:
             raise DataError("buckets need pictures, sizes, and a batch of at least 1")
         self.source = source
@@ -95,20 +95,20 @@ class Bucketed:
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with random crops if they are wanted."""
-        return self._read(indices, places(draw)) if self.random_crop else self.get(indices)
+        return self._read(indices, crop_positions(draw)) if self.random_crop else self.get(indices)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
         return fingerprint(self.source, index, self.buckets[self.bucket[index]], self.channels)
 
-    def _read(self, indices: Sequence[int], where: Sequence[Place]) -> Batch:
+    def _read(self, indices: Sequence[int], where: Sequence[CropPosition]) -> Batch:
         asked = set(self.bucket[list(indices)].tolist())
         if len(asked) != 1:
             raise DataError(
                 f"a batch asks for pictures of {len(asked)} buckets at once, but buckets fill batches of {self.batch}: "
                 "train with that batch, and give held-out data one size"
             )
-        return read(self.source, indices, self.buckets[asked.pop()], where, self.channels)
+        return read_batch(self.source, indices, self.buckets[asked.pop()], where, self.channels)
 
 
 def _before(counts: tuple[int, ...], batch: int, epoch: int) -> int:

@@ -13,23 +13,25 @@ from torch import Tensor
 
 from core.data.dataset import Batch, Dataset
 from core.evaluation.distances import features, frechet, kernel, neighbours
+from core.model import Evaluate
+from core.prompts import Captions, Conditions
 from core.random import Draw, Stream
-from core.recipe import Evaluate, Recipe, Sampling, Start, Training
+from core.recipe import Initialize, Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
-from image.defaults import show
+from image.detector import Detector, caption_accuracy, train_detector
 from image.folder import open_source
-from image.reader import Reader, caption_accuracy, train_reader
-from image.source import Captioned, Source, divide
+from image.modality import MODALITY
+from image.source import Captioned, Source, split_source
 
 NEIGHBOURS = 3  # how many real pictures, or samples, a ball of precision and recall reaches
 
 # Which digit a latent shows is told apart at t = 0.6 to 0.75, so training's logit-normal times lean there.
-TOLD_APART = 0.6
+SEMANTIC_LOGIT = 0.6
 
 
 @dataclass(frozen=True)
-class Wordless:
+class CaptionDropout:
     """An augmentation that takes a share of the captions away, and leaves what else is told of these pictures.
 
     It takes the place of ``Objective.drop`` where the null would say something false, such as another size.
@@ -43,13 +45,13 @@ class Wordless:
         return {**batch, "caption": ["" if none else text for none, text in zip(gone, batch["caption"], strict=True)]}
 
 
-def told_digits(
+def digits_recipe(
     system: Callable[[], Diffusion],
     shape: tuple[int, ...],
     sampling: Sampling,
     training: Training,
     count: int,
-    start: Start | None = None,
+    start: Initialize | None = None,
     data: Callable[[], tuple[Dataset, Dataset]] | None = None,
 ) -> Recipe:
     """A recipe on ``count`` captioned digits. It is asked for captions that training never shows, and read back.
@@ -66,22 +68,21 @@ def told_digits(
         sampling,
         training,
         data or parts,
-        show=show,
-        ask=ask_unseen,
-        understand=typed_captions,
-        evaluate=lambda: read_back(*parts()),
-        start=start,
+        MODALITY,
+        Captions(unseen_captions),
+        evaluate=lambda: caption_evaluation(*parts()),
+        initialize=start,
     )
 
 
-def own_captions(
+def captioned_recipe(
     system: Callable[[], Diffusion],
     shape: tuple[int, ...],
     sampling: Sampling,
     training: Training,
     data: str,
     size: int,
-    start: Start | None = None,
+    start: Initialize | None = None,
     cut: Callable[[Source], Dataset] | None = None,
 ) -> Recipe:
     """A recipe on captioned pictures of your own (see ``image.folder``), asked for the captions that are held out.
@@ -91,38 +92,33 @@ def own_captions(
 
     @cache
     def parts() -> tuple[Dataset, Captioned]:
-        train, held_out = divide(open_source(Path(data)))
+        train, held_out = split_source(open_source(Path(data)))
         return Captioned(train, size) if cut is None else cut(train), Captioned(held_out, size)
 
-    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
         held_out = parts()[1].source
         return {"caption": [held_out.caption(number % len(held_out)) for number in samples]}
 
-    return Recipe(system, shape, sampling, training, parts, show=show, ask=ask, understand=typed_captions, start=start)
+    prompts = Captions(validation)
+    return Recipe(system, shape, sampling, training, parts, MODALITY, prompts, initialize=start)
 
 
-def ask_unseen(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+def unseen_captions(seed: int, samples: Sequence[int]) -> Conditions:
     """Sample i is asked for the caption of held-out scene i."""
     scenes = [scene(0, number, held_out=True) for number in samples]
-    return {"caption": [seen.caption for seen in scenes], "scene": scenes}
+    return {"caption": [sample_features.caption for sample_features in scenes], "scene": scenes}
 
 
-def typed_captions(text: str, count: int) -> Mapping[str, Any]:
-    """A caption as a person types it, or several in turn with a semicolon between them."""
-    captions = [caption.strip() for caption in text.split(";")]
-    return {"caption": [captions[i % len(captions)] for i in range(count)]}
-
-
-def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 1000) -> Evaluate:
+def caption_evaluation(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 1000) -> Evaluate:
     """Train a reader on real renders; then samples are read, and compared with what their captions ask for.
 
     The figures of real held-out pictures are the ceiling to compare with.
     """
-    reader = train_reader(train)
+    detector = train_detector(train)
     shown = held_out.get(range(min(real, len(held_out))))
-    ceiling = caption_accuracy(reader, shown["x"], shown["scene"])
-    seen_real = features(looking(reader), shown["x"])
-    seen_train = features(looking(reader), train.get(range(min(real, len(train))))["x"])
+    ceiling = caption_accuracy(detector, shown["x"], shown["scene"])
+    real_features = features(penultimate_features(detector), shown["x"])
+    train_features = features(penultimate_features(detector), train.get(range(min(real, len(train))))["x"])
 
     def evaluate(samples: Tensor, asked: Mapping[str, Any]) -> Mapping[str, object]:
         if "scene" not in asked:
@@ -130,7 +126,10 @@ def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 100
                 "these samples were asked for in words of your own: leave --prompt out to measure captions"
             )
         shown = samples.clamp(-1, 1)
-        found, seen = caption_accuracy(reader, shown, asked["scene"]), features(looking(reader), shown)
+        found, sample_features = (
+            caption_accuracy(detector, shown, asked["scene"]),
+            features(penultimate_features(detector), shown),
+        )
         figures: dict[str, object] = {
             "samples": len(samples),
             "digit as asked": found.digit,
@@ -139,23 +138,23 @@ def read_back(train: CaptionedDigits, held_out: CaptionedDigits, real: int = 100
             "as many digits as asked": found.count,
             "whole caption": found.whole,
             "real pictures: digit, colour, place": f"{ceiling.digit:.3f}, {ceiling.colour:.3f}, {ceiling.place:.3f}",
-            "Frechet distance to held-out": frechet(seen, seen_real),
-            "Frechet distance, real training images": frechet(seen_train, seen_real),
-            "kernel distance to held-out": kernel(seen, seen_real),
+            "Frechet distance to held-out": frechet(sample_features, real_features),
+            "Frechet distance, real training images": frechet(train_features, real_features),
+            "kernel distance to held-out": kernel(sample_features, real_features),
         }
         if len(samples) <= NEIGHBOURS:
             return figures
-        shape = neighbours(seen_real, seen, NEIGHBOURS)
+        shape = neighbours(real_features, sample_features, NEIGHBOURS)
         return figures | {"precision": shape.precision, "recall": shape.recall}
 
     return evaluate
 
 
-def looking(reader: Reader) -> Callable[[Tensor], Tensor]:
+def penultimate_features(detector: Detector) -> Callable[[Tensor], Tensor]:
     """The reader's last hidden layer, averaged over the picture: (B, 3, H, W) -> (B, D)."""
 
-    def look(images: Tensor) -> Tensor:
+    def penultimate(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return reader.hidden(images).mean((2, 3))
+            return detector.hidden(images).mean((2, 3))
 
-    return look
+    return penultimate

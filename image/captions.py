@@ -1,7 +1,7 @@
 """Captioned digits: pictures of one to three real handwritten digits, with captions that are true.
 
 A scene is drawn first: digits, colours, sizes, places and a background; picture and caption both follow from it, so
-whatever a caption says can be measured. Scene i is a function of i alone. A caption whose hash ends in 0 is held out:
+all that a caption states can be measured. Scene i is a function of i alone. A caption whose hash ends in 0 is held out:
 it never occurs in training, and held-out pictures use digits that no training picture shows.
 
     "a red 7 left of a small blue 2 on white"

@@ -1,4 +1,4 @@
-"""CLIP score: how well images show what their captions say, by a CLIP model that is at hand (2104.08718).
+"""CLIP score: agreement of images with their captions by a local CLIP model (2104.08718).
 
 100 max(cos(image embedding, text embedding), 0)
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.evaluation.distances import Interval, average
 
-# How CLIP's training images were normalised, for folders that do not say it.
+# How CLIP's training images were normalised, for folders without a preprocessor configuration.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,8 +30,8 @@ class ClipScore:
         # Imported here because it takes seconds.
         from transformers import AutoTokenizer, CLIPModel
 
-        told = _json(folder / "config.json")
-        if told is None or told.get("model_type") != "clip":
+        config = _json(folder / "config.json")
+        if config is None or config.get("model_type") != "clip":
             raise ValueError(
                 f"{folder} holds no CLIP model: give a folder with its config.json and .safetensors weights"
             )
@@ -46,9 +46,9 @@ class ClipScore:
         if report["missing_keys"]:
             raise ValueError(f"the weights in {folder} lack {min(report['missing_keys'])}: get the folder again")
         self.model: Any = model.eval().requires_grad_(False)
-        seen = _json(folder / "preprocessor_config.json") or {}
-        self.mean = torch.tensor(seen.get("image_mean", MEAN)).view(3, 1, 1)
-        self.deviation = torch.tensor(seen.get("image_std", DEVIATION)).view(3, 1, 1)
+        preprocessing = _json(folder / "preprocessor_config.json") or {}
+        self.mean = torch.tensor(preprocessing.get("image_mean", MEAN)).view(3, 1, 1)
+        self.deviation = torch.tensor(preprocessing.get("image_std", DEVIATION)).view(3, 1, 1)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -58,9 +58,9 @@ class ClipScore:
         device = self.model.device
         length = self.model.config.text_config.max_position_embeddings
         words = self.tokenizer(list(captions), padding=True, truncation=True, max_length=length, return_tensors="pt")
-        shown = self.model.get_image_features(pixel_values=self.prepared(images).to(device)).pooler_output
-        said = self.model.get_text_features(**words.to(device)).pooler_output
-        return 100 * F.cosine_similarity(shown, said).clamp(min=0).float().cpu()
+        image_features = self.model.get_image_features(pixel_values=self.prepared(images).to(device)).pooler_output
+        text_features = self.model.get_text_features(**words.to(device)).pooler_output
+        return 100 * F.cosine_similarity(image_features, text_features).clamp(min=0).float().cpu()
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images as CLIP sees them: the middle square, at its size, normalised."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import DataError
-from core.media.picture import SUFFIXES, Size, decode, frame, size_of, to_tensor
+from core.media.picture import SUFFIXES, Size, decode, resize_and_crop, size_of, to_tensor
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _size(path: Path) -> Size:
 def _read(path: Path, size: int, channels: int) -> Tensor:
     with path.open("rb") as file:
         picture = decode(file, str(path), channels)
-    return to_tensor(frame(picture, (size, size))[0])
+    return to_tensor(resize_and_crop(picture, (size, size))[0])
 
 
 def _open_npz(path: Path, size: int | None) -> ImageArray:

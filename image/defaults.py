@@ -1,27 +1,26 @@
-"""What image recipes have in common: their data, how samples are asked for and shown, augmentation."""
+"""What image recipes have in common: their data, prompts and augmentation."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from core.data.dataset import Batch
-from core.media.sheet import save_sheet
+from core.prompts import Classes, Unconditional
 from core.random import Draw, Stream
-from core.recipe import Ask, Recipe, Sampling, Training, Understand
+from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
-from image.judging import judged
+from image.evaluation import evaluator
+from image.modality import MODALITY
 
 Images = ImageArray | Subset
 Parts = Callable[[], tuple[Images, Images]]  # the training and the held-out part, read when called
 
 
-def files(data: str, size: int, channels: int = 3) -> Parts:
+def image_files(data: str, size: int, channels: int = 3) -> Parts:
     """The images of a folder, of class folders or of an .npz file, cropped to a square of ``size``."""
     return lambda: split(open_images(Path(data), size, channels))
 
@@ -31,7 +30,7 @@ def real_digits() -> tuple[Images, Images]:
     return digits()
 
 
-def pictures(
+def image_recipe(
     system: Callable[[], Diffusion],
     shape: tuple[int, int, int],
     data: Parts,
@@ -40,33 +39,8 @@ def pictures(
     classes: int = 0,
 ) -> Recipe:
     """A recipe whose samples are images (C, H, W) in [-1, 1], of one of ``classes`` if there are any."""
-    recipe = Recipe(system, shape, sampling, training, data, show=show, evaluate=judged(data))
-    if classes == 0:
-        return recipe
-    return dataclasses.replace(recipe, ask=in_turn(classes), understand=typed_classes(classes))
-
-
-def show(path: Path, samples: Tensor, settings: Mapping[str, object]) -> None:
-    """Write samples (N, C, H, W) as a PNG sheet with the settings in its metadata."""
-    save_sheet(path, samples, dict(settings))
-
-
-def in_turn(classes: int) -> Ask:
-    """Sample i is asked to be of class i mod ``classes``."""
-    return lambda seed, samples: {"label": torch.tensor([number % classes for number in samples])}
-
-
-def typed_classes(classes: int) -> Understand:
-    """Classes as a person types them: "3", or "0,1,2" in turn."""
-
-    def understand(text: str, count: int) -> Mapping[str, Tensor]:
-        words = text.split(",")
-        if not all(word.strip().isdecimal() and int(word) < classes for word in words):
-            raise ValueError(f"'{text}' asks for no class: give one of 0 to {classes - 1}, or several as 0,1,2")
-        asked = [int(word) for word in words]
-        return {"label": torch.tensor([asked[i % len(asked)] for i in range(count)])}
-
-    return understand
+    prompts = Classes(classes) if classes else Unconditional()
+    return Recipe(system, shape, sampling, training, data, MODALITY, prompts, evaluate=evaluator(data))
 
 
 def flip(batch: Batch, draw: Draw) -> Batch:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.dataset import Batch, DataError, Dataset, Drawn, random
-from core.media.picture import decode, frame
+from core.media.picture import decode, resize_and_crop
 from core.random import Draw
 from core.train.order import arrange
 
@@ -37,7 +37,7 @@ def as_bytes(picture: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Edged:
+class WithEdges:
     """Pictures with their own edges under "control", (B, 1, H, W) bytes, and everything else as it was."""
 
     data: Dataset
@@ -51,7 +51,7 @@ class Edged:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The examples and their edges."""
-        return _edged(self.data.get(indices))
+        return _with_edges(self.data.get(indices))
 
     @property
     def random(self) -> bool:
@@ -60,10 +60,12 @@ class Edged:
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with the randomness of the data below, if they have any."""
-        return _edged(self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices))
+        return _with_edges(
+            self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices)
+        )
 
 
-def _edged(batch: Batch) -> Batch:
+def _with_edges(batch: Batch) -> Batch:
     return {**batch, "control": as_bytes(edges(batch["x"]))}
 
 
@@ -77,6 +79,6 @@ def read_control(path: Path, ready: bool, height: int, width: int) -> Mapping[st
             whole = decode(file, str(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give a picture for the ControlNet to follow") from error
-    pixels = np.array(frame(whole, (height, width))[0])
+    pixels = np.array(resize_and_crop(whole, (height, width))[0])
     found = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return {"control": found if ready else as_bytes(edges(found / 127.5 - 1))}

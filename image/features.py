@@ -1,4 +1,4 @@
-"""Features of large images for the metrics: what a published network of timm sees.
+"""Features of large images for the metrics, from a published network of timm.
 
 The metrics of ``core.evaluation.distances`` take features of any kind; published figures are of one network with one
 set of weights, so the weights are read from a file that is at hand and nothing is ever downloaded.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from core.weights.checkpoint import fill, read
 
 
-class Seen(nn.Module):
-    """Images (B, 1 or 3, H, W) in [-1, 1] -> the pooled features (B, D) of a network, as it wants to see them."""
+class PooledFeatures(nn.Module):
+    """Images (B, 1 or 3, H, W) in [-1, 1] -> the pooled features (B, D) of a network at its size."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], mean: Tensor, deviation: Tensor) -> None:
         """mean and deviation (3,) are those of the network's training images in [0, 1]."""
@@ -36,7 +36,7 @@ class Seen(nn.Module):
         return seen
 
 
-class Maps(nn.Module):
+class FeatureMaps(nn.Module):
     """Images (B, 1 or 3, H, W) in [-1, 1] of any size -> some of a network's feature maps, for a perceptual loss."""
 
     def __init__(self, network: Any, layers: Sequence[int], mean: Tensor, deviation: Tensor) -> None:
@@ -55,16 +55,16 @@ class Maps(nn.Module):
         return found
 
 
-def timm_maps(name: str, weights: Path, layers: Sequence[int] = (0, 1, 2, 3, 4)) -> Maps:
+def timm_maps(name: str, weights: Path, layers: Sequence[int] = (0, 1, 2, 3, 4)) -> FeatureMaps:
     """Feature maps of a network of timm; of VGG-16, the five that LPIPS compares (1801.03924).
 
     Raises ValueError where there is no such network, and CheckpointError where the file does not fit.
     """
     seen = timm_features(name, weights)
-    return Maps(seen.network, layers, seen.mean, seen.deviation).eval().requires_grad_(False)
+    return FeatureMaps(seen.network, layers, seen.mean, seen.deviation).eval().requires_grad_(False)
 
 
-def timm_features(name: str, weights: Path | None = None, random_seed: int | None = None) -> Seen:
+def timm_features(name: str, weights: Path | None = None, random_seed: int | None = None) -> PooledFeatures:
     """A network of timm by name, with the weights of a safetensors file, as a feature extractor for the metrics.
 
     ``random_seed`` asks for a network that has learned nothing: its figures compare with nothing but themselves.
@@ -89,7 +89,7 @@ def timm_features(name: str, weights: Path | None = None, random_seed: int | Non
             network.reset_classifier(0)
     about = network.pretrained_cfg
     mean, deviation = torch.tensor(about["mean"]), torch.tensor(about["std"])
-    seen = Seen(network, tuple(about["input_size"][1:]), mean, deviation)
+    seen = PooledFeatures(network, tuple(about["input_size"][1:]), mean, deviation)
     return seen.eval().requires_grad_(False)
 
 
@@ -104,7 +104,7 @@ def _network(name: str, classes: int) -> Any:
 
 
 def _classes(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
-    """How many classes a file of weights tells apart; 0 if it comes without a head."""
+    """The number of classes of a file of weights; 0 without a head."""
     heads = about["classifier"]
     head = heads if isinstance(heads, str) else heads[0]
     found = state.get(f"{head}.weight")

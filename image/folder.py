@@ -1,10 +1,10 @@
-"""Folders of captioned images, and the one door to captioned data of every kind.
+"""Folders of captioned images, and the entry point for captioned data of every kind.
 
 A folder's captions are in one of three places, of which it has exactly one:
 
     metadata.jsonl   one {"file_name": "a.png", "text": "a red 7"} a line; "caption" will do for "text"
     metadata.csv     a header with the same names, one image a row
-    a.txt            beside a.png
+    a.txt            next to a.png
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.dataset import Batch, DataError, Dataset
-from core.media.picture import SUFFIXES, Size
+from core.media.picture import SUFFIXES, Size, decode, to_tensor
 from image.data import ImageArray, open_images, split
 from image.shards import is_shards, open_shards
-from image.source import Captioned, Source, divide, size_of
+from image.source import Captioned, Source, size_of, split_source
 
 CAPTIONS = ("text", "caption")  # what a caption is called in metadata; the first that is there
 TABLES = ("metadata.jsonl", "metadata.csv")
 
 
-def pictures_of(data: str, size: int) -> Callable[[], tuple[Dataset, Dataset]]:
+def image_parts(data: str, size: int) -> Callable[[], tuple[Dataset, Dataset]]:
     """A training and a held-out part of pictures of any kind, captioned or not, when called."""
 
     def parts() -> tuple[Dataset, Dataset]:
         path = Path(data)
         if not is_shards(path) and not has_captions(path):
             return split(open_images(path, size))
-        train, held_out = divide(open_source(path))
+        train, held_out = split_source(open_source(path))
         return Captioned(train, size), Captioned(held_out, size)
 
     return parts
 
 
 def has_captions(path: Path) -> bool:
-    """Whether a folder holds a table of captions, or a picture with a text beside it."""
+    """Whether a folder holds a table of captions, or a picture with a text file of the same name."""
     if any((path / name).exists() for name in TABLES):
         return True
     texts = path.rglob("*.txt") if path.is_dir() else iter(())
@@ -54,7 +54,7 @@ def has_captions(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Folder:
+class CaptionedFolder:
     """Image files and what they show."""
 
     paths: tuple[Path, ...]
@@ -95,8 +95,11 @@ class CaptionedArray:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """What ``Captioned.get`` gives."""
-        told = {"size": self.size, "crop": self.crop, "target": self.images.shape[-2:]}
-        rows = {name: torch.tensor([list(pair)] * len(indices), dtype=torch.float32) for name, pair in told.items()}
+        micro_conditions = {"size": self.size, "crop": self.crop, "target": self.images.shape[-2:]}
+        rows = {
+            name: torch.tensor([list(pair)] * len(indices), dtype=torch.float32)
+            for name, pair in micro_conditions.items()
+        }
         return {"x": self.images[list(indices)], "caption": [self.captions[index] for index in indices], **rows}
 
 
@@ -126,8 +129,8 @@ def open_source(path: Path) -> Source:
     return open_folder(path)
 
 
-def open_folder(path: Path) -> Folder:
-    """The images of a folder and of the folders in it, each with its caption; every header is looked at."""
+def open_folder(path: Path) -> CaptionedFolder:
+    """The images of a folder and of the folders in it, each with its caption; every header is read."""
     images = sorted(
         file
         for file in path.rglob("*")
@@ -140,8 +143,8 @@ def open_folder(path: Path) -> Folder:
     tables = [path / name for name in TABLES if (path / name).exists()]
     if len(tables) > 1:
         raise DataError(f"{path} has both {' and '.join(TABLES)}: keep the one that is right")
-    found = _of_table(tables[0], images) if tables else _beside(path, images)
-    folder = Folder(tuple(images), tuple(found[image] for image in images))
+    found = _of_table(tables[0], images) if tables else _of_text_files(path, images)
+    folder = CaptionedFolder(tuple(images), tuple(found[image] for image in images))
     for index in range(len(folder)):
         size_of(folder, index)
     return folder
@@ -161,7 +164,7 @@ def _of_table(table: Path, images: Sequence[Path]) -> dict[Path, str]:
             raise DataError(f"{where}, is about {name} once more: keep one line for each image")
         caption = next((row[key] for key in CAPTIONS if row.get(key) is not None), None)
         if not isinstance(caption, str) or not caption.strip():
-            raise DataError(f"{where}, has no 'text' or 'caption' for {name}: say what it shows")
+            raise DataError(f"{where}, has no 'text' or 'caption' for {name}: write its caption")
         found[image] = caption.strip()
     _complete(images, found, f"a line in {table.name}")
     return found
@@ -189,17 +192,17 @@ def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{table}, line {rows.line_num}, is not CSV ({error}): correct the quotes") from error
 
 
-def _beside(path: Path, images: Sequence[Path]) -> dict[Path, str]:
+def _of_text_files(path: Path, images: Sequence[Path]) -> dict[Path, str]:
     found = {}
     for image in images:
-        beside = image.with_suffix(".txt")
-        if beside.exists():
-            found[image] = _text(beside).strip()
+        sidecar = image.with_suffix(".txt")
+        if sidecar.exists():
+            found[image] = _text(sidecar).strip()
             if not found[image]:
-                raise DataError(f"{beside} is empty: say what {image.name} shows")
+                raise DataError(f"{sidecar} is empty: write the caption of {image.name}")
     if not found:
-        raise DataError(f"{path} has no captions: add metadata.jsonl, metadata.csv or a .txt file beside each image")
-    _complete(images, found, "a .txt file beside it")
+        raise DataError(f"{path} has no captions: add metadata.jsonl, metadata.csv or a .txt file for each image")
+    _complete(images, found, "a .txt file of its name")
     return found
 
 
@@ -231,7 +234,7 @@ def _open_arrays(path: Path, target: Size, channels: int) -> CaptionedArray:
         raise DataError(f"the captions in {path} must be one text for each of the {len(data)} images")
     empty = np.flatnonzero(np.char.str_len(np.char.strip(captions)) == 0)
     if len(empty):
-        raise DataError(f"caption {empty[0]} in {path} is empty: say what the image shows")
+        raise DataError(f"caption {empty[0]} in {path} is empty: write one")
     size = (data.shape[1], data.shape[2])
     images, crop = _cover(data.images, target)
     return CaptionedArray(images, tuple(str(caption).strip() for caption in captions), size, crop)
@@ -246,3 +249,11 @@ def _cover(images: Tensor, target: Size) -> tuple[Tensor, tuple[int, int]]:
         images = F.interpolate(images, covering, mode="bicubic", antialias=True).clamp(-1, 1)
     top, left = (covering[0] - target[0]) // 2, (covering[1] - target[1]) // 2
     return images[..., top : top + target[0], left : left + target[1]].contiguous(), (top, left)
+
+
+def read_picture(path: Path) -> Tensor:
+    """The picture in a file, upright and in colour: (3, H, W) in [-1, 1]. Raises DataError where there is none."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file: give a picture")
+    with path.open("rb") as file:
+        return to_tensor(decode(file, str(path)))

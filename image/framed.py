@@ -1,7 +1,7 @@
 """Captioned digits as pictures come from elsewhere: some small, some of another shape and cut at an edge.
 
 Each scene is the left, or upper, part of an original that is square, tall or wide and has some resolution. The original
-is scaled to cover 32 x 32 pixels and cropped there, and the batch says both, as ``image.source`` does of files. So a
+is scaled to cover 32 x 32 pixels and cropped there, and the batch holds both, as in ``image.source``. So a
 crop at (0, 0) shows the whole scene, and a crop at (0, 5) shows it moved to the left by 5 pixels and cut.
 """
 
@@ -20,7 +20,7 @@ from core.random import Stream, uniform
 from image.captions import BACKGROUNDS, SIDE, CaptionedDigits, captioned_digits
 
 RESOLUTIONS = (16, 24, 32)  # pixels of the original for the 32 that a scene has
-ROOM = 8  # pixels that there are beside a scene in a tall or wide picture, at full resolution
+ROOM = 8  # pixels beyond a scene in a tall or wide picture, at full resolution
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class FramedDigits:
             sizes.append(size)
             crops.append((top, left))
         numbers = {"size": sizes, "crop": crops, "target": [(SIDE, SIDE)] * len(pictures)}
-        told = {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
-        return {**batch, "x": torch.stack(pictures), **told}
+        micro_conditions = {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
+        return {**batch, "x": torch.stack(pictures), **micro_conditions}
 
 
 def original(image: Tensor, background: tuple[float, float, float], room: Size, resolution: int) -> tuple[Size, Tensor]:
-    """The size of a picture that holds a scene (3, 32, 32) and some room beside it, and the picture scaled back."""
+    """The size of a picture that holds a scene (3, 32, 32) and some room next to it, and the picture scaled back."""
     whole = (torch.tensor(background) * 2 - 1).view(3, 1, 1).repeat(1, SIDE + room[0], SIDE + room[1])
     whole[:, :SIDE, :SIDE] = image
     height, width = (length * resolution // SIDE for length in whole.shape[1:])

@@ -13,7 +13,7 @@ import torch
 
 from core.codec import Latents
 from core.data.dataset import Dataset
-from core.recipe import Recipe, Start, build, read_header, restore
+from core.recipe import Initialize, Recipe, build, read_header, restore
 from core.systems.autoencoder import Autoencoding
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
@@ -23,11 +23,11 @@ from core.weights.checkpoint import CheckpointError, fill, read
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
 SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"
-PIXELS = 2**18  # of the pictures that are described at once
+PIXELS = 2**18  # of the pictures that are encoded at once
 
 
-def begin_with(autoencoder: str, first: Recipe) -> Start:
-    """A run begins with the autoencoder of a checkpoint, or of a run's folder, or else trains ``first``.
+def from_autoencoder(autoencoder: str, first: Recipe) -> Initialize:
+    """Initialize a run from the autoencoder of a checkpoint or a run's folder, or else train ``first``.
 
     Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open.
     """
@@ -36,11 +36,11 @@ def begin_with(autoencoder: str, first: Recipe) -> Start:
 
     def start(system: System, folder: Path) -> None:
         if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):
-            raise ValueError("only latent diffusion begins with an autoencoder")
+            raise ValueError("only latent diffusion is initialized from an autoencoder")
         path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", show=0))
         path = newest(path) or path if path.is_dir() else path
         fill(system.codec.autoencoder, open_autoencoder(path).autoencoder.state_dict(), path)
-        system.codec.measure(described(first.data()[0], system.codec))
+        system.codec.measure(encoded_examples(first.data()[0], system.codec))
 
     return start
 
@@ -57,8 +57,8 @@ def open_autoencoder(path: Path) -> Autoencoding:
 
 
 @torch.no_grad()
-def described(data: Dataset, codec: Latents) -> torch.Tensor:
-    """What the codec says of the first examples of the data."""
+def encoded_examples(data: Dataset, codec: Latents) -> torch.Tensor:
+    """The codec's moments of the first examples of the data."""
     count = min(MEASURED, len(data))
     batch = max(1, PIXELS // math.prod(data.get([0])["x"].shape[2:]))
     parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]

@@ -1,4 +1,4 @@
-"""Judging small images: a classifier trained on the real ones gives features and reads labels.
+"""Features of small images: a classifier trained on the real ones gives features and labels.
 
 Large images want a published network instead: anything that maps (B, C, H, W) in [-1, 1] to (B, D) can be handed to the
 metrics of ``core.evaluation.distances`` as features.
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """A small convolutional classifier: (B, C, H, W) in [-1, 1] -> (B, classes)."""
 
     def __init__(self, channels: int, classes: int, width: int = 64) -> None:
@@ -40,26 +40,26 @@ class Judge(nn.Module):
         return logits
 
 
-def train_judge(images: Tensor, labels: Tensor, epochs: int = 60, batch: int = 64, seed: int = 0) -> Judge:
-    """Train a judge on labelled real images, a little noise added; seconds for thousands of small ones.
+def train_classifier(images: Tensor, labels: Tensor, epochs: int = 60, batch: int = 64, seed: int = 0) -> Classifier:
+    """Train a classifier on labelled real images, a little noise added; seconds for thousands of small ones.
 
-    torch's global generator is left as it was, so that what comes after does not depend on whether a judge was trained.
+    torch's global generator is left as it was, so that later draws do not depend on this training.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(images.shape[1], int(labels.max()) + 1)
-        optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+        classifier = Classifier(images.shape[1], int(labels.max()) + 1)
+        optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
         for _ in range(epochs):
             for rows in torch.randperm(len(images)).split(batch):
                 noisy = images[rows] + 0.1 * torch.randn_like(images[rows])
-                loss = F.cross_entropy(judge(noisy), labels[rows])
+                loss = F.cross_entropy(classifier(noisy), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    return judge.eval().requires_grad_(False)
+    return classifier.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
-    """The share of images that the judge reads as their label."""
-    return float((judge(images).argmax(-1) == labels).float().mean())
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+    """The share of images that the classifier assigns to their label."""
+    return float((classifier(images).argmax(-1) == labels).float().mean())

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -68,17 +68,24 @@ class Shards:
         with Window(self.paths[example.shard], example.caption) as file:
             content = file.readall()
         try:
-            said = content.decode("utf-8-sig")
-            if example.caption.kind == "json":
-                row = json.loads(said)
-                said = next((row[key] for key in ("caption", "text") if row.get(key)), "")
+            text = CAPTIONS[example.caption.kind](content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise DataError(f"{name} is not UTF-8 text: write the shard again") from error
         except (json.JSONDecodeError, AttributeError) as error:
             raise DataError(f"{name} is not a JSON object: write the shard again") from error
-        if not isinstance(said, str) or not said.strip():
-            raise DataError(f"{name} says nothing: give the picture a caption")
-        return said.strip()
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{name} holds no caption: write one there")
+        return text.strip()
+
+
+def _of_json(text: str) -> object:
+    """The caption in a JSON object, "" for none."""
+    row = json.loads(text)
+    return next((row[key] for key in ("caption", "text") if row.get(key)), "")
+
+
+# The kinds of members that hold captions, the first that is there counts, and how each is read.
+CAPTIONS: dict[str, Callable[[str], object]] = {"txt": str, "json": _of_json}
 
 
 class Window(io.RawIOBase):
@@ -166,7 +173,7 @@ def _examples(number: int, path: Path) -> Iterator[Example]:
                 raise DataError(f"{path} holds {key}.{member.kind} twice: write the shard again")
             kinds[member.kind] = member
         pictures = [kind for kind in kinds if kind in PICTURES]
-        captions = [kind for kind in ("txt", "json") if kind in kinds]
+        captions = [kind for kind in CAPTIONS if kind in kinds]
         if len(pictures) != 1:
             raise DataError(f"{path} holds {len(pictures)} pictures for '{key}': put exactly one there")
         if not captions:

@@ -1,7 +1,7 @@
 """Captioned pictures of any size, and the square (or rectangle) of each that a model is trained on.
 
 A source gives pictures undecoded, by index; a data set decodes them when they are asked for. A picture is scaled until
-it just covers its target, and what stands out is cropped. SDXL is told of both (2307.01952, section 2.2): "size" the
+it just covers its target, and the rest is cropped. SDXL is conditioned on both (2307.01952, section 2.2): "size", the
 height and width before, "crop" how many rows and columns were cut off above and on the left, "target" what is left.
 """
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from core.data.dataset import Batch, DataError
 from core.media import picture
-from core.media.picture import CENTRE, Place, Size
+from core.media.picture import CENTRE, CropPosition, Size
+from core.media.sheet import picture as as_picture
 from core.random import Draw, Stream
 
 _DOWN, _ACROSS = 1, 2  # parts of Stream.AUGMENT; mirroring takes part 0
@@ -37,7 +38,7 @@ class Source(Protocol):
         """The file of a picture, to be closed by the caller."""
 
     def caption(self, index: int) -> str:
-        """What it shows. Raises DataError where nothing, or nothing readable, is said."""
+        """What it shows. Raises DataError where there is none, or it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Part:
         return self.source.caption(self.indices[index])
 
 
-def divide(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
+def split_source(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
     """A training part and a held-out part, by a fixed shuffle; both have at least one picture."""
     if len(source) < 2:
         raise DataError("one picture cannot be split into a training and a held-out part: give at least two")
@@ -76,7 +77,7 @@ def divide(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
 class Captioned:
     """Pictures of a source at one size, with their captions; decoded when asked for.
 
-    ``random_crop`` places the crop anew each time a picture is met in training, as a function of its position in the
+    ``random_crop`` draws a new crop each time a picture is used in training, as a function of its position in the
     run; ``get`` alone always crops the middle.
     """
 
@@ -106,7 +107,7 @@ class Captioned:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """ "x" (B, C, H, W) in [-1, 1], "caption" a list, and "size", "crop", "target" (B, 2) as height, width."""
-        return read(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
+        return read_batch(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
 
     @property
     def random(self) -> bool:
@@ -117,27 +118,29 @@ class Captioned:
         """The same, with random crops if they are wanted."""
         if not self.random_crop:
             return self.get(indices)
-        return read(self.source, indices, self.target, places(draw), self.channels)
+        return read_batch(self.source, indices, self.target, crop_positions(draw), self.channels)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
         return fingerprint(self.source, index, self.target, self.channels)
 
 
-def places(draw: Draw) -> list[Place]:
+def crop_positions(draw: Draw) -> list[CropPosition]:
     """A random place for the crop of each row of a batch."""
     down, across = draw.uniform(Stream.AUGMENT, _DOWN), draw.uniform(Stream.AUGMENT, _ACROSS)
     return list(zip(down.tolist(), across.tolist()))
 
 
-def read(source: Source, indices: Sequence[int], target: Size, where: Sequence[Place], channels: int = 3) -> Batch:
+def read_batch(
+    source: Source, indices: Sequence[int], target: Size, where: Sequence[CropPosition], channels: int = 3
+) -> Batch:
     """The batch of some pictures, each scaled to cover ``target`` and cropped at its place."""
     pixels, sizes, crops = [], [], []
     for index, place in zip(indices, where, strict=True):
-        whole = decode(source, index, channels)
-        cut, crop = picture.frame(whole, target, place)
+        decoded = decode(source, index, channels)
+        cut, crop = picture.resize_and_crop(decoded, target, place)
         pixels.append(picture.to_tensor(cut))
-        sizes.append((whole.height, whole.width))
+        sizes.append((decoded.height, decoded.width))
         crops.append(crop)
     x = torch.stack(pixels)  # (B, C, H, W)
     captions = [source.caption(index) for index in indices]
@@ -166,3 +169,9 @@ def fingerprint(source: Source, index: int, target: Size, channels: int) -> byte
         content = hashlib.file_digest(file, "sha256").digest()
     words = f"{target} {channels} {source.caption(index)}".encode()
     return hashlib.sha256(content + words).digest()
+
+
+def resized(pixels: Tensor, size: Sequence[int], channels: int) -> Tensor:
+    """A picture (3, H, W) in [-1, 1], scaled to cover a height and width and cropped in the middle: (1, C, H, W)."""
+    cut, _ = picture.resize_and_crop(as_picture(pixels).convert(picture.MODES[channels]), (size[0], size[1]))
+    return picture.to_tensor(cut)[None]

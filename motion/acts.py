@@ -1,6 +1,6 @@
 """What a body can do: each act writes its curves into a track from ``track.now`` on, and moves ``now`` to its end.
 
-A wave does not move ``now``: it goes on beside whatever the legs do.
+A wave does not move ``now``: it runs in parallel with the legs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motion.track import SIDES, SIGN, Curve, Gait, Track, smooth, travel
+from motion.curves import SIDES, SIGN, Curve, Gait, Track, minimum_jerk, travel
 
 GRAVITY = 9.81
 
@@ -23,7 +23,7 @@ class Style:
     vigour: float = 1.0  # how fast and wide gestures are
     bounce: float = 1.0
     width: float = 0.1  # from the middle to a foot
-    first: str = "left"  # the foot that goes first
+    first: str = "left"  # the foot of the first step
 
 
 def stand(track: Track, seconds: float) -> None:
@@ -79,7 +79,7 @@ def turn(track: Track, style: Style, angle: float) -> None:
 
 
 def wave(track: Track, style: Style, side: str, start: float, stop: float) -> None:
-    """Raise a hand beside the head and wave it from a time to another."""
+    """Raise a hand next to the head and wave it from a time to another."""
     share = track.envelope(start, stop, 0.45 / style.vigour)
     beat = np.sin(2 * np.pi * 1.5 * style.vigour * (track.time - start))
     track.arm(side, share, (88.0 + 4 * beat, 78.0, 172.0 - 26 * beat, 95.0))
@@ -94,28 +94,28 @@ def jump(track: Track, style: Style, height: float, distance: float) -> None:
     leave = track.now + crouch + push
     land = leave + fly
     time = track.time
-    rise = -depth * smooth((time - track.now) / crouch)
+    rise = -depth * minimum_jerk((time - track.now) / crouch)
     rise = np.where(time > leave - push, _hermite((time - leave + push) / push, -depth, 0.0, 0.0, speed * push), rise)
     above = speed * (time - leave) - GRAVITY / 2 * (time - leave) ** 2
     rise = np.where(time > leave, above, rise)
     sink = 2 * depth / speed
     rise = np.where(time > land, _hermite((time - land) / sink, 0.0, -0.8 * depth, -speed * sink, 0.0), rise)
-    rise = np.where(time > land + sink, -0.8 * depth * (1 - smooth((time - land - sink) / settle)), rise)
+    rise = np.where(time > land + sink, -0.8 * depth * (1 - minimum_jerk((time - land - sink) / settle)), rise)
     track.add("rise", rise)
     end = land + sink + settle
     flying = (time > leave) & (time < land)
     share = np.clip((time - leave) / fly, 0, 1)
-    way = distance * np.array([np.sin(track.yaw), np.cos(track.yaw)])
-    track.place = track.place + way
-    for name, gone in zip("xz", way):
+    offset = distance * np.array([np.sin(track.yaw), np.cos(track.yaw)])
+    track.place = track.place + offset
+    for name, gone in zip("xz", offset):
         track.curves[name] += gone * share
     for side in SIDES:
         toe, yaw = track.toe(side)
-        track.plant(side, land, toe + way, yaw)
+        track.plant(side, land, toe + offset, yaw)
         tuck = 0.5 * height * 4 * share[flying] * (1 - share[flying])
         values = {
-            "toe_x": toe[0] + way[0] * share[flying],
-            "toe_z": toe[1] + way[1] * share[flying],
+            "toe_x": toe[0] + offset[0] * share[flying],
+            "toe_z": toe[1] + offset[1] * share[flying],
             "toe_y": np.maximum(above[flying] - 0.06 * np.sin(np.pi * share[flying]), 0) + 0.3 * tuck,
             "pitch": 0.7 * np.sin(np.pi * share[flying]),
             "down": np.zeros(int(flying.sum())),
@@ -159,7 +159,7 @@ def sit(track: Track, style: Style, height: float, seconds: float, rise: bool) -
     stop = up + down if rise else 1e9
     seated = track.envelope(start, stop, down)
     track.add("rise", -height * seated)
-    track.add("fore", -0.36 * smooth(1.15 * seated))
+    track.add("fore", -0.36 * minimum_jerk(1.15 * seated))
     tilt = track.envelope(start, start + 1.15 * down, 0.5 * down)
     if rise:
         tilt = tilt + track.envelope(up - 0.15 * down, stop, 0.5 * down)
@@ -206,7 +206,7 @@ def _keyed(share: Curve, keys: Curve, values: list[float]) -> Curve:
     place = np.clip(np.searchsorted(keys, share, side="right") - 1, 0, len(keys) - 2)
     between = (share - keys[place]) / (keys[place + 1] - keys[place])
     points = np.array(values)
-    return points[place] + smooth(between) * (points[place + 1] - points[place])
+    return points[place] + minimum_jerk(between) * (points[place + 1] - points[place])
 
 
 def bow(track: Track, style: Style, depth: float) -> None:

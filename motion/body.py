@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, uniform_filter1d
 
+from motion.curves import FPS, NAMES, SIDES, SIGN, Curve, Track
 from motion.skeleton import HUMAN
-from motion.track import FPS, NAMES, SIDES, SIGN, Curve, Track
 
 JOINT = {name: place for place, name in enumerate(HUMAN.names)}
 REST = np.array(HUMAN.rest)
@@ -161,10 +161,10 @@ def _leg(
 ) -> None:
     """Set hip, knee, ankle and toe of a side; a foot in the air that is out of reach comes as near as the leg can."""
     thigh, shin = (np.linalg.norm(offsets[..., JOINT[f"{side}_{part}"], :], axis=-1) for part in ("knee", "ankle"))
-    way = ankle - hip
-    far = np.linalg.norm(way, axis=-1)
+    to_ankle = ankle - hip
+    far = np.linalg.norm(to_ankle, axis=-1)
     reach = np.clip(far, 1.05 * np.abs(thigh - shin), REACH * (thigh + shin))
-    along = way / far[..., None]
+    along = to_ankle / far[..., None]
     facing = (curves["yaw"] + curves[f"{side}_toe_yaw"]) / 2
     front = np.stack([np.sin(facing), np.full_like(facing, 0.4), np.cos(facing)], axis=-1)
     front -= (front * along).sum(-1, keepdims=True) * along
@@ -194,7 +194,7 @@ def _upper(
         above = above @ bend
     neck = at + apply(above, offsets[..., JOINT["neck"], :])
     joints[..., JOINT["neck"], :] = neck
-    # The head looks ahead while the shoulders swing.
+    # The head faces ahead while the shoulders swing.
     head = above @ turn_y(-0.5 * trunk[2]) @ turn_x(curves["nod"])
     joints[..., JOINT["head"], :] = neck + apply(head, offsets[..., JOINT["head"], :])
     for number, side in enumerate(SIDES):

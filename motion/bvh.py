@@ -29,7 +29,7 @@ class BvhError(ValueError):
 
 @dataclass(frozen=True)
 class Bvh:
-    """What a BVH file says. Parents come before their children; joint 0 is the root."""
+    """A parsed BVH file. Parents come before their children; joint 0 is the root."""
 
     names: tuple[str, ...]
     parents: tuple[int, ...]
@@ -96,7 +96,7 @@ def from_poses(joints: Tensor, fps: float, skeleton: Skeleton = HUMAN, scale: fl
     lengths = skeleton.lengths(joints).mean(0)
     offsets = torch.cat([rest[:1], rest[1:] / rest[1:].norm(dim=-1, keepdim=True) * lengths[:, None]])
     turned = rotations(joints, offsets, skeleton.parents)
-    # The heading may turn all around, so it comes first at the root; elsewhere Y bends least and goes into the middle.
+    # The heading may turn all around, so it comes first at the root; elsewhere Y bends least and stands in the middle.
     orders = ["YXZ"] + ["ZYX"] * (skeleton.joints - 1)
     values = [joints[:, 0]]
     for joint, order in enumerate(orders):

@@ -1,4 +1,4 @@
-"""Reading BVH files, word by word; whatever is wrong is said in one sentence with the number of the line."""
+"""Reading BVH files, word by word; an error is one sentence with the number of the line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Reader:
         return BvhError(f"{self.name}, line {self.line}: {what}")
 
     def word(self, wanted: str) -> str:
-        """The next word; ``wanted`` says what it should be, for the message if the file has ended."""
+        """The next word; ``wanted`` names it for the message if the file has ended."""
         found = next(self.words, None)
         if found is None:
             raise self.wrong(f"the file ends where {wanted} should be: it is cut off")
@@ -80,7 +80,7 @@ class _Reader:
         self.expect("Frames:")
         frames = self.number("the number of frames")
         if frames < 1 or frames != int(frames):
-            raise self.wrong(f"the file says that it holds {frames:g} frames: it must hold at least one")
+            raise self.wrong(f"the file announces {frames:g} frames: it must hold at least one")
         self.expect("Frame")
         self.expect("Time:")
         seconds = self.number("the time of a frame")
@@ -135,7 +135,7 @@ class _Reader:
                 continue
             self.line = number
             if len(rows) == frames:
-                raise self.wrong(f"there are more than the {frames} frames that the file says it holds")
+                raise self.wrong(f"there are more than the {frames} frames that the file announces")
             if len(words) != columns:
                 raise self.wrong(f"the frame has {len(words)} numbers, but the joints have {columns} channels")
             try:

@@ -6,32 +6,33 @@ kept or were made before, so that what follows fits to them.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from core.model import Model
+from core.prompts import split
 from core.random import Noise
-from core.recipe import Change, Follow, Revise, Sampling
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
+from motion.clips import Clips
 from motion.compose import Segment, sequence
-from motion.editing import Joined, above_the_belt, bridging, edited, features_of
-from motion.features import Normal, canonical, encode
-from motion.files import read
-from motion.kinematics import resample
+from motion.editing import Inertialization, gap_constraint, inpaint_clips, joint_features, upper_body
+from motion.features import Normal
 from motion.skeleton import HUMAN
 
 BEFORE = 20  # frames that a window shows, where there are any, before what is made in it
 OVERLAP = 12  # frames in which two prompts are blended
 FPS = HUMAN.fps
 
+Spans = tuple[tuple[int, int | None], ...]  # of frames; without an end, to the end of the clip
 
-def parts() -> dict[str, tuple[int, ...]]:
+
+def body_parts() -> dict[str, tuple[int, ...]]:
     """Joints by the names of the parts of a body."""
-    upper = above_the_belt()
+    upper = upper_body()
     sides = {
         f"{side}-arm": tuple(
             joint
@@ -43,51 +44,49 @@ def parts() -> dict[str, tuple[int, ...]]:
     return {"upper": upper, "lower": tuple(joint for joint in range(HUMAN.joints) if joint not in upper), **sides}
 
 
-def revising(normal: Callable[[], Normal], longest: int) -> Revise:
-    """Changes of clips by a model that makes ``longest`` frames at once."""
-
-    def revise(system: Diffusion, path: Path, change: Change, noise: Noise, sampling: Sampling) -> Tensor:
-        take = read(path)
-        features = encode(canonical(resample(take.joints, take.fps, FPS))).float()
-        known, mask = wanted(normal().apply(features), change)
-        way = sampling if change.prompt else dataclasses.replace(sampling, guidance=1.0)
-        known = known.expand(len(noise.samples), -1, -1)
-        return revised(system, change.prompt, known, mask, noise, way, normal(), longest)
-
-    return revise
+def clips_of(model: Model) -> Clips:
+    """A model's modality. Raises ValueError for a model of something else."""
+    if not isinstance(model.modality, Clips):
+        raise ValueError(f"{model.name} makes no motions: give a checkpoint of one that does")
+    return model.modality
 
 
-def wanted(rows: Tensor, change: Change) -> tuple[Tensor, Tensor]:
-    """A clip (T, D) as what is known (1, N, D) and a mask (1, N, D), 1 where it is made anew.
+def edit_mask(
+    rows: Tensor, kept: Spans | None = None, part: str | None = None, seconds: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """A clip (T, D) as what is known (1, N, D) and a mask (1, N, D), 1 where it is generated.
+
+    kept: spans of frames that stay whole; part: what of the body is generated in the others, all of it without one;
+    seconds: the length of the result.
 
     Raises ValueError for frames or a part that there is not, or where nothing changes.
     """
-    if change.seconds is not None and not (math.isfinite(change.seconds) and change.seconds > 0):
-        raise ValueError(f"a motion lasts a positive number of seconds, not {change.seconds}")
-    frames = len(rows) if change.seconds is None else round(change.seconds * FPS)
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"a motion lasts a positive number of seconds, not {seconds}")
+    frames = len(rows) if seconds is None else round(seconds * FPS)
     known = torch.zeros(1, frames, rows.shape[-1])
     shared = min(frames, len(rows))
     known[0, :shared] = rows[:shared]
-    kept = torch.zeros(frames, dtype=torch.bool)
-    spans = change.keep if change.keep is not None else () if change.part else ((0, shared),)
+    stays = torch.zeros(frames, dtype=torch.bool)
+    spans = kept if kept is not None else () if part else ((0, shared),)
     for first, last in spans:
         last = shared if last is None else last
         if not 0 <= first < last <= shared:
             raise ValueError(f"frames {first} to {last} cannot be kept of {shared}, at {FPS:g} frames a second")
-        kept[first:last] = True
-    named = parts()
-    if change.part is not None and change.part not in named:
-        raise ValueError(f"'{change.part}' is no part of a body: give {', '.join(named)}")
-    limbs = features_of(named[change.part] if change.part else range(HUMAN.joints))
+        stays[first:last] = True
+    named = body_parts()
+    if part is not None and part not in named:
+        raise ValueError(f"'{part}' is no part of a body: give {', '.join(named)}")
+    limbs = joint_features(named[part] if part else range(HUMAN.joints))
     # Beyond the end of the clip there is nothing of a body to keep.
     beyond = torch.arange(frames) >= shared
-    mask = torch.where(beyond[:, None], 1.0, (~kept)[:, None] * limbs)[None]
+    mask = torch.where(beyond[:, None], 1.0, (~stays)[:, None] * limbs)[None]
     if not bool(mask.any()):
-        raise ValueError("nothing is made anew: keep fewer frames, name a part, or let it go on for more seconds")
+        raise ValueError("nothing is generated: keep fewer frames, name a part, or extend it by more seconds")
     return known, mask
 
 
-def revised(
+def regenerate(
     system: Diffusion,
     caption: str,
     known: Tensor,
@@ -118,8 +117,10 @@ def revised(
                 )
             window = known[:, start:stop]
             made = mask[:, start:stop] * (torch.arange(start, stop) >= first)[None, :, None]
-            mend = (bridging if whole else Joined)(normal, window, first - start, min(last, stop) - start)
-            found = edited(system, caption, window, made, noise, sampling, mend).to(known)
+            constraint = (gap_constraint if whole else Inertialization)(
+                normal, window, first - start, min(last, stop) - start
+            )
+            found = inpaint_clips(system, caption, window, made, noise, sampling, constraint).to(known)
             known = torch.cat([known[:, :start], found, known[:, stop:]], dim=1)
             first = stop
     return known
@@ -131,21 +132,17 @@ def spans_of(made: Tensor) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-def following(longest: int) -> Follow:
-    """Prompts, with semicolons between them, one after another, by a model that makes ``longest`` frames at once."""
-
-    def follow(system: Diffusion, prompt: str, seconds: Sequence[float], noise: Noise, sampling: Sampling) -> Tensor:
-        return sequence(system, told(prompt, seconds, longest), OVERLAP, noise, sampling)
-
-    return follow
+def sample_sequence(model: Model, prompt: str, seconds: Sequence[float], noise: Noise, sampling: Sampling) -> Tensor:
+    """Features (B, T, D) of prompts, with semicolons between them, one after another."""
+    return sequence(model.diffusion, timed(prompt, seconds, clips_of(model).frames), OVERLAP, noise, sampling)
 
 
-def told(prompt: str, seconds: Sequence[float], longest: int) -> list[Segment]:
+def timed(prompt: str, seconds: Sequence[float], longest: int) -> list[Segment]:
     """Segments that last as long as asked for, half of each overlap belonging to either side.
 
     Raises ValueError for other numbers of seconds than of prompts, or a segment that is too short or too long.
     """
-    captions = [caption.strip() for caption in prompt.split(";")]
+    captions = split(prompt)
     each = list(seconds) * len(captions) if len(seconds) == 1 else list(seconds)
     if len(each) != len(captions):
         raise ValueError(f"{len(captions)} prompts need as many numbers of seconds, or one for all, not {len(each)}")

@@ -1,6 +1,6 @@
-"""Long sequences and bodies of several prompts: segments that overlap, limbs that are told different things.
+"""Long sequences and composed bodies: overlapping segments and body parts with prompts of their own.
 
-Features tell of a body as it faces and moves, wherever it is. So segments need not agree on a place, only on a pose:
+Features are relative to the body's heading and position, so segments need to agree on a pose, not on a position:
 where two overlap, their estimates of x0 are blended at every step of the sampler (2303.01418, section 4.1), and both
 become one motion. Limbs are blended alike, over features in place of frames (2208.15001, section 3.4).
 """
@@ -17,32 +17,32 @@ from core.cond import Cond
 from core.denoiser import Bound
 from core.edit.parts import Part, in_parts, ramp
 from core.random import Noise
-from core.recipe import Sampling
-from core.sample.step import run
+from core.sample.step import noise_at, run
 from core.schedule import Schedule
 from core.systems.diffusion import Diffusion
-from motion.editing import features_of
+from core.systems.sampling import Sampling
+from motion.editing import joint_features
 from motion.skeleton import HUMAN, Skeleton
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is done for so many frames, the overlaps with its neighbours included."""
+    """A caption for so many frames, the overlaps with its neighbours included."""
 
     caption: str
     frames: int
 
 
-def segments(told: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
+def segments(plan: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
     """Where each segment starts, and its weights (frames,), which add up to 1 in every frame.
 
     Raises ValueError where there is no segment, or one is too short for its overlaps.
     """
-    if not told:
-        raise ValueError("a sequence needs at least one segment: say what is done, and for how many frames")
+    if not plan:
+        raise ValueError("a sequence needs at least one segment: give a caption and a number of frames")
     found, start = [], 0
-    for number, segment in enumerate(told):
-        rise, fall = overlap if number else 0, overlap if number < len(told) - 1 else 0
+    for number, segment in enumerate(plan):
+        rise, fall = overlap if number else 0, overlap if number < len(plan) - 1 else 0
         found.append((start, ramp(segment.frames, rise, fall)))
         start += segment.frames - overlap
     return found
@@ -50,7 +50,7 @@ def segments(told: Sequence[Segment], overlap: int) -> list[tuple[int, Tensor]]:
 
 def sequence(
     system: Diffusion,
-    told: Sequence[Segment],
+    plan: Sequence[Segment],
     overlap: int,
     noise: Noise,
     sampling: Sampling,
@@ -61,18 +61,18 @@ def sequence(
 
     correction: how hard the overlaps are pulled to where both segments agree, the paper's lambda_2.
     """
-    spans = segments(told, overlap)
+    spans = segments(plan, overlap)
     count = len(noise.samples)
     parts = [
-        Part(_told(system, segment.caption, count, segment.frames), weight[None, :, None], start)
-        for segment, (start, weight) in zip(told, spans)
+        Part(_conditions(system, segment.caption, count, segment.frames), weight[None, :, None], start)
+        for segment, (start, weight) in zip(plan, spans)
     ]
-    return _sampled(system, parts, (spans[-1][0] + told[-1].frames, skeleton.features), noise, sampling, correction)
+    return _sampled(system, parts, (spans[-1][0] + plan[-1].frames, skeleton.features), noise, sampling, correction)
 
 
-def limbs_told(
+def compose_limbs(
     system: Diffusion,
-    told: Sequence[tuple[str, Sequence[int]]],
+    plan: Sequence[tuple[str, Sequence[int]]],
     frames: int,
     noise: Noise,
     sampling: Sampling,
@@ -85,20 +85,20 @@ def limbs_told(
     """
     count = len(noise.samples)
     parts = [
-        Part(_told(system, caption, count, frames), features_of(joints, skeleton).expand(1, frames, -1))
-        for caption, joints in told
+        Part(_conditions(system, caption, count, frames), joint_features(joints, skeleton).expand(1, frames, -1))
+        for caption, joints in plan
     ]
     return _sampled(system, parts, (frames, skeleton.features), noise, sampling, correction)
 
 
-def _told(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
+def _conditions(system: Diffusion, caption: str, count: int, frames: int) -> Cond:
     batch = {"caption": [caption] * count, "valid": torch.ones(count, frames, dtype=torch.bool)}
     return system.conditioner(batch).to(system.like.device)
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """A denoiser that was told everything before."""
+    """A denoiser that is already conditioned."""
 
     bound: Bound
 
@@ -124,6 +124,5 @@ def _sampled(
     whole = sampling.guide(_Whole(in_parts(guided, parts, correction)), system.conditioner.null(1), 1.0)
     denoiser = whole.bind(Cond())
     times = sampling.grid(denoiser.schedule, sampling.steps)
-    sigma = denoiser.schedule(times[:1])[1]
-    x = (noise.start(shape) * sigma).to(system.like)
+    x = noise_at(denoiser.schedule, times[:1], noise, shape).to(system.like)
     return run(sampling.sampler(denoiser, x, times, noise))

@@ -1,10 +1,10 @@
 """Captioned motions from folders: HumanML3D and KIT as published, or recordings of your own.
 
 Published:  new_joint_vecs/<name>.npy, texts/<name>.txt, Mean.npy, Std.npy, train.txt, val.txt, test.txt
-Your own:   <name>.bvh, .npz or .npy with <name>.txt beside it, a caption a line
+Your own:   <name>.bvh, .npz or .npy with <name>.txt, a caption a line
 
-A line of a published text is ``caption#words#from#to``; where the times are not 0 it tells only that part. Clips are
-padded to one length; of a longer one, training takes a part anew each time it is met.
+A line of a published text is ``caption#words#from#to``; where the times are not 0 it is of that part only. Clips are
+padded to one length; of a longer one, training draws a crop each time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ENDINGS = (".bvh", ".npz", ".npy")
 
 
 class MotionError(ValueError):
-    """A data set that cannot be used; the message says why and what to do."""
+    """A data set that cannot be used; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of a file of features, and what can be said of them."""
+    """Rows of a file of features, and their captions."""
 
     path: Path
     start: int
@@ -117,7 +117,7 @@ def published(folder: Path, part: str, skeleton: Skeleton = HUMAN, shortest: int
         path = folder / "new_joint_vecs" / f"{name}.npy"
         if not path.is_file():
             raise MotionError(f"{part}.txt lists {name}, but {path} is missing: finish the data set's own conversion")
-        pieces += [p for p in _told(path, folder / "texts" / f"{name}.txt", skeleton) if _fits(p, shortest, longest)]
+        pieces += [p for p in _pieces(path, folder / "texts" / f"{name}.txt", skeleton) if _fits(p, shortest, longest)]
     if not pieces:
         raise MotionError(f"none of the clips of {listed} has {shortest} to {longest} frames")
     return MotionFiles(tuple(pieces), Normal.read(folder), skeleton)
@@ -127,8 +127,8 @@ def _fits(piece: Piece, shortest: int, longest: int) -> bool:
     return shortest <= piece.stop - piece.start <= longest
 
 
-def _told(path: Path, text: Path, skeleton: Skeleton) -> list[Piece]:
-    """The pieces that a text tells of: the whole file, and parts of it."""
+def _pieces(path: Path, text: Path, skeleton: Skeleton) -> list[Piece]:
+    """The pieces that a text describes: the whole file, and parts of it."""
     shape = _open(path).shape
     if len(shape) != 2 or shape[1] != skeleton.features:
         raise MotionError(f"{path} has the shape {shape}: its rows must be {skeleton.features} features")
@@ -164,7 +164,7 @@ def prepare(folder: Path, into: Path) -> list[str]:
     """Turn recordings of your own into a published folder: features at 20 frames a second, texts, lists, statistics.
 
     Every tenth file is held out, as "test". Clips longer than 196 rows are cut into pieces, all of which are kept; what
-    has no caption is told by the words of its name. Returns a sentence for each file that had to be left out, and
+    has no caption takes the words of its name. Returns a sentence for each file that had to be left out, and
     raises MotionError if none could be used.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS) if folder.is_dir() else []
@@ -192,9 +192,9 @@ def prepare(folder: Path, into: Path) -> list[str]:
     if not names:
         raise MotionError(f"no file of {folder} could be used; the first: {complaints[0]}")
     Normal.of(torch.cat(frames), HUMAN.joints).write(into)
-    held = names[9::10] or names[-1:]
-    kept = [name for name in names if name not in set(held)] or names
-    for part, members in (("train", kept), ("val", held), ("test", held)):
+    held_out = names[9::10] or names[-1:]
+    kept = [name for name in names if name not in set(held_out)] or names
+    for part, members in (("train", kept), ("val", held_out), ("test", held_out)):
         (into / f"{part}.txt").write_text("\n".join(members) + "\n")
     (into / "left_out.json").write_text(json.dumps(complaints, indent=1))
     return complaints
@@ -203,5 +203,5 @@ def prepare(folder: Path, into: Path) -> list[str]:
 def _captions(path: Path, own: str) -> list[str]:
     text = path.with_suffix(".txt")
     lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else [own]
-    said = [line.split("#")[0].strip() for line in lines if line.strip()]
-    return said or [path.stem.replace("_", " ").replace("-", " ")]
+    found = [line.split("#")[0].strip() for line in lines if line.strip()]
+    return found or [path.stem.replace("_", " ").replace("-", " ")]

@@ -1,12 +1,12 @@
-"""Seeing motions: skeletons on a ground with their path, as moving pictures from several sides or as a sheet.
+"""Rendering motions: skeletons on a ground with their path, as moving pictures from several sides or as a sheet.
 
-A camera looks at a point from a direction, a little from above, in perspective. Left limbs are red, right limbs blue,
-so that sides can be told. The picture is drawn at twice its size and then reduced, which smooths the lines.
+A camera is aimed at a point, a little from above, in perspective. Left limbs are red, right limbs blue.
+The picture is drawn at twice its size and then reduced, which smooths the lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,16 +35,16 @@ NEAR = 200  # frames before and after the one that is drawn whose path is shown
 
 @dataclass(frozen=True)
 class Camera:
-    """From where one looks: degrees around the vertical (0 sees the face of who faces +z), and above the horizon."""
+    """A view: degrees around the vertical (0 is the front of a body that faces +z), and above the horizon."""
 
     around: float
     above: float = 12.0
     name: str = ""
-    distance: float = 4.6  # metres from what it looks at
+    distance: float = 4.6  # metres from its target
     zoom: float = 1.8
 
     def project(self, points: Points, target: Points, size: int) -> tuple[Points, Points]:
-        """Places (..., 2) in pixels of a square, and distances (...), of points (..., 3) when looking at a target."""
+        """Places (..., 2) in pixels of a square, and distances (...), of points (..., 3), aimed at a target."""
         turn, rise = np.radians(self.around), np.radians(self.above)
         toward = np.array([np.sin(turn) * np.cos(rise), np.sin(rise), np.cos(turn) * np.cos(rise)])
         right = np.array([np.cos(turn), 0.0, -np.sin(turn)])
@@ -67,7 +67,7 @@ def draw_pose(
 ) -> Image.Image:
     """A square picture of one frame of poses (T, J, 3), with the path of the root.
 
-    The camera looks at ``target`` (3,), by default at the middle of the body.
+    The camera is aimed at ``target`` (3,), by default at the middle of the body.
     """
     wide = size * FINE
     image = Image.new("RGB", (wide, wide), PAPER)
@@ -76,8 +76,8 @@ def draw_pose(
         target = np.array([poses[frame, 0, 0], 1.0, poses[frame, 0, 2]])
     _ground(pen, camera, target, wide)
     near = poses[max(frame - NEAR, 0) : frame + NEAR, 0]
-    way = near * np.array([1.0, 0.0, 1.0])
-    _line(pen, camera, way, target, wide, PATH, 0.012)
+    trail = near * np.array([1.0, 0.0, 1.0])
+    _line(pen, camera, trail, target, wide, PATH, 0.012)
     shadow = poses[frame] * np.array([1.0, 0.0, 1.0])
     for joint, parent in enumerate(skeleton.parents[1:], start=1):
         _line(pen, camera, shadow[[parent, joint]], target, wide, GRID, 0.02)
@@ -86,7 +86,7 @@ def draw_pose(
 
 
 def _ground(pen: ImageDraw.ImageDraw, camera: Camera, target: Points, size: int) -> None:
-    """Lines half a metre apart around what is looked at."""
+    """Lines half a metre apart around the target."""
     middle = np.round(target[[0, 2]] * 2) / 2
     reach = np.arange(-3, 3.01, 0.5)
     for offset in reach:
@@ -148,7 +148,7 @@ def film(
 
 
 def _followed(poses: Points) -> Points:
-    """What a calm camera looks at, (T, 3): the root's path, smoothed over a second."""
+    """The target of a calm camera, (T, 3): the root's path, smoothed over a second."""
     ends = np.pad(poses[:, 0], ((10, 10), (0, 0)), mode="edge")
     calm = np.stack([ends[t : t + 21].mean(0) for t in range(len(poses))])
     calm[:, 1] = 1.0
@@ -174,18 +174,17 @@ def write_film(
     captions: Sequence[str],
     views: Sequence[Camera] = VIEWS,
     skeleton: Skeleton = HUMAN,
-    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write clips (T, J, 3) as .gif or .mp4, one below the other; one that is over waits in its last pose.
 
-    settings: what goes into the file's metadata. Raises ValueError for another ending.
+    Raises ValueError for another ending.
     """
     longest = max(len(clip) for clip in clips)
-    held = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
+    padded = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
     rows = [
-        film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(held, captions, strict=True)
+        film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(padded, captions, strict=True)
     ]
-    media.write_film(path, (_stacked(parts) for parts in zip(*rows)), fps, settings)
+    media.write_film(path, (_stacked(parts) for parts in zip(*rows)), fps)
 
 
 def _stacked(parts: Sequence[Image.Image]) -> Image.Image:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.files import whole
 from motion.kinematics import published_forward, published_rotations
 from motion.rotation import (
     about_y,
@@ -83,7 +84,7 @@ def heading(joints: Tensor, skeleton: Skeleton = HUMAN, smooth: float = SMOOTH) 
 
 
 def _gaussian(x: Tensor, deviation: float) -> Tensor:
-    """(..., T, C) smoothed over T, the ends held, four deviations wide."""
+    """(..., T, C) smoothed over T, the ends repeated, four deviations wide."""
     radius = int(4 * deviation + 0.5)
     reach = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     kernel = torch.softmax(-0.5 * (reach / deviation) ** 2, dim=0)
@@ -137,7 +138,7 @@ def encode(joints: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
 
 
 def limbs(joints: Tensor, undo: Tensor, skeleton: Skeleton = HUMAN) -> tuple[Tensor, Tensor, Tensor]:
-    """What features tell of joints (..., T, J, 3), seen as ``undo`` (..., T, 4) takes the heading to +z.
+    """Features of joints (..., T, J, 3), where ``undo`` (..., T, 4) takes the heading to +z.
 
     Positions (..., T, J - 1, 3), rotations (..., T, J - 1, 6) and the velocities to the next frame (..., T - 1, J, 3).
     """
@@ -151,7 +152,7 @@ def limbs(joints: Tensor, undo: Tensor, skeleton: Skeleton = HUMAN) -> tuple[Ten
 def decode_root(features: Tensor) -> tuple[Tensor, Tensor]:
     """Features (..., T, D) -> the rotation (..., T, 4) that takes the heading to +z, and the root (..., T, 3).
 
-    The half angles add up to a quaternion directly: (cos a, 0, sin a, 0). Row t's velocity leads to row t + 1.
+    The half angles add up to a quaternion directly: (cos a, 0, sin a, 0). Row t's velocity is that from row t to t + 1.
     """
     half = F.pad(features[..., :-1, 0], (1, 0)).cumsum(-1)
     undo = about_y(2 * half)
@@ -223,8 +224,9 @@ class Normal:
 
     def write(self, folder: Path) -> None:
         """Write ``Mean.npy`` and ``Std.npy``."""
-        np.save(folder / "Mean.npy", self.mean.numpy())
-        np.save(folder / "Std.npy", self.deviation.numpy())
+        with whole(folder / "Mean.npy") as mean, whole(folder / "Std.npy") as deviation:
+            np.save(mean, self.mean.numpy())
+            np.save(deviation, self.deviation.numpy())
 
     def apply(self, features: Tensor) -> Tensor:
         """Features (..., D) -> normalised."""

@@ -1,4 +1,4 @@
-"""Procedural motions: people of many builds who do what the captions say, made on the fly and always the same.
+"""Procedural motions: captioned clips of many builds and styles, generated on the fly and reproducible.
 
 Clip i of a seed is a function of (seed, i): its script, its person, its style, its joints. A caption whose hash ends in
 0 is held out: it never occurs in training. Twenty frames a second, at most six seconds.
@@ -6,7 +6,7 @@ Clip i of a seed is a function of (seed, i): its script, its person, its style, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,10 +18,10 @@ from torch import Tensor
 from motion import acts
 from motion.acts import Style
 from motion.body import Proportions, pose
+from motion.curves import FPS, FRAMES, SIDES, Track
 from motion.features import Normal, canonical, encode
-from motion.script import DIRECTIONS, Act, Draw, Script, script
+from motion.script import DIRECTIONS, Act, Draw, Kind, Script, script
 from motion.skeleton import HUMAN
-from motion.track import FPS, FRAMES, SIDES, Track
 
 SHORTEST = 40  # rows of features; lengths are multiples of 4, as in the published data sets
 MEASURED = 512  # clips from which the normalisation is measured
@@ -38,7 +38,7 @@ class Clip:
 
     @property
     def caption(self) -> str:
-        """The sentence that tells what is done."""
+        """The sentence that describes the clip."""
         return self.script.caption
 
 
@@ -78,29 +78,55 @@ def _perform(track: Track, todo: Sequence[Act], style: Style, hurry: float) -> N
     for number, act in enumerate(todo):
         if number and not act.meanwhile:
             acts.stand(track, 0.1 * hurry)
-        _do(track, replace(act, seconds=act.seconds * hurry), style)
+        PERFORM[act.kind](track, replace(act, seconds=act.seconds * hurry), style)
 
 
-def _do(track: Track, act: Act, style: Style) -> None:
-    if act.kind == "walk":
-        acts.walk(track, style, act.seconds, act.speed, DIRECTIONS[act.direction], act.turn)
-    elif act.kind == "run":
-        acts.run(track, style, act.seconds, act.speed, act.turn)
-    elif act.kind == "turn":
-        acts.turn(track, style, act.turn)
-    elif act.kind == "jump":
-        acts.jump(track, style, act.height, act.distance)
-    elif act.kind == "sit":
-        acts.sit(track, style, act.height, act.seconds, act.rise)
-    elif act.kind == "kick":
-        acts.kick(track, style, act.side, act.height)
-    elif act.kind == "bow":
-        acts.bow(track, style, act.depth)
-    elif act.meanwhile:
+def _walk(track: Track, act: Act, style: Style) -> None:
+    acts.walk(track, style, act.seconds, act.speed, DIRECTIONS[act.direction], act.turn)
+
+
+def _run(track: Track, act: Act, style: Style) -> None:
+    acts.run(track, style, act.seconds, act.speed, act.turn)
+
+
+def _turn(track: Track, act: Act, style: Style) -> None:
+    acts.turn(track, style, act.turn)
+
+
+def _jump(track: Track, act: Act, style: Style) -> None:
+    acts.jump(track, style, act.height, act.distance)
+
+
+def _sit(track: Track, act: Act, style: Style) -> None:
+    acts.sit(track, style, act.height, act.seconds, act.rise)
+
+
+def _kick(track: Track, act: Act, style: Style) -> None:
+    acts.kick(track, style, act.side, act.height)
+
+
+def _bow(track: Track, act: Act, style: Style) -> None:
+    acts.bow(track, style, act.depth)
+
+
+def _wave(track: Track, act: Act, style: Style) -> None:
+    if act.meanwhile:
         acts.wave(track, style, act.side, 0.15, track.now)
     else:
         acts.wave(track, style, act.side, track.now, track.now + act.seconds)
         track.now += act.seconds
+
+
+PERFORM: dict[Kind, Callable[[Track, Act, Style], None]] = {
+    Kind.WALK: _walk,
+    Kind.RUN: _run,
+    Kind.JUMP: _jump,
+    Kind.WAVE: _wave,
+    Kind.SIT: _sit,
+    Kind.KICK: _kick,
+    Kind.BOW: _bow,
+    Kind.TURN: _turn,
+}
 
 
 def _live(track: Track, style: Style, draw: Draw) -> None:

@@ -70,7 +70,7 @@ def _fit(rest: Tensor, seen: Tensor) -> Tensor:
 def published_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
     """Quaternions (..., J, 4) as HumanML3D measures them, from joints (..., J, 3) and its root rotation (..., 4).
 
-    Down each chain q_j = (q_root ... q_parent)^-1 between(direction_j, bone_j); every chain starts anew from the root's
+    Down each chain q_j = (q_root ... q_parent)^-1 between(direction_j, bone_j); every chain starts from the root's
     rotation, also those of the arms, which leave the spine at another joint (2204.14109, released code).
     """
     directions = torch.tensor(skeleton.directions, dtype=joints.dtype, device=joints.device)
@@ -96,7 +96,7 @@ def published_forward(local: Tensor, offsets: Tensor, root: Tensor, skeleton: Sk
 def _starts(skeleton: Skeleton) -> list[bool]:
     """Which joints are the first of a chain: a joint whose parent is continued by an earlier or more direct joint.
 
-    The root starts three chains; at another fork (spine or neck) the chain to the head goes on and the arms start anew.
+    The root starts three chains; at another fork (spine or neck) the chain to the head continues and the arms are new.
     """
     head = skeleton.names.index("head")
     to_head = {head}

@@ -1,4 +1,4 @@
-"""Geometric losses: what the features of a clip mean, in metres, as a term beside the error of the features themselves.
+"""Geometric losses: what the features of a clip mean, in metres, as a term added to the error of the features.
 
 With FK the joints that features decode to, c_i whether a foot rests at frame i (2209.14916, equations 3 to 5):
 
@@ -6,7 +6,7 @@ With FK the joints that features decode to, c_i whether a foot rests at frame i 
     velocities  ||(FK(x0)_i+1 - FK(x0)_i) - (FK(x)_i+1 - FK(x)_i)||^2
     contacts    ||(FK(x)_i+1 - FK(x)_i) c_i||^2                          of the feet only
 
-They are terms of ``core.objective.Objective(beside=...)``, which decodes what the network said to x0.
+They are terms of ``core.objective.Objective(beside=...)``, which converts the prediction to x0.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from motion.skeleton import HUMAN, Skeleton
 
 
 @dataclass(frozen=True)
-class Geometry:
+class GeometricLoss:
     """The weighted sum of the three losses, each a mean over frames, joints and axes, in square metres.
 
-    From the root on positions add up over a clip, so their errors do, too; ``local`` leaves the way of the root out of
+    From the root on positions add up over a clip, so their errors do, too; ``local`` leaves the root's path out of
     the positions and velocities, and compares poses. Contacts are the true ones of x0. ``normal`` is asked for when the
-    first loss is, because a system is built before its data are looked at.
+    first loss is, because a system is built before its data are read.
     """
 
     normal: Callable[[], Normal]
@@ -43,28 +43,28 @@ class Geometry:
             raise ValueError("the weights of geometric losses must not be negative")
 
     def __call__(self, clean: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
-        """The loss of x0 as it is estimated (B, T, D), normalised, beside the true x -> (B,)."""
+        """The loss of x0 as it is estimated (B, T, D), normalised, against the true x -> (B,)."""
         normal = self.normal()
         features, truth = normal.undo(clean), normal.undo(x)
         exists = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
         both = exists[:, 1:] & exists[:, :-1]
         rests = truth[..., Groups(self.skeleton.joints).slices()[6]] > 0.5  # (B, T, 4)
         slides = decode_limbs(features, self.skeleton.feet, self.skeleton).diff(dim=1) * rests[:, :-1, :, None]
-        seen = poses if self.local else decode
-        guess, known = seen(features, self.skeleton), seen(truth, self.skeleton)  # (B, T, J or J - 1, 3)
+        joints_of = local_joints if self.local else decode
+        guess, known = joints_of(features, self.skeleton), joints_of(truth, self.skeleton)  # (B, T, J or J - 1, 3)
         return (
-            self.positions * mean((guess - known) ** 2, exists)
-            + self.velocities * mean((guess.diff(dim=1) - known.diff(dim=1)) ** 2, both)
-            + self.contacts * mean(slides**2, both)
+            self.positions * masked_mean((guess - known) ** 2, exists)
+            + self.velocities * masked_mean((guess.diff(dim=1) - known.diff(dim=1)) ** 2, both)
+            + self.contacts * masked_mean(slides**2, both)
         )
 
 
-def poses(features: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+def local_joints(features: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
     """Features (B, T, D) -> joints (B, T, J - 1, 3) about the root, as the body faces."""
     return features[..., Groups(skeleton.joints).slices()[3]].unflatten(-1, (skeleton.joints - 1, 3))
 
 
-def mean(error: Tensor, exists: Tensor) -> Tensor:
+def masked_mean(error: Tensor, exists: Tensor) -> Tensor:
     """The mean of error (B, T, ...) over the frames that exist (B, T): (B,)."""
     each = error.flatten(2).mean(-1) * exists
     return each.sum(1) / exists.sum(1).clamp(min=1)

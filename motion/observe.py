@@ -1,4 +1,4 @@
-"""What a motion shows, measured from its joints: the other side of a caption, for real and for generated clips alike.
+"""Actions measured from joints, to check captions of real and of generated clips alike.
 
 Every measure is a length, an angle or a share of time with a plain threshold; nothing is learnt. ``agrees`` compares
 them with what an act claims.
@@ -7,6 +7,7 @@ them with what an act claims.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from motion.features import heading
 from motion.physics import NEAR
-from motion.script import DIRECTIONS, Act
+from motion.script import DIRECTIONS, SIDES, Act, Kind
 from motion.skeleton import HUMAN
 
 JOINT = {name: place for place, name in enumerate(HUMAN.names)}
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What one clip shows. Sides are (left, right)."""
 
     forward: float  # metres gone in the direction that the body faces, in all
@@ -33,13 +34,13 @@ class Seen:
     sunk: float  # the lowest height of the pelvis as a share of that at the start
     end: float  # that height at the end
     raised: tuple[float, float]  # seconds that a hand is above its shoulder
-    waved: tuple[float, float]  # metres that a raised hand goes to and fro
+    waved: tuple[float, float]  # metres that a raised hand moves to and fro
     kicked: tuple[float, float]  # metres that a foot rises while the other one stands
     bowed: float  # radians that the trunk leans forward at most, while the legs are straight
     flight: float  # share of the fastest second without a foot on the ground
 
 
-def observe(joints: Tensor, fps: float = HUMAN.fps) -> Seen:
+def observe(joints: Tensor, fps: float = HUMAN.fps) -> Observation:
     """Measure a clip (T, 22, 3) whose ground is at 0. Nothing about it is known beforehand."""
     second = max(int(fps), 1)
     facing = heading(joints, smooth=2.0)
@@ -56,7 +57,7 @@ def observe(joints: Tensor, fps: float = HUMAN.fps) -> Seen:
     lean = torch.atan2(trunk[:, 0] * facing.sin() + trunk[:, 2] * facing.cos(), trunk[:, 1])
     upright = pelvis > 0.85 * pelvis[0]
     hands = [_hand(joints, facing, side, fps) for side in ("left", "right")]
-    return Seen(
+    return Observation(
         forward=float(ahead.sum()),
         leftward=float(left.sum()),
         path=float(pace.sum()) / fps,
@@ -74,7 +75,7 @@ def observe(joints: Tensor, fps: float = HUMAN.fps) -> Seen:
 
 
 def _hand(joints: Tensor, facing: Tensor, side: str, fps: float) -> tuple[float, float]:
-    """Seconds for which a hand is above its shoulder, and how far it goes to and fro meanwhile."""
+    """Seconds for which a hand is above its shoulder, and how far it moves to and fro meanwhile."""
     wrist, elbow, shoulder = (joints[:, JOINT[f"{side}_{part}"]] for part in ("wrist", "elbow", "shoulder"))
     up = wrist[:, 1] > shoulder[:, 1] + 0.02
     away = wrist - elbow
@@ -87,70 +88,70 @@ def _kick(foot: Tensor, other: Tensor) -> float:
     return float(torch.where(other < NEAR, foot, 0).max())
 
 
-def side_of_wave(seen: Seen) -> str:
+def side_of_wave(seen: Observation) -> str:
     """The hand that waves, "left" or "right", or "" if none does: raised for 0.7 s, to and fro by 25 cm."""
-    waves = [time >= 0.7 and way >= 0.25 for time, way in zip(seen.raised, seen.waved)]
+    waves = [time >= 0.7 and length >= 0.25 for time, length in zip(seen.raised, seen.waved)]
     if not any(waves):
         return ""
     return "left" if seen.waved[0] > seen.waved[1] else "right"
 
 
-def direction_of_walk(seen: Seen) -> str:
-    """Where the body goes as it sees it, a key of ``DIRECTIONS``, or "" if it stays within 40 cm."""
+def direction_of_walk(seen: Observation) -> str:
+    """The direction of a walk relative to the heading, a key of ``DIRECTIONS``, or "" if it stays within 40 cm."""
     if math.hypot(seen.forward, seen.leftward) < 0.4:
         return ""
     angle = math.atan2(seen.leftward, seen.forward)
     return min(DIRECTIONS, key=lambda name: abs(math.remainder(angle - DIRECTIONS[name], 2 * math.pi)))
 
 
-def agrees(act: Act, seen: Seen) -> bool:
-    """Whether a clip shows an act, as far as the caption tells it."""
+def agrees(act: Act, seen: Observation) -> bool:
+    """Whether a clip shows an act, as far as the caption describes it."""
     return CHECKS[act.kind](act, seen)
 
 
-def _walks(act: Act, seen: Seen) -> bool:
+def _walks(act: Act, seen: Observation) -> bool:
     curved = abs(seen.turned) > 0.7 and seen.turned * act.turn > 0 if act.turn else True
     return curved and direction_of_walk(seen) == act.direction
 
 
-def _runs(act: Act, seen: Seen) -> bool:
+def _runs(act: Act, seen: Observation) -> bool:
     return _walks(act, seen) and seen.speed > 1.7
 
 
-def _jumps(act: Act, seen: Seen) -> bool:
+def _jumps(act: Act, seen: Observation) -> bool:
     high = (0.26 if act.height > 0.3 else 0.05) < seen.risen < (0.7 if act.height > 0.3 else 0.4)
     return high and (act.distance == 0 or seen.forward > 0.35)
 
 
-def _waves(act: Act, seen: Seen) -> bool:
+def _waves(act: Act, seen: Observation) -> bool:
     return side_of_wave(seen) == act.side
 
 
-def _sits(act: Act, seen: Seen) -> bool:
+def _sits(act: Act, seen: Observation) -> bool:
     return seen.sunk < 0.72 and ((seen.end > 0.9) if act.rise else (seen.end < 0.72))
 
 
-def _kicks(act: Act, seen: Seen) -> bool:
-    this, other = seen.kicked if act.side == "left" else seen.kicked[::-1]
-    return this > 0.35 and this > other
+def _kicks(act: Act, seen: Observation) -> bool:
+    side = SIDES.index(act.side)
+    return seen.kicked[side] > max(0.35, seen.kicked[1 - side])
 
 
-def _bows(act: Act, seen: Seen) -> bool:
+def _bows(act: Act, seen: Observation) -> bool:
     return seen.bowed > 0.75 if act.depth > 1 else 0.3 < seen.bowed < 0.75
 
 
-def _turns(act: Act, seen: Seen) -> bool:
+def _turns(act: Act, seen: Observation) -> bool:
     low, high = (2.3, 4.2) if abs(act.turn) > 2.5 else (0.9, 2.3)
     return low < seen.turned * math.copysign(1, act.turn) < high
 
 
-CHECKS = {
-    "walk": _walks,
-    "run": _runs,
-    "jump": _jumps,
-    "wave": _waves,
-    "sit": _sits,
-    "kick": _kicks,
-    "bow": _bows,
-    "turn": _turns,
+CHECKS: dict[Kind, Callable[[Act, Observation], bool]] = {
+    Kind.WALK: _walks,
+    Kind.RUN: _runs,
+    Kind.JUMP: _jumps,
+    Kind.WAVE: _waves,
+    Kind.SIT: _sits,
+    Kind.KICK: _kicks,
+    Kind.BOW: _bows,
+    Kind.TURN: _turns,
 }

@@ -1,7 +1,7 @@
 """The published protocol of text to motion (2204.14109, section 5): how real, how apt, how varied.
 
 All of it is measured in the space of a matcher: texts (N, D) and motions (N, D), row i belonging to row i. What is
-random is repeated, and told as the mean with an interval of 95 %.
+random is repeated, and reported as the mean with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BATCH = 32
 REPEATS = 20
 
 
-def precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int = 3, batch: int = BATCH) -> Tensor:
+def r_precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int = 3, batch: int = BATCH) -> Tensor:
     """R-precision top 1 to ``top`` (top,): how often a motion's own text is among the nearest of ``batch`` texts.
 
     The order is drawn, and what fills no batch is left out. A text at the same distance is no nearer, so that equal
@@ -33,7 +33,7 @@ def precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int = 
     return torch.stack([(rank < place).double().mean() for place in range(1, top + 1)])
 
 
-def distance(texts: Tensor, motions: Tensor) -> Interval:
+def multimodal_distance(texts: Tensor, motions: Tensor) -> Interval:
     """MM-Dist: the mean distance of a motion to its text."""
     return _mean((texts - motions).norm(dim=-1))
 
@@ -68,16 +68,16 @@ def _mean(values: Tensor) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
-def measured(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, Interval]:
+def protocol_figures(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, Interval]:
     """FID to real motions (M, D), R-precision (where there is a batch), MM-Dist and Diversity of samples."""
     figures = {
         "FID": frechet(motions, real, n_boot=repeats),
-        "MM-Dist": distance(texts, motions),
+        "MM-Dist": multimodal_distance(texts, motions),
         "Diversity": repeated(lambda draw: diversity(motions, draw), repeats),
     }
     if len(texts) < BATCH:
         return figures
-    tops = torch.stack([precision(texts, motions, torch.Generator().manual_seed(seed)) for seed in range(repeats)])
+    tops = torch.stack([r_precision(texts, motions, torch.Generator().manual_seed(seed)) for seed in range(repeats)])
     for place, values in enumerate(tops.T, start=1):
         mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(repeats)
         figures[f"R-precision top {place}"] = Interval(mean, mean - reach, mean + reach)

@@ -160,7 +160,7 @@ def _axes(order: str) -> list[int]:
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """The rotation a share (...) in [0, 1] of the shorter way from quaternion a (..., 4) to b."""
+    """The rotation a share (...) in [0, 1] of the shorter arc from quaternion a (..., 4) to b."""
     dot = (a * b).sum(-1, keepdim=True)
     b = torch.where(dot < 0, -b, b)
     angle = dot.abs().clamp(max=1).acos()

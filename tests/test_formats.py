@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from app.main import main as langevin
@@ -71,17 +71,13 @@ def here(old: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sampled(path: Path, conditions: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Three steps of the recipe's own sampler."""
     loaded = load(path)
-    system, sampling = loaded.system.to(dtype), loaded.recipe.sampling
+    system, sampling = loaded.diffusion.to(dtype), loaded.sampling
     conditions = {key: value.to(dtype) if key == "control" else value for key, value in conditions.items()}
     steps = system.sample(
         Noise(SEED, range(shape[0])),
-        loaded.recipe.shape if path.stem not in ("mdm", "motiondiffuse", "motion_flow") else shape[1:],
+        loaded.shape if path.stem not in ("mdm", "motiondiffuse", "motion_flow") else shape[1:],
         conditions,
-        sampler=sampling.sampler,
-        grid=sampling.grid,
-        steps=3,
-        guidance=sampling.guidance,
-        guide=sampling.guide,
+        dataclasses.replace(sampling, steps=3),
     )
     return system.decode(run(steps))
 
@@ -164,6 +160,20 @@ def test_a_picture_is_replayed(name: str, limit: float, here: Path) -> None:
     again = here / f"{name}-replay.png"
     one, other = (np.asarray(Image.open(file), dtype=np.float32) for file in (here / f"{name}.png", again))
     assert one.shape == other.shape and np.abs(one - other).mean() < limit
+
+
+def test_the_same_picture_in_todays_format_is_the_same(here: Path) -> None:
+    """The pictures are compared, for the settings in them are not written as they were."""
+    langevin(["replay", "edm.png"])
+    note = PngImagePlugin.PngInfo()
+    with Image.open(here / "edm.png") as made_then, Image.open(here / "edm-replay.png") as made_here:
+        note.add_text("langevin", made_then.info["langevin"])
+        made_here.save(here / "old.png", pnginfo=note)
+        made_here.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(here / "other.png", pnginfo=note)
+    assert langevin(["replay", "old.png"]) == 0
+    assert (here / "old.png").read_bytes() != (here / "old-replay.png").read_bytes()
+    assert langevin(["replay", "old-replay.png"]) == 0
+    assert langevin(["replay", "other.png"]) == 2
 
 
 def test_recordings_are_read(here: Path) -> None:

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def score_network() -> NCSNpp:
-    return NCSNpp(LogFourier(64), (64, 128), 1, (1,), FIR, told=InputSkip, paints=True)
+    return NCSNpp(LogFourier(64), (64, 128), 1, (1,), FIR, progressive_input=InputSkip, progressive=True)
 
 
 def flat() -> dict[str, Tensor]:

@@ -29,16 +29,20 @@ DOMAIN = "|".join(sorted(DOMAINS))
 # name that fits counts: ``train.ema`` lies below ``recipe``, the rest of ``train`` above it.
 PATH = {"cond", "random", "schedule", "prediction", "denoiser"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "files": set(),
+    "names": set(),
+    "flags": set(),
+    "prompts": set(),
     "cond": set(),
     "random": set(),
     "nn": {"cond"},
     "autoencoder": {"cond", "nn"},
-    "weights": {"cond", "nn", "autoencoder"},
+    "weights": {"files", "cond", "nn", "autoencoder"},
     "schedule": set(),
     "prediction": set(),
     "denoiser": {"cond", "schedule", "prediction"},
     "grid": {"schedule"},
-    "sample": PATH,
+    "sample": PATH | {"names"},
     "guidance": PATH,
     "likelihood": PATH | {"sample"},
     "edit": PATH | {"sample", "grid", "likelihood"},
@@ -49,10 +53,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codec": {"autoencoder", "nn", "random"},
     "evaluation": set(),
     "aliases": set(),
-    "provenance": set(),
+    "provenance": {"files"},
     "train.ema": set(),
     "data": {"random"},
-    "media": {"data", "provenance"},
+    "media": {"data", "files", "provenance"},
 }
 BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
@@ -60,53 +64,24 @@ MAY_IMPORT |= {
     "train.cache": BELOW_SYSTEMS | {"train.order"},
     "train.latents": BELOW_SYSTEMS | {"train.order", "train.cache"},
     "train.logger": {"weights"},
+    "systems.sampling": {"cond", "denoiser", "grid", "guidance", "sample"},
     "systems": BELOW_SYSTEMS,
-    "recipe": BELOW_SYSTEMS | {"systems"},
-    "train": BELOW_SYSTEMS | {"systems", "recipe"},
+    "model": BELOW_SYSTEMS | {"systems", "systems.sampling"},
+    "settings": {"flags", "grid", "model", "sample", "systems.sampling"},
+    "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
+    "registry": {"model", "names", "recipe"},
+    "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
 
 # What fails today. Nothing may be added; what is repaired is taken out, for an entry that passes is refused.
 NOT_YET: dict[str, set[str]] = {
-    "cycles": {
-        "app.controls <-> app.sampling",
-    },
-    "domains": {
-        "image.train imports app.main",
-    },
-    "domains by name": {
-        "app.controls names image.edges",
-        "app.demo names image.recipes.edm.tiny",
-        "app.edit names image.published.scheduler",
-        "app.edits names image.folder",
-        "app.edits names image.source",
-        "app.refined names image.published",
-        "app.sampling names image.published",
-    },
-    "recipes": {
-        "image.recipes.flux imports image.recipes.autoencoder",
-        "image.recipes.ldm imports image.recipes.autoencoder",
-        "image.recipes.sd3 imports image.recipes.autoencoder",
-        "image.recipes.sdxl imports image.recipes.autoencoder",
-        "image.recipes.stable_diffusion imports image.recipes.autoencoder",
-    },
+    "cycles": set(),
+    "domains": set(),
+    "domains by name": set(),
+    "recipes": set(),
     "string switches": {
         "core.train.loop._casting: training.precision == 'bf16'",
         "core.train.loop.train: training.precision == 'fp16'",
-        "image.shards.caption: example.caption.kind == 'json'",
-        "motion.generator._do: act.kind == 'bow'",
-        "motion.generator._do: act.kind == 'jump'",
-        "motion.generator._do: act.kind == 'kick'",
-        "motion.generator._do: act.kind == 'run'",
-        "motion.generator._do: act.kind == 'sit'",
-        "motion.generator._do: act.kind == 'turn'",
-        "motion.generator._do: act.kind == 'walk'",
-        "motion.judging._as_asked: act.kind == 'walk'",
-        "motion.judging._as_asked: act.kind == 'wave'",
-        "motion.judging._as_asked: act.kind in ('run', 'jump')",
-        "motion.observe._kicks: act.side == 'left'",
-        "motion.script._compose: first.kind == 'sit'",
-        "motion.script._say_walk: act.direction == 'backward'",
-        "motion.script._say_walk: act.direction in ('to the left', 'to the right')",
     },
 }
 
@@ -245,12 +220,17 @@ def test_files_can_be_read_in_one_sitting() -> None:
     assert not long
 
 
+# Keywords that are the flags of a model's modality, so the types are not known here; each is checked by its name.
+FRONT_DOOR = {"langevin.api.sample", "langevin.api.edit", "langevin.api.train"}
+
+
 def test_no_keyword_tunnels() -> None:
     wrong = []
     for module, (_, tree) in modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and node.args.kwarg:
-                wrong.append(f"{module}:{node.lineno} takes **{node.args.kwarg.arg}")
+                if f"{module}.{getattr(node, 'name', '')}" not in FRONT_DOOR:
+                    wrong.append(f"{module}:{node.lineno} takes **{node.args.kwarg.arg}")
     assert not wrong, wrong
 
 

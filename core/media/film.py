@@ -1,65 +1,46 @@
-"""Films: moving pictures as .gif or .mp4, whole or not at all, with the settings that made them in their metadata."""
+"""Films: moving pictures as .gif or .mp4, whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
 from PIL import Image
 
-from core.media.files import whole
-from core.provenance import dumps, loads
+from core.files import whole
 
 COLOURS = 32  # of a .gif
 
 
-def write_film(
-    path: Path, frames: Iterable[Image.Image], fps: float, settings: Mapping[str, object] | None = None
-) -> None:
+def write_film(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """Write frames of one size. Raises ValueError for another ending or no frames, OSError where nothing is written."""
     if path.suffix not in WRITERS:
         raise ValueError(f"films are written as {' or '.join(WRITERS)}, not '{path.suffix}'")
     with whole(path) as draft:
-        WRITERS[path.suffix](draft, frames, fps, "" if settings is None else dumps(settings))
+        WRITERS[path.suffix](draft, frames, fps)
 
 
-def read_settings(path: Path) -> dict[str, object]:
-    """The settings in a film's metadata. Raises ValueError where there are none, or none that can be read."""
-    if path.suffix not in READERS:
-        raise ValueError(f"films are {' or '.join(READERS)}, not '{path.suffix}'")
-    try:
-        text = READERS[path.suffix](path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable film: give one that `langevin sample` wrote") from error
-    if not text:
-        raise ValueError(f"{path} carries no settings: it does not say how it was made")
-    return loads(text, path)
-
-
-def _write_gif(path: Path, frames: Iterable[Image.Image], fps: float, comment: str) -> None:
+def _write_gif(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """Repeats for ever; the format counts hundredths of a second."""
     few = [_few_colours(frame) for frame in frames]
     if not few:
         raise ValueError("a film needs at least one frame")
     duration = max(1, round(100 / fps)) * 10
-    few[0].save(
-        path, save_all=True, append_images=few[1:], duration=duration, loop=0, optimize=False, comment=comment.encode()
-    )
+    few[0].save(path, save_all=True, append_images=few[1:], duration=duration, loop=0, optimize=False)
 
 
 def _few_colours(frame: Image.Image) -> Image.Image:
     return frame.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
-def _write_mp4(path: Path, frames: Iterable[Image.Image], fps: float, comment: str) -> None:
+def _write_mp4(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """H.264; one row or column less where a side is odd. Raises ValueError without the av package."""
     try:
         import av
     except ImportError as error:
         raise ValueError("MP4 files need the av package: install langevin[motion], or write a .gif") from error
     with av.open(str(path), "w") as file:
-        file.metadata["comment"] = comment
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt = "yuv420p"
         stream.width = 0
@@ -73,20 +54,4 @@ def _write_mp4(path: Path, frames: Iterable[Image.Image], fps: float, comment: s
         file.mux(stream.encode())
 
 
-def _comment_of_gif(path: Path) -> str:
-    with Image.open(path) as file:
-        comment = file.info.get("comment", b"")
-    return comment.decode() if isinstance(comment, bytes) else str(comment)
-
-
-def _comment_of_mp4(path: Path) -> str:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError("MP4 files need the av package: install langevin[motion]") from error
-    with av.open(str(path)) as file:
-        return str(file.metadata.get("comment", ""))
-
-
-WRITERS: dict[str, Callable[[Path, Iterable[Image.Image], float, str], None]] = {".gif": _write_gif, ".mp4": _write_mp4}
-READERS: dict[str, Callable[[Path], str]] = {".gif": _comment_of_gif, ".mp4": _comment_of_mp4}
+WRITERS: dict[str, Callable[[Path, Iterable[Image.Image], float], None]] = {".gif": _write_gif, ".mp4": _write_mp4}

@@ -21,10 +21,10 @@ from torch import Tensor
 from core.data.dataset import DataError
 
 Size = tuple[int, int]  # height, width
-Place = tuple[float, float]  # where in the room there is a crop lies, down and across, each in [0, 1)
+CropPosition = tuple[float, float]  # where in the room there is a crop lies, down and across, each in [0, 1)
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-CENTRE: Place = (0.5, 0.5)
+CENTRE: CropPosition = (0.5, 0.5)
 MODES = {1: "L", 3: "RGB"}
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # raised by decoders
@@ -40,15 +40,23 @@ def decode(file: IO[bytes], name: str, channels: int = 3) -> Image.Image:
         raise DataError(f"pictures have 1 or 3 channels, not {channels}")
     try:
         with Image.open(file) as opened:
-            picture = _eight_bits(ImageOps.exif_transpose(opened), _bits(opened))
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return picture.convert(MODES[channels])
-    except OverflowError as error:
-        raise DataError(f"{name} holds {error}: scale it and save it again") from error
+            return convert(opened, name, channels)
+    except DataError:
+        raise
     except _BROKEN as error:
         raise _unreadable(name) from error
+
+
+def convert(picture: Image.Image, name: str = "the picture", channels: int = 3) -> Image.Image:
+    """An opened picture of any mode as ``decode`` gives it. Raises DataError for floats outside of [0, 1]."""
+    try:
+        found = _eight_bits(ImageOps.exif_transpose(picture), _bits(picture))
+    except OverflowError as error:
+        raise DataError(f"{name} holds {error}: scale it and save it again") from error
+    if found.has_transparency_data:
+        found = found.convert("RGBA")
+        found = Image.alpha_composite(Image.new("RGBA", found.size, "white"), found)
+    return found.convert(MODES[channels])
 
 
 def size_of(file: IO[bytes], name: str) -> Size:
@@ -62,7 +70,9 @@ def size_of(file: IO[bytes], name: str) -> Size:
         raise _unreadable(name) from error
 
 
-def frame(picture: Image.Image, target: Size, place: Place = CENTRE) -> tuple[Image.Image, tuple[int, int]]:
+def resize_and_crop(
+    picture: Image.Image, target: Size, place: CropPosition = CENTRE
+) -> tuple[Image.Image, tuple[int, int]]:
     """A picture scaled to cover ``target`` (height, width) and cropped there, and the crop's (top, left)."""
     height, width = target
     scale = max(height / picture.height, width / picture.width)

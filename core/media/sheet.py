@@ -1,4 +1,4 @@
-"""Sheets: a grid of images in one PNG, whose metadata says how to make it again."""
+"""Sheets: a grid of images in one PNG, whose metadata holds the settings to make it again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from core.media.files import whole
+from core.files import whole
 from core.provenance import KEY, dumps, loads
 
 
@@ -36,7 +36,9 @@ def picture(image: Tensor, scale: int = 1) -> Image.Image:
     return found.resize((found.width * scale, found.height * scale), Image.Resampling.NEAREST)
 
 
-def captioned(images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128) -> Image.Image:
+def captioned_page(
+    images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128
+) -> Image.Image:
     """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, with its caption beneath it."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     shown = [picture(image, max(1, width // images.shape[-1])) for image in images]
@@ -55,16 +57,17 @@ def captioned(images: Tensor, captions: Sequence[str], columns: int | None = Non
     return sheet
 
 
-def save_sheet(path: Path, images: Tensor, settings: Mapping[str, object], columns: int | None = None) -> None:
+def save_sheet(
+    path: Path, images: Tensor, settings: Mapping[str, object], captions: Sequence[str] | None = None
+) -> None:
     """Write images (N, C, H, W) in [-1, 1] as one PNG with ``settings`` in its metadata; small images are enlarged.
 
-    Settings with "captions", one for each image, are shown.
+    captions: one for each image, shown beneath it.
     """
-    captions = settings.get("captions")
-    if isinstance(captions, list):
-        page = captioned(images, captions, columns)
+    if captions is None:
+        page = picture(tile(images), max(1, 64 // images.shape[-1]))
     else:
-        page = picture(tile(images, columns), max(1, 64 // images.shape[-1]))
+        page = captioned_page(images, captions)
     save_page(path, page, settings)
 
 

@@ -1,5 +1,6 @@
 """Samplers: every one by name, with what is claimed of it, and the names under which other libraries know them."""
 
+from core.names import look_up
 from core.sample.deterministic import DETERMINISTIC
 from core.sample.info import SamplerInfo
 from core.sample.step import Level, NoiseSource, Sampler, Step, run, toward
@@ -77,6 +78,13 @@ ALIASES: dict[str, tuple[str, str | None]] = {
     "DPM++ 3M SDE Exponential": ("dpmpp_3m_sde", "exponential"),
 }
 
+
+def find_sampler(name: str) -> tuple[str, str | None]:
+    """Our name of a sampler, and the grid that a foreign name implies. Raises UnknownNameError with the nearest."""
+    table = {own: (own, None) for own in SAMPLERS} | {k: v for k, v in ALIASES.items() if k not in SAMPLERS}
+    return look_up("sampler", name, table, "langevin solvers --list")
+
+
 __all__ = [
     "ALIASES",
     "DETERMINISTIC",
@@ -87,6 +95,7 @@ __all__ = [
     "Sampler",
     "SamplerInfo",
     "Step",
+    "find_sampler",
     "run",
     "toward",
 ]

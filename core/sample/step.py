@@ -8,8 +8,7 @@ early stopping are the caller's loop.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +27,13 @@ class NoiseSource(Protocol):
 
     def brownian(self, like: Tensor, start: float, stop: float) -> Tensor:
         """Unit noise shaped like ``like``: the increment of a path between two places in [0, 1]."""
+
+
+class StartNoise(Protocol):
+    """Where a walk's first x comes from; ``core.random.Noise`` is the one in use."""
+
+    def start(self, shape: Sequence[int]) -> Tensor:
+        """Unit noise (B, *shape)."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,17 @@ def toward(x: Tensor, clean: Tensor, here: Level, there: Level) -> Tensor:
     return carry * x + (there.alpha - here.alpha * carry) * clean
 
 
-def run(steps: Iterator[Step]) -> Tensor:
-    """Run a sampler to its end and return the last x."""
-    return deque(steps, maxlen=1).pop().x
+def noise_at(schedule: Schedule, t: Tensor, noise: StartNoise, shape: Sequence[int]) -> Tensor:
+    """Pure noise (B, *shape) of the deviation that the schedule has at t, where a sampler starts."""
+    return noise.start(shape) * schedule(t)[1]
+
+
+def run(steps: Iterator[Step], on_step: Callable[[Step], None] | None = None) -> Tensor:
+    """Run a sampler to its end and return the last x; ``on_step`` is called after each step."""
+    last: Step | None = None
+    for last in steps:
+        if on_step is not None:
+            on_step(last)
+    if last is None:
+        raise ValueError("a sampler made no step: give it a grid of at least two times")
+    return last.x

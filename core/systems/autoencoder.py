@@ -41,6 +41,8 @@ class Weights:
 class Autoencoding(System):
     """An autoencoder with the terms of its training."""
 
+    makes_samples = False
+
     def __init__(
         self,
         autoencoder: KLAutoencoder | VQAutoencoder,

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.codec import Codec
-from core.cond import Cond
 from core.condition import Conditioner
 from core.denoiser import Bindable, Denoiser
-from core.grid import Grid
 from core.guidance import Guided
 from core.objective import Losses, Objective
 from core.random import Draw, Noise
-from core.sample.step import Sampler, Step
+from core.sample.step import Step, noise_at
+from core.systems.sampling import Guide, Sampling
 from core.systems.system import System
-
-Guide = Callable[[Bindable, Cond, float], Bindable]  # denoiser, null condition, scale -> the guided denoiser
 
 
 class Diffusion(System):
@@ -63,15 +60,15 @@ class Diffusion(System):
             cond = cond.where(keep, self.conditioner.null(len(x)).to(x.device))
         return self.objective(self.denoiser, x, cond, draw, places)
 
-    def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
-        """The denoiser under guidance, away from ``avoid`` or else from the null; plain guidance by 1 is itself.
+    def guided(self, scale: float, guide: Guide = Guided, negative: Mapping[str, Any] | None = None) -> Bindable:
+        """The denoiser under guidance, away from ``negative`` or else from the null; plain guidance by 1 is itself.
 
-        ``avoid`` holds conditions as ``asked`` of ``sample`` does: negative prompts, one or one a sample. Raises
+        ``negative`` holds conditions as ``sample`` takes them: negative prompts, one or one a sample. Raises
         ValueError if there is nothing to guide away from.
         """
         if scale == 1 and guide is Guided:
             return self.denoiser
-        null = self.conditioner.null(1) if avoid is None else self.conditioner(avoid).to(self.like.device)
+        null = self.conditioner.null(1) if negative is None else self.conditioner(negative).to(self.like.device)
         if all(getattr(null, field.name) is None for field in dataclasses.fields(null)):
             raise ValueError("this model is unconditional, so guidance has nothing to move away from: leave it at 1")
         return guide(self.denoiser, null, scale)
@@ -81,26 +78,20 @@ class Diffusion(System):
         self,
         noise: Noise,
         shape: Sequence[int],
-        asked: Mapping[str, Any],
-        *,
-        sampler: Sampler,
-        grid: Grid,
-        steps: int,
-        guidance: float = 1.0,
-        guide: Guide = Guided,
-        avoid: Mapping[str, Any] | None = None,
+        conditions: Mapping[str, Any],
+        sampling: Sampling,
+        negative: Mapping[str, Any] | None = None,
     ) -> Iterator[Step]:
         """Walk from noise to samples: x of each step (B, *shape) is in the codec's space, ``codec.decode`` reads it.
 
-        asked holds the conditions (``{"label": ...}``), batched like ``noise.samples``; shape is that of one x. Row i
-        is sample ``noise.samples[i]``, in whatever batch it is made.
+        conditions (``{"label": ...}``) are batched like ``noise.samples``, negative ones too, or are one for all; shape
+        is that of one x. Row i is sample ``noise.samples[i]``, in whatever batch it is made.
         """
-        denoiser = self.guided(guidance, guide, avoid)
-        cond = self.conditioner(asked).to(self.like.device)
-        times = grid(denoiser.schedule, steps)
-        sigma = denoiser.schedule(times[:1])[1]
-        x = (noise.start(shape) * sigma).to(self.like)
-        yield from sampler(denoiser.bind(cond), x, times, noise)
+        denoiser = self.guided(sampling.guidance, sampling.guide, negative)
+        bound = denoiser.bind(self.conditioner(conditions).to(self.like.device))
+        times = sampling.grid(bound.schedule, sampling.steps)
+        x = noise_at(bound.schedule, times[:1], noise, shape).to(self.like)
+        yield from sampling.sampler(bound, x, times, noise)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:

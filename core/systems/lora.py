@@ -7,13 +7,16 @@ where the model lies that they belong to.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from core.nn.lora import ATTENTION, Attached, LoRA
 from core.systems.diffusion import Diffusion
+from core.systems.system import System
+from core.weights.lora import load, path_and_weight
 
 OWN = "lora."  # how the names of what is saved begin
 
@@ -53,3 +56,26 @@ def _keep_own(own: str, module: nn.Module, state: dict[str, Any], prefix: str, m
 
 def _miss_own(own: str, module: nn.Module, wrong: Any) -> None:
     wrong.missing_keys[:] = [name for name in wrong.missing_keys if f".{own}" in f".{name}"]
+
+
+@contextmanager
+def with_loras(system: System, files: Sequence[str]) -> Iterator[System]:
+    """The system with LoRA files fused into its network inside the with block; afterwards it is as it was.
+
+    files: paths, each with a weight if wanted, ``style.safetensors:0.8``. Raises ValueError for a weight that is no
+    number, and CheckpointError for a file that is no LoRA of this network.
+    """
+    if not files:
+        yield system
+        return
+    net = system.denoiser.net if isinstance(system, Diffusion) else None
+    if not isinstance(net, nn.Module):
+        raise ValueError("LoRA files are applied to the network of a diffusion model, and this model has none")
+    named = [path_and_weight(file) for file in files]
+    attached = Attached(net, [load(path, net) for path, _ in named], [weight for _, weight in named])
+    attached.fuse()
+    try:
+        yield system
+    finally:
+        attached.unfuse()
+        attached.detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -15,6 +15,8 @@ from core.random import Draw
 class System(nn.Module, ABC):
     """What the training loop trains: anything that says what a batch costs."""
 
+    makes_samples: ClassVar[bool] = True  # whether a request can be drawn from it, as sheets of a run are
+
     @abstractmethod
     def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
         """The loss of a batch, a function of the weights, the batch and the draw."""
@@ -22,3 +24,7 @@ class System(nn.Module, ABC):
     def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
         """``loss``, under the name by which distributed wrappers call it."""
         return self.loss(batch, draw, places)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What the system makes (B, ...) -> data (B, ...)."""
+        return x

@@ -108,7 +108,7 @@ class Cached:
     def _known(self) -> dict[str, Entry]:
         """The entries that are there; a shard that cannot be read is deleted, to be made again."""
         found: dict[str, Entry] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
+        for path in sorted(self.folder.glob("[!.]*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
                     about = json.loads((file.metadata() or {}).get(KEY, "{}"))

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Dataset, First
-from core.random import Draw, Stream, network_seed
-from core.recipe import Recipe, Training, draw, told
+from core.random import Draw, Noise, Stream, network_seed
+from core.recipe import Recipe, Training
 from core.systems.diffusion import Diffusion
 from core.train.latents import Process, encoded_once
 from core.train.logger import Record
@@ -180,7 +180,7 @@ class Teller:
             if self.record is not None:
                 by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
                 self.record.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
-        if self.recipe.show is not None and self.run.show and (done or _due(self.run.show, state.step)):
+        if state.system.makes_samples and self.run.show and (done or _due(self.run.show, state.step)):
             self._show(state)
 
     def _log(self, state: State) -> None:
@@ -202,15 +202,23 @@ class Teller:
 
     def _show(self, state: State) -> None:
         recipe, seed = self.recipe, self.recipe.training.seed
+        request = recipe.modality.request(count=self.run.shown, batch=self.run.shown, seed=seed)
         state.system.eval()
         with state.ema.swapped(), gathered(state.system) as system:
-            samples = draw(recipe, system, seed, range(self.run.shown))
+            model = recipe.model(system)
+            with torch.no_grad():
+                x, conditions = request.draw(model, Noise(seed, request.samples()))
+                data = system.decode(x).cpu()
         state.system.train()
-        if self.record is not None and recipe.show is not None:
-            path = self.run.folder / "samples" / f"step-{state.step:08d}{recipe.suffix}"
+        if self.record is None:
+            return
+        if not bool(data.isfinite().all()):
+            self.record.write(state.step, {"samples_diverged": True})  # no reason to stop: training may still recover
+        else:
+            objects = recipe.modality.decode(data, conditions)
+            path = self.run.folder / "samples" / f"step-{state.step:08d}{recipe.modality.preview_suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            about = told(recipe.ask(seed, range(self.run.shown)))
-            recipe.show(path, samples, {"recipe": recipe.name, "step": state.step, "seed": seed, **about})
+            recipe.modality.preview(path, objects, {"recipe": recipe.name, "step": state.step, "seed": seed})
 
 
 @torch.no_grad()

@@ -54,8 +54,8 @@ def prepare(recipe: Recipe, accelerator: Accelerator, begin: Path | None = None)
     training = recipe.training
     torch.manual_seed(network_seed(training.seed, 0))
     system = recipe.system()
-    if recipe.start is not None and begin is not None:
-        recipe.start(system, begin)
+    if recipe.initialize is not None and begin is not None:
+        recipe.initialize(system, begin)
     system = system.to(accelerator.device).train()
     adam = torch.optim.AdamW(
         [parameter for parameter in system.parameters() if parameter.requires_grad],

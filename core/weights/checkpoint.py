@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from core.files import DRAFT, whole
+
 KEY = "langevin"  # the metadata entry that holds everything, as JSON
-FORMAT = 1  # of the checkpoints that are written; those without a number are of format 0
-DRAFT = ".draft-"  # how the names of unfinished files begin
+FORMAT = 2  # of the checkpoints that are written; those without a number are of format 0
 DTYPES = {  # as a file's header calls them
     "F64": torch.float64,
     "F32": torch.float32,
@@ -132,24 +131,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, chunks: Iterable[Any]) -> None:
-    draft = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=DRAFT)
-        with os.fdopen(handle, "wb") as file:
+        with whole(path) as draft, draft.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        draft = None
-        _sync_folder(path.parent)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CheckpointError(f"cannot write {path} ({reason}): free some space, or choose another folder") from error
-    finally:
-        if draft is not None:
-            os.unlink(draft)
 
 
 def remove_drafts(folder: Path) -> None:
@@ -167,15 +155,6 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = value.clone() if place in seen else value
         seen.add(place)
     return apart
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

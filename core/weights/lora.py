@@ -295,3 +295,14 @@ def _described(words: Mapping[str, Any], prefix: str, stem: str, rank: int) -> f
     if alpha is None:
         return None
     return float(alpha) * (math.sqrt(rank) if said("use_rslora") else 1.0)
+
+
+def path_and_weight(word: str) -> tuple[Path, float]:
+    """The path and the weight in ``style.safetensors:0.8``; the weight is 1 where none is given."""
+    name, colon, weight = word.rpartition(":")
+    if not colon or Path(word).exists() or weight.endswith(".safetensors"):
+        return Path(word), 1.0
+    try:
+        return Path(name), float(weight)
+    except ValueError as error:
+        raise ValueError(f"'{weight}' is no weight for {name}: write {name}:0.8") from error

@@ -6,7 +6,6 @@ Reading and writing are strict: every tensor of both sides is named by exactly o
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.files import whole
 from core.weights.checkpoint import CheckpointError, Mapped, read
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -126,12 +126,8 @@ def write_folder(folder: Path, class_name: str, config: Mapping[str, Any], tenso
     """Write a folder that diffusers loads; each of its two files appears whole. Raises CheckpointError if it cannot."""
     text = json.dumps({"_class_name": class_name, **config}, indent=2, sort_keys=True) + "\n"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as drafts:
-            draft = Path(drafts)
-            save_file(dict(tensors), draft / "weights", {"format": "pt"})
-            (draft / "config").write_text(text)
-            (draft / "weights").replace(folder / f"{WEIGHTS}.safetensors")
-            (draft / "config").replace(folder / "config.json")
+        with whole(folder / "config.json") as draft, whole(folder / f"{WEIGHTS}.safetensors") as weights:
+            save_file(dict(tensors), weights, {"format": "pt"})
+            draft.write_text(text)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {folder} ({error}): free some space, or choose another folder") from error

@@ -38,7 +38,7 @@ def conv(channels: int, out: int, size: int = 3, scale: float = 1.0) -> nn.Conv2
 
 
 class Residual(nn.Module):
-    """BigGAN's residual block; ``resample`` halves or doubles the image inside and on the way past."""
+    """BigGAN's residual block; ``resample`` halves or doubles the image inside and on the shortcut."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """NCSN++ and DDPM++: the U-Nets of score-based diffusion (2011.13456, appendix H).
 
-Beside the U-Net of DDPM: BigGAN residual blocks that resample inside, a smooth FIR filter, every sum divided by
-sqrt(2), Fourier features of log sigma, and pyramids: the shrinking input is told to every level of the encoder, and
-every level of the decoder may paint its share of the output.
+In addition to DDPM's U-Net: BigGAN residual blocks that resample inside, a smooth FIR filter, every sum divided by
+sqrt(2), Fourier features of log sigma, and pyramids: the downsampled input enters every level of the encoder
+(progressive input), and every level of the decoder may add to the output (progressive output).
 
 The network never divides by sigma: that is the work of a prediction.
 """
@@ -44,22 +44,22 @@ class Positional(nn.Module):
 
 
 class InputSkip(nn.Module):
-    """Tell a level the shrunken input itself, through a 1 x 1 convolution."""
+    """Progressive input: adds the downsampled input to a level through a 1 x 1 convolution."""
 
     def __init__(self, pyramid: int, channels: int, down: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.channels = pyramid  # of the pyramid it hands on
+        self.channels = pyramid  # of the pyramid that it returns
         self.down = down
         self.project = conv(pyramid, channels, 1)
 
     def forward(self, pyramid: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """(pyramid twice h's size, h) -> (pyramid of h's size, h told of it)."""
+        """(pyramid twice h's size, h) -> (pyramid of h's size, h plus its projection)."""
         pyramid = self.down(pyramid)
         return pyramid, self.project(pyramid) + h
 
 
 class InputResidual(nn.Module):
-    """Let the input shrink through strided convolutions of its own, and be the level that it reaches."""
+    """Progressive input: downsamples the input by strided convolutions and adds it to each level."""
 
     def __init__(self, pyramid: int, channels: int, down: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ class InputResidual(nn.Module):
         return h, h
 
 
-class Painter(nn.Module):
-    """What a level of the decoder says about the output."""
+class OutputSkip(nn.Module):
+    """A level's contribution to the output."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -82,28 +82,28 @@ class Painter(nn.Module):
         self.conv = conv(channels, out, scale=0.0)
 
     def forward(self, h: Tensor) -> Tensor:
-        painted: Tensor = self.conv(F.silu(self.norm(h)))
-        return painted
+        output: Tensor = self.conv(F.silu(self.norm(h)))
+        return output
 
 
 class Encoder(nn.Module):
-    """One level on the way down: residual blocks, perhaps attention after each, perhaps halving at the end."""
+    """One level of the encoder: residual blocks, optional attention after each, optional downsampling."""
 
     def __init__(
         self,
         blocks: list[Residual],
         attentions: list[Attention],
         down: Residual | None,
-        told: InputSkip | InputResidual | None,
+        progressive_input: InputSkip | InputResidual | None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions)
         self.down = down
-        self.told = told
+        self.progressive_input = progressive_input
 
     def forward(self, h: Tensor, pyramid: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
-        """-> every state of the level, the last of which goes on, and the pyramid."""
+        """-> every state of the level, the last of which enters the next level, and the pyramid."""
         states = []
         for i, block in enumerate(self.blocks):
             h = block(h, embedding)
@@ -112,36 +112,36 @@ class Encoder(nn.Module):
             states.append(h)
         if self.down is not None:
             h = self.down(h, embedding)
-            if self.told is not None:
-                pyramid, h = self.told(pyramid, h)
+            if self.progressive_input is not None:
+                pyramid, h = self.progressive_input(pyramid, h)
             states.append(h)
         return states, pyramid
 
 
 class Decoder(nn.Module):
-    """One level on the way up: residual blocks on the encoder's states, perhaps attention, painting and doubling."""
+    """One level of the decoder: residual blocks on the encoder's states, optional attention, output and upsampling."""
 
     def __init__(
-        self, blocks: list[Residual], attention: Attention | None, painter: Painter | None, up: Residual | None
+        self, blocks: list[Residual], attention: Attention | None, output_skip: OutputSkip | None, up: Residual | None
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attention = attention
-        self.painter = painter
+        self.output_skip = output_skip
         self.up = up
 
     def forward(self, h: Tensor, states: list[Tensor], embedding: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Consumes ``states`` from their end -> (what goes on, what was painted)."""
+        """Consumes ``states`` from their end -> (the next level's input, this level's output)."""
         for block in self.blocks:
             h = block(torch.cat([h, states.pop()], dim=1), embedding)
         if self.attention is not None:
             h = self.attention(h)
-        painted = None if self.painter is None else self.painter(h)
-        return (h if self.up is None else self.up(h, embedding)), painted
+        output = None if self.output_skip is None else self.output_skip(h)
+        return (h if self.up is None else self.up(h, embedding)), output
 
 
 class NCSNpp(nn.Module):
-    """A score network on images (B, C, H, W); what it is told as ``time`` is what its ``features`` embed."""
+    """A score network on images (B, C, H, W); ``features`` embed its ``time``."""
 
     def __init__(
         self,
@@ -150,16 +150,16 @@ class NCSNpp(nn.Module):
         depth: int,
         attention: tuple[int, ...],
         resampling: Resampling,
-        told: type[InputSkip] | type[InputResidual] | None = None,
-        paints: bool = False,
+        progressive_input: type[InputSkip] | type[InputResidual] | None = None,
+        progressive: bool = False,
         channels: int = 3,
         dropout: float = 0.0,
         centre: bool = False,
     ) -> None:
         """widths: channels of each level; depth: blocks a level; attention: the levels (0 is the finest) that have it.
 
-        told: how the encoder hears of the input again; paints: every level paints, not only the finest; centre: map
-        data in [0, 1] to [-1, 1] first.
+        progressive_input: how the input enters every level of the encoder; progressive: every level adds to the
+        output, not only the finest; centre: map data in [0, 1] to [-1, 1] first.
         """
         super().__init__()
         self.features = features
@@ -181,10 +181,14 @@ class NCSNpp(nn.Module):
             blocks = [residual(width if i == 0 else wide, wide) for i in range(depth)]
             attentions = [Attention(wide) for _ in blocks if level in attention]
             last = level == len(widths) - 1
-            hears = told(pyramid, wide, resampling.down) if told is not None and not last else None
+            skip = (
+                progressive_input(pyramid, wide, resampling.down)
+                if progressive_input is not None and not last
+                else None
+            )
             down = None if last else residual(wide, wide, resampling.down)
-            self.encoders.append(Encoder(blocks, attentions, down, hears))
-            width, pyramid = wide, pyramid if hears is None else hears.channels
+            self.encoders.append(Encoder(blocks, attentions, down, skip))
+            width, pyramid = wide, pyramid if skip is None else skip.channels
             states += [wide] * (depth if last else depth + 1)
 
         self.middle = nn.ModuleList([residual(width, width), Attention(width), residual(width, width)])
@@ -192,9 +196,9 @@ class NCSNpp(nn.Module):
         self.decoders = nn.ModuleList()  # from the coarsest level to the finest
         for level, wide in reversed(list(enumerate(widths))):
             blocks = [residual((width if i == 0 else wide) + states.pop(), wide) for i in range(depth + 1)]
-            painter = Painter(wide, channels) if paints or level == 0 else None
+            output_skip = OutputSkip(wide, channels) if progressive or level == 0 else None
             up = residual(wide, wide, resampling.up) if level else None
-            self.decoders.append(Decoder(blocks, Attention(wide) if level in attention else None, painter, up))
+            self.decoders.append(Decoder(blocks, Attention(wide) if level in attention else None, output_skip, up))
             width = wide
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
@@ -222,24 +226,33 @@ class NCSNpp(nn.Module):
 
         image: Tensor | None = None
         for decoder in self.decoders:
-            h, painted = decoder(h, states, embedding)
-            if painted is not None:
-                image = painted if image is None else self.resampling.up(image) + painted
-        assert image is not None  # the finest level always paints
+            h, output = decoder(h, states, embedding)
+            if output is not None:
+                image = output if image is None else self.resampling.up(image) + output
+        assert image is not None  # the finest level always has an output
         return image
 
 
 def ncsnpp_cifar10(depth: int = 4) -> NCSNpp:
-    """NCSN++ of CIFAR-10 (VE), told sigma, of data in [0, 1]; ``depth=8`` is the deep variant (2011.13456)."""
-    return NCSNpp(LogFourier(128), (128, 256, 256, 256), depth, (1,), FIR, told=InputResidual, dropout=0.1, centre=True)
+    """NCSN++ of CIFAR-10 (VE), time sigma, data in [0, 1]; ``depth=8`` is the deep variant (2011.13456)."""
+    return NCSNpp(
+        LogFourier(128),
+        (128, 256, 256, 256),
+        depth,
+        (1,),
+        FIR,
+        progressive_input=InputResidual,
+        dropout=0.1,
+        centre=True,
+    )
 
 
 def ddpmpp_cifar10(depth: int = 4) -> NCSNpp:
-    """DDPM++ of CIFAR-10 (VP, sub-VP), told 999 t, of data in [-1, 1]; ``depth=8`` is the deep variant (2011.13456)."""
+    """DDPM++ of CIFAR-10 (VP, sub-VP), time 999 t, data in [-1, 1]; ``depth=8`` is the deep variant (2011.13456)."""
     return NCSNpp(Positional(128), (128, 256, 256, 256), depth, (1,), BOX, dropout=0.1)
 
 
 def ncsnpp_256() -> NCSNpp:
-    """NCSN++ of 256 x 256 images (VE), told sigma, of data in [0, 1] (2011.13456)."""
+    """NCSN++ of 256 x 256 images (VE), time sigma, data in [0, 1] (2011.13456)."""
     widths = (128, 128, 256, 256, 256, 256, 256)
-    return NCSNpp(LogFourier(128), widths, 2, (4,), FIR, told=InputSkip, paints=True, centre=True)
+    return NCSNpp(LogFourier(128), widths, 2, (4,), FIR, progressive_input=InputSkip, progressive=True, centre=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from image.published.flux import open_flux
-from image.published.folder import Folder
+from image.published.folder import PipelineFolder
 from image.published.pipeline import Pipeline, Size
-from image.published.refining import hand_off
+from image.published.refiner import hand_off
 from image.published.sd3 import open_sd3
 from image.published.stable_diffusion import open_sdxl, open_stable_diffusion
 
-FAMILIES: dict[str, Callable[[Folder, Size | None, torch.dtype], Pipeline]] = {
+FAMILIES: dict[str, Callable[[PipelineFolder, Size | None, torch.dtype], Pipeline]] = {
     "StableDiffusionPipeline": open_stable_diffusion,
     "StableDiffusionXLPipeline": open_sdxl,
     "StableDiffusionXLImg2ImgPipeline": open_sdxl,  # the refiner
@@ -35,7 +35,7 @@ def open_pipeline(path: Path, size: Size | None = None, dtype: torch.dtype = tor
     dtype: in which networks and text encoders work; the autoencoder stays in float32 where it must. Raises ValueError
     for a class or a scheduler that is not read, and for parts that are missing or damaged.
     """
-    folder = Folder.open(path)
+    folder = PipelineFolder.open(path)
     if folder.name not in FAMILIES:
         raise ValueError(f"{path} is a {folder.name}, which is not read: {', '.join(FAMILIES)} are")
     return FAMILIES[folder.name](folder, size, dtype)

@@ -9,31 +9,31 @@ from core.condition.t5 import FluxText
 from core.denoiser import Denoiser, thousandths
 from core.distill import imitating
 from core.prediction import FlowVelocity
-from core.recipe import Sampling
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.weights import flux
-from image.published.folder import Folder
-from image.published.pipeline import Pipeline, Size, open_latents, shrinking, sides
+from image.published.folder import PipelineFolder
+from image.published.pipeline import Pipeline, Size, downsampling, open_latents, picture_size
 from image.published.scheduler import read_flow
 
 SIDE = 1024
 LENGTHS = {True: 512, False: 256}  # of T5's text: dev's and schnell's
 
 
-def open_flux(folder: Folder, size: Size | None, dtype: torch.dtype) -> Pipeline:
-    """Dev, which is told its guidance and needs one pass: 28 steps, guidance 3.5; or schnell: 4 steps, none."""
+def open_flux(folder: PipelineFolder, size: Size | None, dtype: torch.dtype) -> Pipeline:
+    """Dev, whose guidance embedding saves the second pass: 28 steps, guidance 3.5; or schnell: 4 steps, none."""
     net = flux.load_diffusers(folder.part("transformer"))
     codec = open_latents(folder, dtype)
     guided = net.guidance is not None
     clip = open_clip(folder.part("tokenizer"), folder.part("text_encoder"))
     t5 = open_t5(folder.part("tokenizer_2"), folder.part("text_encoder_2"), LENGTHS[guided])
     words = FluxText(clip, t5, 3.5 if guided else None)
-    cell = shrinking(codec) * net.patch
-    height, width = sides(size, SIDE, cell)
+    cell = downsampling(codec) * net.patch
+    height, width = picture_size(size, SIDE, cell)
     grid = read_flow(folder.scheduler(), str(folder.path), (height // cell) * (width // cell), sigmas=True)
     denoiser = Denoiser(net.to(dtype), Flow(), FlowVelocity(), thousandths)
-    shape = (codec.autoencoder.plan.code, height // shrinking(codec), width // shrinking(codec))
-    way = Sampling(euler, grid, 28, 3.5, imitating) if guided else Sampling(euler, grid, steps=4)
-    return Pipeline(folder.name, Diffusion(denoiser, words.to(dtype), codec).eval(), shape, way)
+    shape = (codec.autoencoder.plan.code, height // downsampling(codec), width // downsampling(codec))
+    sampling = Sampling(euler, grid, 28, 3.5, imitating) if guided else Sampling(euler, grid, steps=4)
+    return Pipeline(folder.name, Diffusion(denoiser, words.to(dtype), codec).eval(), shape, sampling)

@@ -1,4 +1,4 @@
-"""A published pipeline's folder: ``model_index.json`` names its class and its parts, each a folder beside it."""
+"""A published pipeline's folder: ``model_index.json`` names its class and its parts, each a folder next to it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ INDEX = "model_index.json"
 
 
 @dataclass(frozen=True)
-class Folder:
-    """What the index of a pipeline says."""
+class PipelineFolder:
+    """The index of a pipeline."""
 
     path: Path
     index: Mapping[str, Any]

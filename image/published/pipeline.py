@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import torch
 from torch import Tensor
 
 from core.codec import Latents
-from core.data.dataset import Dataset
-from core.media.sheet import picture, save_page, tile
-from core.recipe import Loaded, Recipe, Sampling, Training
+from core.model import Modality, Model
+from core.prompts import Captions, empty_captions
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.weights import autoencoder
-from image.captioned import typed_captions
-from image.published.folder import Folder
+from image.published.folder import PipelineFolder
 
 Size = int | tuple[int, int]  # of a picture: the side of a square, or (height, width)
 
@@ -31,20 +29,19 @@ class Pipeline:
     shape: tuple[int, int, int]  # of one picture's latents (C, H, W)
     sampling: Sampling  # its own scheduler, with the published number of steps and guidance
 
-    def loaded(self) -> Loaded:
-        """The pipeline as commands know a model from a checkpoint."""
-        recipe = Recipe(
-            lambda: self.system,
+    def model(self, modality: Modality[Any], path: Path) -> Model:
+        """The pipeline as commands know a model."""
+        return Model(
+            self.system,
             self.shape,
             self.sampling,
-            Training(),
-            no_data,
-            show=show,
-            ask=ask_nothing_said,
-            understand=typed_captions,
-            name=self.name,
+            modality,
+            Captions(empty_captions),
+            self.name,
+            path,
+            published=True,
+            usual=(1, 1),
         )
-        return Loaded(recipe, self.system, {"recipe": self.name})
 
 
 class PublishedLatents(Latents):
@@ -54,21 +51,21 @@ class PublishedLatents(Latents):
         return super().decode(code.to(next(self.autoencoder.parameters()).dtype)).float()
 
 
-def open_latents(folder: Folder, dtype: torch.dtype) -> PublishedLatents:
+def open_latents(folder: PipelineFolder, dtype: torch.dtype) -> PublishedLatents:
     """The pipeline's autoencoder with its scale and shift; in float32 where its configuration says it must be."""
-    net, beside = autoencoder.load_diffusers(folder.part("vae"))
-    scale, shift = torch.tensor(beside.scale), torch.tensor(beside.shift)
-    if beside.mean is not None and beside.deviation is not None:
-        scale, shift = scale / torch.tensor(beside.deviation), torch.tensor(beside.mean)
-    return PublishedLatents(net.to(torch.float32 if beside.upcast else dtype), scale, shift)
+    net, extra = autoencoder.load_diffusers(folder.part("vae"))
+    scale, shift = torch.tensor(extra.scale), torch.tensor(extra.shift)
+    if extra.mean is not None and extra.deviation is not None:
+        scale, shift = scale / torch.tensor(extra.deviation), torch.tensor(extra.mean)
+    return PublishedLatents(net.to(torch.float32 if extra.upcast else dtype), scale, shift)
 
 
-def shrinking(codec: Latents) -> int:
+def downsampling(codec: Latents) -> int:
     """How many times smaller than the picture its latents are."""
     return int(2 ** (len(codec.autoencoder.plan.widths) - 1))
 
 
-def sides(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
+def picture_size(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
     """Height and width of the picture; ``usual`` is its side where none is asked for.
 
     Raises ValueError for sides that are not multiples of ``cell``.
@@ -78,19 +75,3 @@ def sides(size: Size | None, usual: int, cell: int) -> tuple[int, int]:
     if min(height, width) < cell or height % cell or width % cell:
         raise ValueError(f"{height} x {width} is no size for this model: give a height and a width that {cell} divides")
     return height, width
-
-
-def show(path: Path, samples: Tensor, settings: Mapping[str, object]) -> None:
-    """Write samples (N, 3, H, W) in [-1, 1] as they are: one as a picture, several side by side."""
-    page = picture(samples[0]) if len(samples) == 1 else picture(tile(samples))
-    save_page(path, page, dict(settings))
-
-
-def ask_nothing_said(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
-    """The empty prompt, for each sample."""
-    return {"caption": [""] * len(samples)}
-
-
-def no_data() -> tuple[Dataset, Dataset | None]:
-    """Raises ValueError: a pipeline is only the model."""
-    raise ValueError("a published pipeline holds no data: give the data of a recipe, or train a LoRA beside it")

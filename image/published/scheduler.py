@@ -57,7 +57,7 @@ UNREAD_FLOW = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
 
 
 class Scheduled(NamedTuple):
-    """What a scheduler's configuration says."""
+    """A scheduler's configuration, read."""
 
     schedule: Discrete
     prediction: Prediction
@@ -66,8 +66,8 @@ class Scheduled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FromUnit:
-    """A sampler that begins with noise of deviation 1, whatever the schedule says of its first time."""
+class FromUnitNoise:
+    """A sampler that begins with noise of deviation 1, whatever the schedule's deviation at the first time."""
 
     sampler: Sampler
 
@@ -76,9 +76,9 @@ class FromUnit:
         return self.sampler(denoise, x / sigma.to(x), times, noise)
 
 
-def plain(sampler: Sampler) -> Sampler:
+def without_unit_noise(sampler: Sampler) -> Sampler:
     """The sampler itself, for an x that is not noise but comes from elsewhere."""
-    return sampler.sampler if isinstance(sampler, FromUnit) else sampler
+    return sampler.sampler if isinstance(sampler, FromUnitNoise) else sampler
 
 
 def read_diffusion(config: Config, what: str) -> Scheduled:
@@ -87,11 +87,11 @@ def read_diffusion(config: Config, what: str) -> Scheduled:
     if name not in SCHEDULERS:
         raise ValueError(f"{what} is scheduled by {name}, which is not read: {', '.join(SCHEDULERS)} are")
     _refuse(config, UNREAD, f"{what}'s {name}")
-    said = config.get("prediction_type", "epsilon")
-    if said not in PREDICTIONS:
-        raise ValueError(f"{what} predicts {said}: {', '.join(PREDICTIONS)} are read")
+    predicted = config.get("prediction_type", "epsilon")
+    if predicted not in PREDICTIONS:
+        raise ValueError(f"{what} predicts {predicted}: {', '.join(PREDICTIONS)} are read")
     sampler, grid = SCHEDULERS[name](config)
-    return Scheduled(Discrete(betas_of(config, what)), PREDICTIONS[said], sampler, grid)
+    return Scheduled(Discrete(betas_of(config, what)), PREDICTIONS[predicted], sampler, grid)
 
 
 def betas_of(config: Config, what: str) -> Tensor:
@@ -127,7 +127,7 @@ def read_flow(config: Config, what: str, tokens: int, sigmas: bool = False) -> G
     total, shift = config.get("num_train_timesteps", 1000), float(config.get("shift", 1.0))
     if config.get("use_dynamic_shifting"):
         if config.get("time_shift_type", "exponential") != "exponential":
-            raise ValueError(f"{what} shifts its times in another way than exponentially, which is not read")
+            raise ValueError(f"{what} shifts its times not exponentially, which is not read")
         low = config.get("base_image_seq_len", 256), config.get("base_shift", 0.5)
         high = config.get("max_image_seq_len", 4096), config.get("max_shift", 1.15)
         shift, last = shift_from_mu(tokens, low, high), 1 / total
@@ -193,26 +193,26 @@ def _ending(grid: Grid, config: Config, key: str, clean: object, usual: object) 
 def _pndm(config: Config) -> tuple[Sampler, Grid]:
     sampler: Sampler = plms if config.get("skip_prk_steps", False) else pndm
     grid = _spaced(config, "leading", whole(linspace), _leading(config))
-    return FromUnit(sampler), _ending(grid, config, "set_alpha_to_one", True, False)
+    return FromUnitNoise(sampler), _ending(grid, config, "set_alpha_to_one", True, False)
 
 
 def _ddim(config: Config) -> tuple[Sampler, Grid]:
     grid = _spaced(config, "leading", whole(linspace), _leading(config))
-    return FromUnit(euler), _ending(grid, config, "set_alpha_to_one", True, True)
+    return FromUnitNoise(euler), _ending(grid, config, "set_alpha_to_one", True, True)
 
 
 def _euler(config: Config) -> tuple[Sampler, Grid]:
     if config.get("timestep_type", "discrete") != "discrete" or config.get("interpolation_type", "linear") != "linear":
         raise ValueError("an Euler scheduler between other times than its table's is not read: use a discrete one")
     grid = _spaced(config, "linspace", linspace, _leading(config))
-    # Only times that never reach the table's end are given more noise than the table says.
-    sampler: Sampler = FromUnit(euler) if config.get("timestep_spacing") == "leading" else euler
+    # Only times that never reach the table's end are given more noise than the table has.
+    sampler: Sampler = FromUnitNoise(euler) if config.get("timestep_spacing") == "leading" else euler
     return sampler, _ending(grid, config, "final_sigmas_type", "zero", "zero")
 
 
 def _ancestral(config: Config) -> tuple[Sampler, Grid]:
     grid = _spaced(config, "linspace", linspace, _leading(config))
-    return FromUnit(euler_ancestral) if config.get("timestep_spacing") == "leading" else euler_ancestral, grid
+    return FromUnitNoise(euler_ancestral) if config.get("timestep_spacing") == "leading" else euler_ancestral, grid
 
 
 def _dpm(config: Config) -> tuple[Sampler, Grid]:
@@ -220,7 +220,7 @@ def _dpm(config: Config) -> tuple[Sampler, Grid]:
     if kind not in SOLVERS or config.get("solver_type", "midpoint") != "midpoint":
         raise ValueError(f"a DPM-Solver of the kind {kind[0]}, order {kind[1]}, is not read: use dpmsolver++, midpoint")
     grid = _spaced(config, "linspace", whole(sgm_uniform), _one_more(config))
-    return FromUnit(SOLVERS[kind]), _ending(grid, config, "final_sigmas_type", "zero", "zero")
+    return FromUnitNoise(SOLVERS[kind]), _ending(grid, config, "final_sigmas_type", "zero", "zero")
 
 
 SOLVERS: dict[tuple[str, int], Sampler] = {
@@ -237,7 +237,7 @@ def _unipc(config: Config) -> tuple[Sampler, Grid]:
     ):
         raise ValueError("a UniPC of another order than 2, or another kind than bh2 with its corrector, is not read")
     grid = _spaced(config, "linspace", whole(sgm_uniform), _one_more(config))
-    return FromUnit(unipc), _ending(grid, config, "final_sigmas_type", "zero", "zero")
+    return FromUnitNoise(unipc), _ending(grid, config, "final_sigmas_type", "zero", "zero")
 
 
 SCHEDULERS: dict[str, Callable[[Config], tuple[Sampler, Grid]]] = {

@@ -17,7 +17,9 @@ from core.systems.autoencoder import Autoencoding, Weights
 from core.train.ema import Constant
 from image.captions import captioned_digits
 from image.features import timm_maps
-from image.folder import pictures_of
+from image.folder import image_parts
+from image.modality import MODALITY
+from image.presets import tiny_plan
 
 UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself
 
@@ -26,11 +28,11 @@ def paper(data: str, features: str, size: int = 256) -> Recipe:
     """KL-f8 on your images, with a perceptual loss in VGG-16's features (a file of timm's weights) and a PatchGAN."""
 
     def system() -> Autoencoding:
-        look = timm_maps("vgg16", Path(features))
-        return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(look), PatchDiscriminator())
+        feature_maps = timm_maps("vgg16", Path(features))
+        return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(feature_maps), PatchDiscriminator())
 
     training = Training(12, 360_000, 5.4e-5, betas=(0.5, 0.9), clip=None, ema={"ema": Constant(0.999)})
-    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
+    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, image_parts(data, size), MODALITY)
 
 
 def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
@@ -43,7 +45,7 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
         )
 
     training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
-    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
+    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, image_parts(data, size), MODALITY)
 
 
 def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
@@ -66,14 +68,9 @@ def vq(entries: int = 1024, steps: int = 2000, batch: int = 32, lr: float = 2e-3
     return _on_digits(system, 3, steps, batch, lr, count)
 
 
-def tiny_plan(latent: int) -> Plan:
-    """The autoencoder of the tiny presets: one place of its code for 4 x 4 pixels."""
-    return Plan(latent=latent, widths=(16, 48, 64), blocks=1, groups=8, middle_attention=False)
-
-
 def _on_digits(
     system: Callable[[], Autoencoding], latent: int, steps: int, batch: int, lr: float, count: int
 ) -> Recipe:
     """A recipe on ``count`` captioned digits."""
     training = replace(brief(batch, steps, lr, 100), ema={"ema": Constant(0.99)})
-    return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))
+    return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count), MODALITY)

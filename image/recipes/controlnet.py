@@ -1,4 +1,4 @@
-"""ControlNet: a text-to-image model that was trained before learns to follow the edges of a picture (2302.05543).
+"""ControlNet: a trained text-to-image model learns to follow the edges of a picture (2302.05543).
 
 langevin train controlnet --model runs/ldm-tiny --data pictures   only the ControlNet is trained and saved
 langevin sample runs/controlnet-tiny --prompt "a red 7" --edges photo.png    opens the model too, from where it lay
@@ -9,24 +9,24 @@ langevin convert runs/controlnet-tiny folder         a ControlNetModel of diffus
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from core.codec import Latents
 from core.data.dataset import Dataset
 from core.nn.text_unet import TextUNet
+from core.prompts import Captions, Conditions
 from core.recipe import Recipe, Training, brief, build, constant, cosine, load, read_header
 from core.systems.controlnet import WithControl, hint_widths
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
-from image.captioned import Wordless, own_captions
-from image.edges import Edged, read_control
+from image.captioned import CaptionDropout, captioned_recipe
+from image.edges import WithEdges
 
 
 def paper(model: str, data: str = "", steps: int = 100_000, batch: int = 32, lr: float = 1e-5) -> Recipe:
@@ -50,36 +50,35 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
     metadata = read_header(path)
     base = build(metadata["recipe"], metadata["arguments"])
     factor = _factor(base, path)
-    height, width = (factor * length for length in base.shape[-2:])
+    width = factor * base.shape[-1]
 
     def system() -> Diffusion:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
-            return WithControl(load(path).system, hint_widths=hint_widths(factor))
+            return WithControl(load(path).diffusion, hint_widths=hint_widths(factor))
 
-    if isinstance(base.training.augment, Wordless):
+    if isinstance(base.training.augment, CaptionDropout):
         training = dataclasses.replace(training, augment=base.training.augment)
-    own = own_captions(system, base.shape, base.sampling, training, data, width) if data else base
+    own = captioned_recipe(system, base.shape, base.sampling, training, data, width) if data else base
 
     @cache
     def parts() -> tuple[Dataset, Dataset]:
         train, held_out = own.data()
-        return Edged(train), Edged(train if held_out is None else held_out)
+        return WithEdges(train), WithEdges(train if held_out is None else held_out)
 
-    def ask(seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
         """Captions and edges of held-out pictures."""
         seen = parts()[1]
         numbers = [number % len(seen) for number in samples]
         shown = {name: value for name, value in seen.get(numbers).items() if name != "x"}
-        return {**own.ask(seed, numbers), **shown}
+        return {**own.prompts.default(seed, numbers), **shown}
 
     return dataclasses.replace(
         own,
         system=system,
         training=training,
         data=parts,
-        ask=ask,
-        control=lambda file, ready: read_control(file, ready, height, width),
-        start=None,
+        prompts=Captions(validation),
+        initialize=None,
     )
 
 

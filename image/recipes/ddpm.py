@@ -15,7 +15,7 @@ from core.sample.ddpm import ddpm, large, learned
 from core.schedule import Discrete, cosine_betas, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.defaults import files, flip, pictures, real_digits
+from image.defaults import flip, image_files, image_recipe, real_digits
 
 
 def paper(data: str) -> Recipe:
@@ -26,7 +26,7 @@ def paper(data: str) -> Recipe:
 
     training = Training(128, 800_000, 2e-4, warmup=640_000, ema={"ema": Constant(0.9999)}, augment=flip)
     sampling = Sampling(partial(ddpm, deviation=large), trailing, steps=1000)
-    return pictures(system, (3, 32, 32), files(data, 32), sampling, training)
+    return image_recipe(system, (3, 32, 32), image_files(data, 32), sampling, training)
 
 
 def paper_256(data: str) -> Recipe:
@@ -36,7 +36,7 @@ def paper_256(data: str) -> Recipe:
         return Diffusion(Denoiser(ddpm_256(), Discrete(linear_betas()), Epsilon()), objective=plain())
 
     training = Training(64, 2_400_000, 2e-5, warmup=320_000, ema={"ema": Constant(0.9999)}, augment=flip)
-    return pictures(system, (3, 256, 256), files(data, 256), Sampling(ddpm, trailing, steps=1000), training)
+    return image_recipe(system, (3, 256, 256), image_files(data, 256), Sampling(ddpm, trailing, steps=1000), training)
 
 
 def adm_imagenet_64(data: str, classes: int = 1000) -> Recipe:
@@ -49,7 +49,7 @@ def adm_imagenet_64(data: str, classes: int = 1000) -> Recipe:
 
     training = Training(2048, 540_000, 1e-4, ema={"ema": Constant(0.9999)}, augment=flip)
     sampling = Sampling(partial(ddpm, deviation=learned), trailing, steps=250)
-    return pictures(system, (3, 64, 64), files(data, 64), sampling, training, classes)
+    return image_recipe(system, (3, 64, 64), image_files(data, 64), sampling, training, classes)
 
 
 def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width: int = 128) -> Recipe:
@@ -65,7 +65,7 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width:
 
     training = Training(128, 200_000, 2e-4, warmup=640_000)
     sampling = Sampling(ddpm, trailing, steps=250)
-    return pictures(system, (channels, size, size), files(data, size, channels), sampling, training, classes)
+    return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
@@ -76,7 +76,7 @@ def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 
         return Diffusion(Denoiser(net, Discrete(linear_betas()), Epsilon()), objective=plain())
 
     training = Training(batch, steps, lr, steps * batch // 50, linear, betas=(0.9, 0.99), ema={"ema": Power(0.055)})
-    return pictures(system, (1, 8, 8), real_digits, Sampling(ddpm, trailing, steps=250), training)
+    return image_recipe(system, (1, 8, 8), real_digits, Sampling(ddpm, trailing, steps=250), training)
 
 
 def plain(drop: float = 0.0, bound: float = 0.0) -> Objective:

@@ -16,7 +16,7 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import VP, Discrete, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.defaults import files, flip, pictures, real_digits
+from image.defaults import flip, image_files, image_recipe, real_digits
 
 
 def paper(data: str, classes: int = 1000, size: int = 32) -> Recipe:
@@ -30,7 +30,7 @@ def paper(data: str, classes: int = 1000, size: int = 32) -> Recipe:
 
     training = Training(256, 7_000_000, 1e-4, ema={"ema": Constant(0.9999)})
     sampling = Sampling(partial(ddpm, deviation=learned), trailing, steps=250, guidance=4.0)
-    return pictures(system, (4, size, size), files(data, size, 4), sampling, training, classes)
+    return image_recipe(system, (4, size, size), image_files(data, size, 4), sampling, training, classes)
 
 
 def small(data: str, size: int = 32, channels: int = 3, classes: int = 10) -> Recipe:
@@ -44,7 +44,7 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 10) -> Re
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)}, augment=flip)
     sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=1.5)
-    return pictures(system, (channels, size, size), files(data, size, channels), sampling, training, classes)
+    return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
 
 
 def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, lr: float = 1e-3) -> Recipe:
@@ -57,4 +57,4 @@ def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, l
         return Diffusion(denoiser, ClassLabel(10, width), objective=objective)
 
     training = Training(batch, steps, lr, steps * batch // 20, linear, betas=(0.9, 0.99), ema={"ema": Power(0.055)})
-    return pictures(system, (1, 8, 8), real_digits, Sampling(dpmpp_2m, trailing, steps=25), training, classes=10)
+    return image_recipe(system, (1, 8, 8), real_digits, Sampling(dpmpp_2m, trailing, steps=25), training, classes=10)

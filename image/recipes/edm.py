@@ -15,7 +15,7 @@ from core.sample.heun import heun
 from core.schedule import EDM
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.defaults import files, flip, pictures, real_digits
+from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.ncsnpp import ddpmpp_cifar10
 
 
@@ -33,7 +33,7 @@ def paper(data: str, classes: int = 10) -> Recipe:
         return Diffusion(Denoiser(ddpmpp_cifar10(), EDM(), F(0.5), c_noise), conditioner, objective=objective)
 
     training = Training(512, 390_625, 1e-3, warmup=10_000_000, ema={"ema": Constant(0.99929)}, augment=flip)
-    return pictures(system, (3, 32, 32), files(data, 32), Sampling(heun, karras, steps=18), training, classes)
+    return image_recipe(system, (3, 32, 32), image_files(data, 32), Sampling(heun, karras, steps=18), training, classes)
 
 
 def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width: int = 128) -> Recipe:
@@ -47,7 +47,7 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width:
 
     training = Training(256, 200_000, 5e-4, warmup=2_560_000, ema={"ema": Power(0.05), "long": Power(0.1)})
     sampling = Sampling(heun, karras, steps=18)
-    return pictures(system, (channels, size, size), files(data, size, channels), sampling, training, classes)
+    return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
@@ -60,4 +60,4 @@ def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 
         return Diffusion(denoiser, ClassLabel(10, net.embedded, deviation=1.0), objective=objective)
 
     training = Training(batch, steps, lr, steps * batch // 50, linear, betas=(0.9, 0.99), ema={"ema": Power(0.055)})
-    return pictures(system, (1, 8, 8), real_digits, Sampling(heun, karras, steps=18), training, classes=10)
+    return image_recipe(system, (1, 8, 8), real_digits, Sampling(heun, karras, steps=18), training, classes=10)

@@ -14,7 +14,7 @@ from core.sample.solvers.rungekutta import adaptive
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.defaults import files, flip, pictures, real_digits
+from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.ncsnpp import ddpmpp_cifar10
 
 
@@ -26,7 +26,7 @@ def paper(data: str) -> Recipe:
         return Diffusion(denoiser, objective=Objective(weight=flow))
 
     training = Training(128, 800_000, 2e-4, warmup=640_000, ema={"ema": Constant(0.999999)}, augment=flip)
-    return pictures(system, (3, 32, 32), files(data, 32), Sampling(adaptive, trailing, steps=1), training)
+    return image_recipe(system, (3, 32, 32), image_files(data, 32), Sampling(adaptive, trailing, steps=1), training)
 
 
 def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width: int = 128) -> Recipe:
@@ -40,7 +40,7 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width:
 
     training = Training(256, 200_000, 5e-4, warmup=2_560_000)
     sampling = Sampling(heun, trailing, steps=25)
-    return pictures(system, (channels, size, size), files(data, size, channels), sampling, training, classes)
+    return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
@@ -53,4 +53,4 @@ def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 
         return Diffusion(denoiser, ClassLabel(10, net.embedded, deviation=1.0), objective=objective)
 
     training = Training(batch, steps, lr, steps * batch // 50, linear, betas=(0.9, 0.99), ema={"ema": Power(0.055)})
-    return pictures(system, (1, 8, 8), real_digits, Sampling(heun, trailing, steps=18), training, classes=10)
+    return image_recipe(system, (1, 8, 8), real_digits, Sampling(heun, trailing, steps=18), training, classes=10)

@@ -11,11 +11,12 @@ from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
 from core.distill import Imitation, Teacher, imitating, inherit
 from core.grid import shifted, trailing
+from core.model import Model
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Loaded, Recipe, Sampling, Start, Training, brief, build, load
+from core.recipe import Initialize, Recipe, Sampling, Training, brief, build, load
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
@@ -24,27 +25,31 @@ from core.systems.system import System
 from core.train.ema import Constant, Power
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
-from image.captioned import TOLD_APART, own_captions, told_digits
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
-from image.recipes.autoencoder import tiny_plan
+from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.presets import tiny_plan
 
 SCALES = (1.0, 6.0)  # the guidance that students learn
 LATENT = 16  # channels of the code of FLUX.1's autoencoder, scaled by 0.3611 after a shift by 0.1159
 
 
 def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recipe:
-    """FLUX.1 dev, on captioned pictures: taught the guidance of a run of schnell's network; 28 steps."""
+    """FLUX.1 dev, on captioned pictures: distilled from the guidance of a run of schnell's network; 28 steps."""
 
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
         words = published_words(length).requires_grad_(False)
-        objective = Imitation(Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow)
+        objective = Imitation(
+            Teacher(lambda: open_teacher(teacher).diffusion.denoiser), words.null, SCALES, LogitNormal(), flow
+        )
         return Diffusion(denoiser, words, published_latents(), objective)
 
     tokens = (size // 16) ** 2
     sampling = Sampling(euler, shifted(trailing, shift_from_mu(tokens)), steps=28, guidance=3.5, guide=imitating)
     training = Training(256, 50_000, 1e-5, warmup=256_000, ema={"ema": Constant(0.999)})
-    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, begin_as(teacher))
+    return captioned_recipe(
+        system, (LATENT, size // 8, size // 8), sampling, training, data, size, from_teacher(teacher)
+    )
 
 
 def schnell(data: str, autoencoder: str, size: int = 1024, length: int = 256) -> Recipe:
@@ -56,9 +61,9 @@ def schnell(data: str, autoencoder: str, size: int = 1024, length: int = 256) ->
         return Diffusion(denoiser, published_words(length), published_latents(), objective)
 
     training = Training(1024, 500_000, 1e-4, warmup=1_024_000, ema={"ema": Constant(0.9999)})
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     sampling = Sampling(euler, trailing, steps=4)
-    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+    return captioned_recipe(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
 
 
 def small(
@@ -74,10 +79,10 @@ def small(
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(), flow, drop=0.1))
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     grid = shifted(trailing, shift_from_mu((size // 16) ** 2))
     sampling = Sampling(dpmpp_2m, grid, steps=25, guidance=4.0)
-    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+    return captioned_recipe(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
 
 
 def tiny(
@@ -95,7 +100,7 @@ def tiny(
     """The built-in captioned digits, 32 x 32: half an hour on two CPU cores with its autoencoder."""
 
     def system() -> Diffusion:
-        objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
+        objective = Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1)
         words = tiny_words(text_width)
         return Diffusion(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
@@ -103,8 +108,8 @@ def tiny(
 
     training = brief(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
-    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
-    return told_digits(system, (4, 8, 8), sampling, training, count, start)
+    start = from_autoencoder(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
+    return digits_recipe(system, (4, 8, 8), sampling, training, count, start)
 
 
 def distilled(
@@ -119,12 +124,16 @@ def distilled(
     lr: float = 3e-4,
     count: int = 50_000,
 ) -> Recipe:
-    """A tiny Flux that is told its guidance, so that it needs one pass where ``teacher``, a tiny one, needs two."""
+    """A tiny Flux with a guidance embedding: one network call where its ``teacher``, a tiny one, needs two."""
 
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
         objective = Imitation(
-            Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(TOLD_APART), flow
+            Teacher(lambda: open_teacher(teacher).diffusion.denoiser),
+            words.null,
+            SCALES,
+            LogitNormal(SEMANTIC_LOGIT),
+            flow,
         )
         return Diffusion(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
@@ -132,7 +141,7 @@ def distilled(
 
     training = brief(batch, steps, lr, 50)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=imitating)
-    return told_digits(system, (4, 8, 8), sampling, training, count, begin_as(teacher))
+    return digits_recipe(system, (4, 8, 8), sampling, training, count, from_teacher(teacher))
 
 
 def tiny_denoiser(heads: int, doubles: int, singles: int, patch: int, text_width: int, guided: bool) -> Denoiser:
@@ -161,19 +170,20 @@ def published_latents() -> Latents:
     return Latents(KLAutoencoder(sd3_vae()), 0.3611, 0.1159)
 
 
-def opened(teacher: str) -> Loaded:
+def open_teacher(teacher: str) -> Model:
     """The teacher of a checkpoint, or of a run's folder. Raises CheckpointError where there is no such model."""
     path = Path(teacher)
     loaded = load(newest(path) or path if path.is_dir() else path)
-    if not isinstance(loaded.system.denoiser.net, Flux) or loaded.system.denoiser.net.guidance is not None:
+    net = loaded.diffusion.denoiser.net
+    if not isinstance(net, Flux) or net.guidance is not None:
         raise CheckpointError(f"{teacher} is no Flux that works with guidance: give a run of `langevin train flux`")
     return loaded
 
 
-def begin_as(teacher: str) -> Start:
-    """A run begins with its teacher's weights."""
+def from_teacher(teacher: str) -> Initialize:
+    """Initialize a run from its teacher's weights."""
 
     def start(system: System, folder: Path) -> None:
-        inherit(system, opened(teacher).system.state_dict())
+        inherit(system, open_teacher(teacher).system.state_dict())
 
     return start

@@ -19,9 +19,9 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, Flow, scaled_linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.captioned import TOLD_APART, own_captions, told_digits
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
-from image.recipes.autoencoder import tiny_plan
+from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.presets import tiny_plan
 
 
 def paper(data: str, autoencoder: str, size: int = 256) -> Recipe:
@@ -35,8 +35,8 @@ def paper(data: str, autoencoder: str, size: int = 256) -> Recipe:
 
     training = Training(680, 390_000, 1e-4, warmup=6_800_000, ema={"ema": Constant(0.9999)})
     sampling = Sampling(ddim, trailing, steps=200, guidance=10.0)
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
-    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
+    return captioned_recipe(system, (4, size // 8, size // 8), sampling, training, data, size, start)
 
 
 def small(data: str, autoencoder: str = "", size: int = 128, width: int = 128) -> Recipe:
@@ -50,8 +50,8 @@ def small(data: str, autoencoder: str = "", size: int = 128, width: int = 128) -
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
-    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
+    return captioned_recipe(system, (4, size // 8, size // 8), sampling, training, data, size, start)
 
 
 def tiny(
@@ -71,9 +71,9 @@ def tiny(
         denoiser = Denoiser(TextUNet(plan), Flow(), FlowVelocity(), thousandths)
         words = Words(TextEncoder(text_width, 2, 4, 24))
         codec = Latents(KLAutoencoder(tiny_plan(4)))
-        return Diffusion(denoiser, words, codec, Objective(LogitNormal(TOLD_APART), flow, drop=0.1))
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
 
     training = brief(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
-    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
-    return told_digits(system, (4, 8, 8), sampling, training, count, start)
+    start = from_autoencoder(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
+    return digits_recipe(system, (4, 8, 8), sampling, training, count, start)

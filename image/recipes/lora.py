@@ -1,4 +1,4 @@
-"""LoRA: a model that was trained before learns something new in thin matrices beside its weights (2106.09685).
+"""LoRA: low-rank adaptation of a trained model (2106.09685).
 
 langevin train lora --model runs/ldm-tiny --data pictures      only the LoRA is trained, and only it is saved
 langevin sample runs/lora-tiny --prompt "a red 7"              opens the model too, from where it lay
@@ -20,7 +20,7 @@ from core.systems.lora import Adapted
 from core.train.ema import Constant, Power
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
-from image.captioned import own_captions
+from image.captioned import captioned_recipe
 
 
 def paper(
@@ -65,12 +65,12 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
 
     def system() -> Diffusion:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
-            found = load(path).system
+            found = load(path).diffusion
         return Adapted(found, rank, alpha, targets)
 
     if not data:
-        return dataclasses.replace(base, system=system, training=training, start=None)
-    return own_captions(system, base.shape, base.sampling, training, data, side(base, path))
+        return dataclasses.replace(base, system=system, training=training, initialize=None)
+    return captioned_recipe(system, base.shape, base.sampling, training, data, side(base, path))
 
 
 def side(base: Recipe, path: Path) -> int:

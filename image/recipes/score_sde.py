@@ -14,17 +14,17 @@ from core.sample.solvers.predictor_corrector import euler_maruyama, predictor_co
 from core.schedule import VE, VP, SubVP
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.defaults import files, flip, pictures, real_digits
+from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.fir import BOX, FIR
 from image.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
 
 
 def paper_ve(data: str, deep: bool = False) -> Recipe:
     """VE on CIFAR-10: NCSN++ (continuous), predictor-corrector (2011.13456, tables 2 and 3)."""
-    return pictures(
+    return image_recipe(
         lambda: variance_exploding(ncsnpp_cifar10(8 if deep else 4), VE()),
         (3, 32, 32),
-        files(data, 32),
+        image_files(data, 32),
         Sampling(predictor_corrector, linspace, steps=1000),
         published(1_300_000, 0.999),
     )
@@ -32,10 +32,10 @@ def paper_ve(data: str, deep: bool = False) -> Recipe:
 
 def paper_ve_256(data: str) -> Recipe:
     """VE at 256 x 256: NCSN++ with input and output pyramids, 65.6M parameters (2011.13456, appendix H)."""
-    return pictures(
+    return image_recipe(
         lambda: variance_exploding(ncsnpp_256(), VE(sigma_max=348.0)),
         (3, 256, 256),
-        files(data, 256),
+        image_files(data, 256),
         Sampling(predictor_corrector, linspace, steps=2000),
         published(2_400_000, 0.999, batch=64),
     )
@@ -43,10 +43,10 @@ def paper_ve_256(data: str) -> Recipe:
 
 def paper_vp(data: str, deep: bool = False) -> Recipe:
     """VP on CIFAR-10: DDPM++ (continuous), Euler-Maruyama (2011.13456, table 3)."""
-    return pictures(
+    return image_recipe(
         lambda: variance_preserving(ddpmpp_cifar10(8 if deep else 4), VP()),
         (3, 32, 32),
-        files(data, 32),
+        image_files(data, 32),
         Sampling(euler_maruyama, linspace, steps=1000),
         published(1_300_000, 0.9999),
     )
@@ -54,10 +54,10 @@ def paper_vp(data: str, deep: bool = False) -> Recipe:
 
 def paper_subvp(data: str, deep: bool = False) -> Recipe:
     """Sub-VP on CIFAR-10: DDPM++ (continuous), the best likelihood (2011.13456, table 3)."""
-    return pictures(
+    return image_recipe(
         lambda: variance_preserving(ddpmpp_cifar10(8 if deep else 4), SubVP()),
         (3, 32, 32),
-        files(data, 32),
+        image_files(data, 32),
         Sampling(euler_maruyama, linspace, steps=1000),
         published(1_300_000, 0.9999),
     )
@@ -72,7 +72,9 @@ def small(data: str, size: int = 32, channels: int = 3, width: int = 64) -> Reci
         return variance_preserving(net, VP())
 
     sampling = Sampling(euler_maruyama, linspace, steps=500)
-    return pictures(system, (channels, size, size), files(data, size, channels), sampling, published(200_000, 0.9999))
+    return image_recipe(
+        system, (channels, size, size), image_files(data, size, channels), sampling, published(200_000, 0.9999)
+    )
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
@@ -83,7 +85,7 @@ def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 
         return variance_preserving(net, VP())
 
     sampling = Sampling(predictor_corrector, linspace, steps=200)
-    return pictures(system, (1, 8, 8), real_digits, sampling, brief(steps, batch, lr))
+    return image_recipe(system, (1, 8, 8), real_digits, sampling, short_training(steps, batch, lr))
 
 
 def tiny_subvp(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
@@ -94,7 +96,7 @@ def tiny_subvp(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: 
         return variance_preserving(net, SubVP())
 
     sampling = Sampling(predictor_corrector, linspace, steps=200)
-    return pictures(system, (1, 8, 8), real_digits, sampling, brief(steps, batch, lr))
+    return image_recipe(system, (1, 8, 8), real_digits, sampling, short_training(steps, batch, lr))
 
 
 def tiny_ve(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
@@ -103,16 +105,24 @@ def tiny_ve(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int
     def system() -> Diffusion:
         features = LogFourier(width // 2)
         net = NCSNpp(
-            features, (width, 2 * width), 1, (1,), FIR, told=InputResidual, channels=1, dropout=dropout, centre=True
+            features,
+            (width, 2 * width),
+            1,
+            (1,),
+            FIR,
+            progressive_input=InputResidual,
+            channels=1,
+            dropout=dropout,
+            centre=True,
         )
         return variance_exploding(net, VE(sigma_max=10.0))
 
     sampling = Sampling(predictor_corrector, linspace, steps=200)
-    return pictures(system, (1, 8, 8), real_digits, sampling, brief(steps, batch, lr))
+    return image_recipe(system, (1, 8, 8), real_digits, sampling, short_training(steps, batch, lr))
 
 
 def variance_exploding(net: NCSNpp, schedule: VE) -> Diffusion:
-    """Data in [0, 1]; the network is told sigma and says the noise."""
+    """Data in [0, 1]; the network takes sigma and predicts the noise."""
 
     def sigma(t: Tensor) -> Tensor:
         return schedule(t)[1]
@@ -122,7 +132,7 @@ def variance_exploding(net: NCSNpp, schedule: VE) -> Diffusion:
 
 
 def variance_preserving(net: NCSNpp, schedule: VP | SubVP) -> Diffusion:
-    """Data in [-1, 1]; the network is told 999 t and says the noise."""
+    """Data in [-1, 1]; the network takes 999 t and predicts the noise."""
     denoiser = Denoiser(net, schedule, Epsilon(), lambda t: 999 * t)
     return Diffusion(denoiser, codec=Codec(), objective=Objective(weight=epsilon))
 
@@ -132,6 +142,6 @@ def published(steps: int, decay: float, batch: int = 128) -> Training:
     return Training(batch, steps, 2e-4, warmup=5000 * batch, ema={"ema": Constant(decay)}, augment=flip)
 
 
-def brief(steps: int, batch: int, lr: float) -> Training:
+def short_training(steps: int, batch: int, lr: float) -> Training:
     """Minutes: a learning rate that falls to zero, and an average over the last of it."""
     return Training(batch, steps, lr, steps * batch // 50, linear, betas=(0.9, 0.99), ema={"ema": Power(0.055)})

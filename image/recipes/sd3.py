@@ -21,9 +21,9 @@ from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.captioned import TOLD_APART, own_captions, told_digits
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
-from image.recipes.autoencoder import tiny_plan
+from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.presets import tiny_plan
 
 LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
 SHIFT = 3.0  # of time, at 1024 x 1024
@@ -62,8 +62,8 @@ def small(
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
-    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
+    return captioned_recipe(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
 
 
 def tiny(
@@ -83,13 +83,13 @@ def tiny(
         net = MMDiT(4, heads, depth, text_width, text_width, 32, patch, size=8, table=8 // patch, normed=True)
         words = Words(TextEncoder(text_width, 2, 4, 24), vector=text_width)
         denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
-        objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
+        objective = Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1)
         return Diffusion(denoiser, words, Latents(KLAutoencoder(tiny_plan(4))), objective)
 
     training = brief(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
-    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
-    return told_digits(system, (4, 8, 8), sampling, training, count, start)
+    start = from_autoencoder(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
+    return digits_recipe(system, (4, 8, 8), sampling, training, count, start)
 
 
 def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe:
@@ -108,5 +108,5 @@ def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe
         4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", threads=1, ema={"ema": Constant(0.9999)}
     )
     sampling = Sampling(euler, STEPS, steps=28, guidance=7.0)
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
-    return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
+    return captioned_recipe(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)

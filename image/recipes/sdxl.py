@@ -1,4 +1,4 @@
-"""SDXL: a U-Net that hears how large a picture was and where it was cut, and its refiner (2307.01952)."""
+"""SDXL: a U-Net conditioned on the original size and the crop of a picture, and its refiner (2307.01952)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from core.schedule import Discrete, scaled_linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.buckets import Bucketed, bucket_sizes
-from image.captioned import Wordless, own_captions, told_digits
+from image.captioned import CaptionDropout, captioned_recipe, digits_recipe
 from image.framed import framed_digits
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
-from image.recipes.autoencoder import tiny_plan
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.presets import tiny_plan
 from image.source import Source
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
-CLEANEST = Within(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000
-SCORE = 6.0  # of beauty, which the refiner is told of pictures of which the data do not say it
-# Without their caption, pictures still say their size and crop, so the null is not put in place of both.
-UNTOLD = Wordless(0.1)
+CLEANEST_FIFTH = Within(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000
+SCORE = 6.0  # the aesthetic score of pictures whose data have none
+# Size and crop stay true without a caption, so only the caption is dropped.
+CAPTION_DROPOUT = CaptionDropout(0.1)
 
 
 def paper(data: str, autoencoder: str, size: int = 1024) -> Recipe:
@@ -45,22 +45,24 @@ def paper(data: str, autoencoder: str, size: int = 1024) -> Recipe:
 
 
 def refiner(data: str, autoencoder: str, size: int = 1024) -> Recipe:
-    """SDXL's refiner (2.3 B), which learns the cleanest fifth of the table only, and hears a score of beauty."""
+    """SDXL's refiner (2.3 B), which learns the cleanest fifth of the table only, conditioned on an aesthetic score."""
     encoder = partial(TextEncoder, 1280, 32, 20, 77, rows=49_408)  # the sizes of OpenCLIP ViT-bigG/14's
-    return _published(unet.sdxl_refiner(), encoder, SCORE, CLEANEST, 200_000, data, autoencoder, size)
+    return _published(unet.sdxl_refiner(), encoder, SCORE, CLEANEST_FIFTH, 200_000, data, autoencoder, size)
 
 
 def small(data: str, autoencoder: str = "", size: int = 256, width: int = 128, batch: int = 256) -> Recipe:
     """On your captioned pictures in buckets of their shapes, in the code of a small KL-f8: a day on one GPU."""
 
     def system() -> Diffusion:
-        widths, told = (width, 2 * width, 4 * width), 256 + 64 * NUMBERS
-        plan = unet.Plan(4, 4, widths, (0, 1, 2), 256, middle_depth=2, head_width=64, vector_width=told, linear=True)
+        widths, vector_width = (width, 2 * width, 4 * width), 256 + 64 * NUMBERS
+        plan = unet.Plan(
+            4, 4, widths, (0, 1, 2), 256, middle_depth=2, head_width=64, vector_width=vector_width, linear=True
+        )
         words = Framed(Words(TextEncoder(256, 6, 4, 77), vector=256), (size, size), 64)
         codec = Latents(KLAutoencoder(Plan(widths=(64, 128, 256, 256))))
         return Diffusion(denoiser(plan), words, codec, objective(indices))
 
-    training = Training(batch, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)}, augment=UNTOLD)
+    training = Training(batch, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)}, augment=CAPTION_DROPOUT)
     return _in_buckets(system, Sampling(dpmpp_2m, trailing, 25, 4.0), training, data, autoencoder, size)
 
 
@@ -86,8 +88,8 @@ def tiny_refiner(
     lr: float = 2e-3,
     count: int = 50_000,
 ) -> Recipe:
-    """A refiner for ``tiny``, in the same autoencoder's code: it goes on where a fifth of the noise is left."""
-    return _tiny(CLEANEST, SCORE, autoencoder, width, text_width, steps, batch, lr, count)
+    """A refiner for ``tiny``, in the same autoencoder's code: it takes over for the last fifth of the noise levels."""
+    return _tiny(CLEANEST_FIFTH, SCORE, autoencoder, width, text_width, steps, batch, lr, count)
 
 
 def denoiser(plan: unet.Plan) -> Denoiser:
@@ -112,17 +114,29 @@ def _tiny(
     count: int,
 ) -> Recipe:
     def system() -> Diffusion:
-        widths, told = (width, 2 * width, 3 * width), text_width + 16 * (NUMBERS if score is None else WITH_SCORE)
+        widths, vector_width = (
+            (width, 2 * width, 3 * width),
+            text_width + 16 * (NUMBERS if score is None else WITH_SCORE),
+        )
         plan = unet.Plan(
-            4, 4, widths, (1, 1, 1), text_width, blocks=1, head_width=width, vector_width=told, linear=True, groups=8
+            4,
+            4,
+            widths,
+            (1, 1, 1),
+            text_width,
+            blocks=1,
+            head_width=width,
+            vector_width=vector_width,
+            linear=True,
+            groups=8,
         )
         words = Framed(Words(TextEncoder(text_width, 2, 4, 24), vector=text_width), (32, 32), 16, score)
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(tiny_plan(4))), objective(times))
 
-    training = replace(brief(batch, steps, lr), augment=UNTOLD)
-    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
+    training = replace(brief(batch, steps, lr), augment=CAPTION_DROPOUT)
+    start = from_autoencoder(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
-    return told_digits(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))
+    return digits_recipe(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))
 
 
 def _published(
@@ -142,7 +156,7 @@ def _published(
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(sd_vae()), 0.13025), objective(times))
 
     ema = {"ema": Constant(0.9999)}
-    training = Training(2048, steps, 1e-4, warmup=20_480_000, ema=ema, augment=UNTOLD)
+    training = Training(2048, steps, 1e-4, warmup=20_480_000, ema=ema, augment=CAPTION_DROPOUT)
     return _in_buckets(system, Sampling(euler, STEPS, 50, 5.0), training, data, autoencoder, size)
 
 
@@ -150,9 +164,9 @@ def _in_buckets(
     system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str, autoencoder: str, size: int
 ) -> Recipe:
     """A recipe on pictures of your own that keep about their shape, each at the area of a square of ``size``."""
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
 
     def cut(source: Source) -> Bucketed:
         return Bucketed(source, bucket_sizes(size * size), training.batch, random_crop=True)
 
-    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start, cut)
+    return captioned_recipe(system, (4, size // 8, size // 8), sampling, training, data, size, start, cut)

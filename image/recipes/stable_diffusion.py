@@ -24,9 +24,9 @@ from core.sample.step import Sampler
 from core.schedule import Discrete, scaled_linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.captioned import own_captions, told_digits
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, begin_with
-from image.recipes.autoencoder import tiny_plan
+from image.captioned import captioned_recipe, digits_recipe
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.presets import tiny_plan
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
 
@@ -55,9 +55,9 @@ def small(data: str, autoencoder: str = "", size: int = 128, width: int = 128, v
         return Diffusion(denoiser(plan, v), Words(TextEncoder(256, 6, 4, 77)), codec, objective(v))
 
     training = Training(256, 200_000, 3e-4, warmup=1_280_000, ema={"ema": Power(0.05)})
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
-    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+    return captioned_recipe(system, (4, size // 8, size // 8), sampling, training, data, size, start)
 
 
 def tiny(
@@ -79,8 +79,10 @@ def tiny(
         return Diffusion(denoiser(plan, v), words, Latents(KLAutoencoder(tiny_plan(4))), objective(v))
 
     training = brief(batch, steps, lr)
-    start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
-    return told_digits(system, (4, 8, 8), Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0), training, count, start)
+    start = from_autoencoder(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
+    return digits_recipe(
+        system, (4, 8, 8), Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0), training, count, start
+    )
 
 
 def denoiser(plan: unet.Plan, v: bool) -> Denoiser:
@@ -121,5 +123,5 @@ def _published(
 
     training = Training(2048, steps, 1e-4, warmup=20_480_000, ema={"ema": Constant(0.9999)})
     sampling = Sampling(sampler, STEPS, steps=50, guidance=7.5)
-    start = begin_with(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
-    return own_captions(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+    start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
+    return captioned_recipe(system, (4, size // 8, size // 8), sampling, training, data, size, start)

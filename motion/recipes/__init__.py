@@ -1,1 +1,1 @@
-"""Systems that turn words into motions."""
+"""Text-to-motion recipes."""

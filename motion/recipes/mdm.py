@@ -1,4 +1,4 @@
-"""MDM: a transformer that says the clean motion itself (Tevet et al. 2022, 2209.14916)."""
+"""MDM: a transformer that predicts the clean motion (Tevet et al. 2022, 2209.14916)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from motion.generator import normal_of
 from motion.nn.mdm import MDM, Decoder, mdm
+from motion.presets import (
+    SEMANTIC_LEVELS,
+    clamped_weight,
+    default_guidance,
+    folder_recipe,
+    geometric_loss,
+    procedural_recipe,
+    text_conditioner,
+)
 from motion.skeleton import HUMAN
-from motion.told import TOLD_APART, folder, held, mending, procedural, reading, smooth
 
 
 def paper(data: str) -> Recipe:
     """The published network, schedule and sampler, on HumanML3D (2209.14916, section 4).
 
-    Its captions go through an encoder that learns along, in the place of CLIP's.
+    Its captions go through an encoder trained with it, in place of CLIP's.
     """
 
     def system() -> Diffusion:
         denoiser = Denoiser(mdm(HUMAN.features), Discrete(cosine_betas()), X0())
-        return Diffusion(denoiser, reading(512, 512, 4, 80), objective=Objective(indices, drop=0.1))
+        return Diffusion(denoiser, text_conditioner(512, 512, 4, 80), objective=Objective(indices, drop=0.1))
 
     training = Training(64, 600_000, 1e-4, ema={"ema": Constant(0.9999)})
-    return folder(system, Sampling(ddpm, trailing, steps=1000, guidance=2.5), training, data)
+    return folder_recipe(system, Sampling(ddpm, trailing, steps=1000, guidance=2.5), training, data)
 
 
 def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
@@ -40,10 +48,10 @@ def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
     def system() -> Diffusion:
         net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 6), 256, words=True)
         denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
-        return Diffusion(denoiser, reading(256, depth=4, length=80), objective=Objective(indices, drop=0.1))
+        return Diffusion(denoiser, text_conditioner(256, depth=4, length=80), objective=Objective(indices, drop=0.1))
 
     training = Training(64, 200_000, 2e-4, warmup=64_000, ema={"ema": Power(0.05)})
-    return folder(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5), training, data)
+    return folder_recipe(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5), training, data)
 
 
 def tiny(
@@ -66,8 +74,12 @@ def tiny(
     def system() -> Diffusion:
         net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 4, dropout=0.0), text_width, words=True)
         denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
-        objective = Objective(TOLD_APART, held(velocity), drop=0.1, beside=smooth(normal_of, geometry))
-        return Diffusion(denoiser, reading(text_width), objective=objective)
+        objective = Objective(
+            SEMANTIC_LEVELS, clamped_weight(velocity), drop=0.1, beside=geometric_loss(normal_of, geometry)
+        )
+        return Diffusion(denoiser, text_conditioner(text_width), objective=objective)
 
     training = replace(brief(batch, steps, lr, 100), seconds=seconds)
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=mending()), training, count)
+    return procedural_recipe(
+        system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=default_guidance()), training, count
+    )

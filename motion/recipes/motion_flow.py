@@ -1,7 +1,7 @@
 """A diffusion transformer on the straight path from noise to motion: flow matching, a recipe of our own.
 
 Four frames are one token, so the transformer is wide for its cost. A token then holds more numbers than the transformer
-is wide: it cannot pass noise on, so it says the clean motion, and errs in the path's velocity (2511.13720).
+is wide: it cannot pass noise on, so it predicts the clean motion, and its loss is in the path's velocity (2511.13720).
 """
 
 from __future__ import annotations
@@ -23,8 +23,16 @@ from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
 from motion.generator import normal_of
+from motion.presets import (
+    SEMANTIC_LEVELS,
+    clamped_weight,
+    default_guidance,
+    folder_recipe,
+    geometric_loss,
+    procedural_recipe,
+    text_conditioner,
+)
 from motion.skeleton import HUMAN
-from motion.told import TOLD_APART, folder, held, mending, procedural, reading, smooth
 
 
 def thousandths(t: Tensor) -> Tensor:
@@ -33,7 +41,7 @@ def thousandths(t: Tensor) -> Tensor:
 
 
 def paper(data: str, width: int = 512, depth: int = 12) -> Recipe:
-    """50 million parameters on HumanML3D, to stand beside the published systems: a day on one GPU."""
+    """50 million parameters on HumanML3D, comparable with the published systems: a day on one GPU."""
     training = Training(128, 300_000, 2e-4, warmup=128_000, decay=linear, ema={"ema": Power(0.05)})
     return _on_folder(data, width, depth, training)
 
@@ -62,10 +70,13 @@ def tiny(
     training = replace(brief(batch, steps, lr, 100), seconds=seconds)
 
     def system() -> Diffusion:
-        return _system(width, depth, 4, text_width, 2, 40, smooth(normal_of, geometry))
+        return _system(width, depth, 4, text_width, 2, 40, geometric_loss(normal_of, geometry))
 
-    return procedural(
-        system, Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5, guide=mending()), training, count
+    return procedural_recipe(
+        system,
+        Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5, guide=default_guidance()),
+        training,
+        count,
     )
 
 
@@ -73,7 +84,7 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
     def system() -> Diffusion:
         return _system(width, depth, width // 64, 256, 4, 80)
 
-    return folder(system, Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=25, guidance=3.0), training, data)
+    return folder_recipe(system, Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=25, guidance=3.0), training, data)
 
 
 def _system(
@@ -81,5 +92,5 @@ def _system(
 ) -> Diffusion:
     net = TextDiT(Sequence(HUMAN.features, width, patch=4), depth, heads, text)
     denoiser = Denoiser(net, Flow(), X0(), thousandths)
-    objective = Objective(TOLD_APART, held(flow), drop=0.1, beside=beside)
-    return Diffusion(denoiser, reading(text, width, text_depth, length), objective=objective)
+    objective = Objective(SEMANTIC_LEVELS, clamped_weight(flow), drop=0.1, beside=beside)
+    return Diffusion(denoiser, text_conditioner(text, width, text_depth, length), objective=objective)

@@ -1,4 +1,4 @@
-"""MotionDiffuse: linear attention over frames and words, which says the noise (Zhang et al. 2022, 2208.15001)."""
+"""MotionDiffuse: linear attention over frames and words, which predicts the noise (Zhang et al. 2022, 2208.15001)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from motion.generator import normal_of
 from motion.nn.motiondiffuse import MotionDiffuse
+from motion.presets import (
+    SHAPE,
+    clamped_weight,
+    default_guidance,
+    folder_recipe,
+    geometric_loss,
+    procedural_recipe,
+    text_conditioner,
+)
 from motion.skeleton import HUMAN
-from motion.told import SHAPE, folder, held, mending, procedural, reading, smooth
 
 
 def paper(data: str) -> Recipe:
     """The published network, schedule and sampler, without guidance, on HumanML3D (2208.15001, section 4).
 
-    Its captions go through an encoder that learns along, in the place of CLIP's and the layers on it.
+    Its captions go through an encoder trained with it, in place of CLIP's and the layers on it.
     """
 
     def system() -> Diffusion:
         denoiser = Denoiser(MotionDiffuse(HUMAN.features), Discrete(linear_betas()), Epsilon())
-        return Diffusion(denoiser, reading(256, 2048, 4, 80), objective=Objective(indices, epsilon))
+        return Diffusion(denoiser, text_conditioner(256, 2048, 4, 80), objective=Objective(indices, epsilon))
 
     training = Training(1024, 100_000, 2e-4, clip=0.5, ema={"ema": Constant(0.9999)})
-    return folder(system, Sampling(ddpm, trailing, steps=1000), training, data)
+    return folder_recipe(system, Sampling(ddpm, trailing, steps=1000), training, data)
 
 
 def small(data: str, width: int = 256, depth: int = 6) -> Recipe:
@@ -40,10 +48,12 @@ def small(data: str, width: int = 256, depth: int = 6) -> Recipe:
     def system() -> Diffusion:
         net = MotionDiffuse(HUMAN.features, width=width, hidden=2 * width, depth=depth)
         denoiser = Denoiser(net, Discrete(linear_betas()), Epsilon())
-        return Diffusion(denoiser, reading(256, 4 * width, 4, 80), objective=Objective(indices, epsilon, drop=0.1))
+        return Diffusion(
+            denoiser, text_conditioner(256, 4 * width, 4, 80), objective=Objective(indices, epsilon, drop=0.1)
+        )
 
     training = Training(128, 100_000, 2e-4, clip=0.5, ema={"ema": Power(0.05)})
-    return folder(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, data)
+    return folder_recipe(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, data)
 
 
 def tiny(
@@ -59,7 +69,7 @@ def tiny(
 ) -> Recipe:
     """The built-in procedural motions: eleven minutes on two CPU cores.
 
-    It says the clean motion: a frame's 263 numbers of noise do not fit through so narrow a network.
+    It predicts the clean motion: a frame's 263 numbers of noise do not fit through so narrow a network.
     geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
     steps that it has made.
     """
@@ -67,8 +77,10 @@ def tiny(
     def system() -> Diffusion:
         net = MotionDiffuse(HUMAN.features, SHAPE[0], width, 2 * width, depth, 4, text_width)
         denoiser = Denoiser(net, Discrete(linear_betas()), X0())
-        objective = Objective(indices, held(velocity), drop=0.1, beside=smooth(normal_of, geometry))
-        return Diffusion(denoiser, reading(text_width, 4 * width), objective=objective)
+        objective = Objective(indices, clamped_weight(velocity), drop=0.1, beside=geometric_loss(normal_of, geometry))
+        return Diffusion(denoiser, text_conditioner(text_width, 4 * width), objective=objective)
 
     training = replace(brief(batch, steps, lr, 100), seconds=seconds)
-    return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=mending()), training, count)
+    return procedural_recipe(
+        system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=default_guidance()), training, count
+    )

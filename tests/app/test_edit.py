@@ -21,15 +21,16 @@ from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
 from core.media.sheet import picture as save_picture
 from core.media.sheet import read_settings
+from core.model import Model
 from core.random import Noise
-from core.recipe import Loaded, load
+from core.recipe import load
 from core.sample.euler import euler
 from core.sample.heun import heun
 from core.sample.step import run
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from image.data import digits
-from image.metrics import Judge, train_judge
+from image.metrics import Classifier, train_classifier
 from tests.support.commands import Command, refused
 from tests.support.runs import checkpoint
 
@@ -250,7 +251,7 @@ def test_pictures_that_are_none_are_refused(command: Command, pixels: Path, tmp_
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A model of 8 x 8 digits by class that has learned for half a minute."""
     folder = tmp_path_factory.mktemp("trained")
     words = ["--width", "32", "--steps", "1000", "--dropout", "0", "--out", str(folder), *QUIET]
@@ -261,10 +262,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def judge() -> Classifier:
     train = digits()[0]
     assert train.labels is not None
-    return train_judge(train.images, train.labels, epochs=30)
+    return train_classifier(train.images, train.labels, epochs=30)
 
 
 def real(count: int = 100) -> tuple[Tensor, Tensor]:
@@ -279,7 +280,7 @@ def of_class(system: Diffusion, labels: Tensor):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Judge) -> None:
+def test_a_trained_model_fills_what_is_missing(trained: Model, judge: Classifier) -> None:
     """Kept pixels stay to the bit; digits whose lower half is made anew, told their class, are read as that class."""
     images, labels = real()
     mask = torch.zeros(1, 1, 8, 8)
@@ -300,7 +301,7 @@ def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Judge) ->
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: Judge) -> None:
+def test_a_trained_model_inverts_what_it_can_make_again(trained: Model, judge: Classifier) -> None:
     """There and back within 0.02 in the mean; the noise has unit size; asked for another class it is another digit."""
     images, labels = real()
     system = trained.system
@@ -318,7 +319,7 @@ def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_trained_model_restores_better_than_the_measurement(trained: Loaded) -> None:
+def test_a_trained_model_restores_better_than_the_measurement(trained: Model) -> None:
     """By PiGDM, by the model's own covariance and by DPS: nearer to the truth than the measurement's pseudo-inverse."""
     images, labels = real(60)
     system = trained.system

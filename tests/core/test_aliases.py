@@ -16,7 +16,7 @@ from core.aliases import Aliases, ArgumentAlias, RecipeAlias, TensorAlias
 from core.denoiser import Denoiser
 from core.nn.dit import DiT, Patches
 from core.prediction import FlowVelocity
-from core.recipe import build, draw, load
+from core.recipe import build, load
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.systems.lora import Adapted
@@ -59,14 +59,14 @@ def test_an_old_checkpoint_opens_and_samples(tmp_path: Path, monkeypatch: pytest
     made = build(CIRCLE, {"steps": 10}, TOY)
     path = train(made, quiet(tmp_path))
     loaded = load(path, packages=TOY)
-    wanted = draw(loaded.recipe, loaded.system, 0, range(4))
+    wanted = loaded.draw(0, range(4))
     aged(path)
     with pytest.raises(CheckpointError, match="ring"):
         load(path, packages=TOY)
     monkeypatch.setattr(aliases, "CORE", RENAMED)
     loaded = load(path, packages=TOY)
-    assert loaded.recipe.name == CIRCLE and loaded.recipe.arguments == made.arguments
-    assert torch.equal(draw(loaded.recipe, loaded.system, 0, range(4)), wanted)
+    assert loaded.name == CIRCLE and loaded.metadata["arguments"] == made.arguments
+    assert torch.equal(loaded.draw(0, range(4)), wanted)
 
 
 def test_an_old_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

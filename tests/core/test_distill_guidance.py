@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from toy.modality import PointModality
 
 from core.cond import Cond
 from core.condition import Conditioner
@@ -21,8 +22,9 @@ from core.grid import trailing
 from core.guidance import Guided
 from core.objective import flow
 from core.prediction import X0, Epsilon, FlowVelocity, Prediction
+from core.prompts import Classes
 from core.random import Draw
-from core.recipe import Recipe, Sampling, Training, draw
+from core.recipe import Recipe, Sampling, Training
 from core.sample.euler import euler
 from core.schedule import VP, Flow, Schedule
 from core.systems.diffusion import Diffusion
@@ -105,8 +107,7 @@ def recipe(fetch: Callable[[], Bindable], batch: int = 16, count: int = 40, widt
 
     training = Training(batch, count, 5e-3, decay=lambda share: 1 - share, ema={"ema": Constant(0.99)})
     sampling = Sampling(euler, trailing, 8, guidance=3.0, guide=imitating)
-    asked = lambda seed, samples: {"label": torch.tensor([sample % 3 for sample in samples])}  # noqa: E731
-    return Recipe(system, (2,), sampling, training, parts, ask=asked)
+    return Recipe(system, (2,), sampling, training, parts, PointModality(), Classes(3))
 
 
 def started(made: Recipe, folder: Path | None = None) -> State:
@@ -232,7 +233,7 @@ def test_a_finished_student_needs_no_teacher() -> None:
     made = recipe(gone)
     system = made.system()
     assert isinstance(system, Diffusion)
-    assert draw(made, system, 0, range(6)).shape == (6, 2)
+    assert made.model(system).draw(0, range(6)).shape == (6, 2)
     with pytest.raises(ValueError, match="gone"):
         system.loss(Points().get(range(4)), Draw(0, range(4)))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.recipe import Cooldown, InverseRoot, Training, build, constant, cosine, draw, linear, load
+from core.recipe import Cooldown, InverseRoot, Training, build, constant, cosine, linear, load
 from core.weights.checkpoint import CheckpointError, read, write
 
 NAME = "toy.recipes.points.circle"
@@ -42,7 +42,7 @@ def test_a_file_opens_itself(tmp_path: Path) -> None:
         assert state.keys() == stored.keys()
         assert all(torch.equal(value, stored[key]) for key, value in state.items())
         assert not found.system.training and all(p.requires_grad for p in found.system.parameters())
-    assert draw(average.recipe, average.system, 0, range(3)).shape == (3, 2)
+    assert average.draw(0, range(3)).shape == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_file_opens_itself(tmp_path: Path) -> None:
         ("os.recipes.path.join", "not the name of a recipe"),
         ("toy.recipes.points", "not the name of a recipe"),
         ("toy.recipes.nowhere.circle", "no recipe module"),
-        ("toy.recipes.points.ask", "no recipe called 'ask'"),
+        ("toy.recipes.points.linear", "no recipe called 'linear'"),
         ("toy.recipes.points.torch", "no recipe called 'torch'"),
         ("toy.recipes.points.square", "no recipe called 'square'"),
     ],

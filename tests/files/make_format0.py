@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 import core.train.loop
+from core.checkpoint import read, read_metadata, write
 from core.random import Noise
 from core.recipe import Recipe, build, load
 from core.sample.step import run as walk
-from core.train.loop import Run, train
-from core.weights.checkpoint import read, read_metadata, write
+from core.train import Run, train
 from image.latent import open_autoencoder
 from motion.files import read as read_motion
 

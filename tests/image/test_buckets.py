@@ -29,7 +29,8 @@ from core.train.loop import steps
 from core.train.order import Ordered, Shares, stream
 from core.train.state import prepare
 from image.buckets import Bucketed, bucket_sizes, nearest_bucket
-from image.folder import Folder, open_source
+from image.folder import CaptionedFolder, open_source
+from image.modality import MODALITY
 
 SHAPES = [(8, 16), (16, 8), (12, 12), (8, 32)]
 COUNTS = {(20, 42): 13, (45, 20): 7, (30, 33): 26, (10, 40): 2}  # of pictures by height, width
@@ -37,14 +38,14 @@ TARGETS = dict(zip(COUNTS, [(8, 16), (16, 8), (12, 12), (8, 32)]))
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def source(tmp_path_factory: pytest.TempPathFactory) -> CaptionedFolder:
     home = tmp_path_factory.mktemp("pictures")
     sizes = [size for size, count in COUNTS.items() for _ in range(count)]
     for number, (height, width) in enumerate(sizes):
         Image.new("RGB", (width, height), (number, 0, 0)).save(home / f"{number * 7 % 48:02d}-{number}.png")
         (home / f"{number * 7 % 48:02d}-{number}.txt").write_text(f"{height} {width}")
     found = open_source(home)
-    assert isinstance(found, Folder)
+    assert isinstance(found, CaptionedFolder)
     return found
 
 
@@ -70,7 +71,7 @@ def test_every_picture_goes_where_it_is_distorted_least() -> None:
             assert abs(math.log(height * chosen[1] / (width * chosen[0]))) == min(stretch)
 
 
-def test_batches_are_of_one_bucket_and_say_what_was_cut(source: Folder) -> None:
+def test_batches_are_of_one_bucket_and_say_what_was_cut(source: CaptionedFolder) -> None:
     data = Ordered(Bucketed(source, SHAPES, batch=4), seed=0)
     seen = set()
     for (batch,) in islice(stream(data, Shares(4), 0), 24):
@@ -82,7 +83,7 @@ def test_batches_are_of_one_bucket_and_say_what_was_cut(source: Folder) -> None:
     assert seen == set(SHAPES)
 
 
-def test_parts_and_processes_share_a_bucket(source: Folder) -> None:
+def test_parts_and_processes_share_a_bucket(source: CaptionedFolder) -> None:
     data = Ordered(Bucketed(source, SHAPES, batch=8), seed=0)
     for step in range(12):
         parts = [data[p] for rank in range(2) for p in Shares(8, 2, rank, 2).positions(step)]
@@ -91,7 +92,7 @@ def test_parts_and_processes_share_a_bucket(source: Folder) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 5])
-def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: Folder, batch: int) -> None:
+def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: CaptionedFolder, batch: int) -> None:
     data = Bucketed(source, SHAPES, batch)
     step, order = 0, []
     for epoch in range(1, 21):
@@ -112,7 +113,7 @@ def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: Folder, ba
         assert len(members) < 5 or passes[0] != passes[1]
 
 
-def test_order_is_a_function_of_seed_and_step(source: Folder) -> None:
+def test_order_is_a_function_of_seed_and_step(source: CaptionedFolder) -> None:
     data = Bucketed(source, SHAPES, batch=4)
     walk = data.arrange(0, range(400))
     assert data.arrange(0, range(200, 204)) == walk[200:204]
@@ -122,7 +123,7 @@ def test_order_is_a_function_of_seed_and_step(source: Folder) -> None:
     assert shapes[:24] != sorted(shapes[:24])  # buckets alternate
 
 
-def test_a_batch_of_two_buckets_is_refused(source: Folder) -> None:
+def test_a_batch_of_two_buckets_is_refused(source: CaptionedFolder) -> None:
     data = Bucketed(source, SHAPES, batch=4)
     with pytest.raises(DataError, match="2 buckets at once, but buckets fill batches of 4"):
         data.get([int(data.members[0][0]), int(data.members[1][0])])
@@ -142,7 +143,7 @@ class Net(nn.Module):
         return out
 
 
-def test_the_training_loop_takes_them_and_resumes(source: Folder) -> None:
+def test_the_training_loop_takes_them_and_resumes(source: CaptionedFolder) -> None:
     data = Bucketed(source, SHAPES, batch=4, random_crop=True)
     recipe = Recipe(
         lambda: Diffusion(Denoiser(Net(), Flow(), FlowVelocity())),
@@ -150,6 +151,7 @@ def test_the_training_loop_takes_them_and_resumes(source: Folder) -> None:
         sampling=Sampling(heun, trailing, steps=2),
         training=Training(batch=4, steps=14, lr=1e-2, parts=2),
         data=lambda: (data, None),
+        modality=MODALITY,
     )
     accelerator = Accelerator(cpu=True)
     losses, states = [], []
@@ -167,7 +169,7 @@ def test_the_training_loop_takes_them_and_resumes(source: Folder) -> None:
     assert len({batch["x"].shape for (batch,) in ahead}) > 2
 
 
-def test_latents_of_buckets_are_kept_without_decoding_again(source: Folder, tmp_path: Path) -> None:
+def test_latents_of_buckets_are_kept_without_decoding_again(source: CaptionedFolder, tmp_path: Path) -> None:
     class Counting(Bucketed):
         """Counts the pictures it decodes."""
 
@@ -190,7 +192,7 @@ def test_latents_of_buckets_are_kept_without_decoding_again(source: Folder, tmp_
             assert all(torch.equal(a[name], b[name]) for name in ("size", "crop", "target"))
 
 
-def test_nothing_depends_on_the_folder_s_place(source: Folder, tmp_path: Path) -> None:
+def test_nothing_depends_on_the_folder_s_place(source: CaptionedFolder, tmp_path: Path) -> None:
     for path, text in zip(source.paths, source.captions):
         (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / path.name).with_suffix(".txt").write_text(text)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from core.evaluation.distances import Interval, features, frechet, kernel, kernel_subsets, neighbours
-from core.recipe import Evaluate
+from core.model import Evaluate
+from core.prompts import Captions
 from image import captioned
-from image.captioned import ask_unseen, read_back, typed_captions
+from image.captioned import caption_evaluation, unseen_captions
 from image.captions import CaptionedDigits, captioned_digits
+from image.detector import train_detector
 from image.features import timm_features
-from image.reader import train_reader
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def parts() -> tuple[CaptionedDigits, CaptionedDigits]:
 def measured(parts: tuple[CaptionedDigits, CaptionedDigits]) -> Evaluate:
     """A measure whose reader has learned for a few steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(captioned, "train_reader", lambda data: train_reader(data, steps=12))
-        return read_back(*parts, real=64)
+        patch.setattr(captioned, "train_detector", lambda data: train_detector(data, steps=12))
+        return caption_evaluation(*parts, real=64)
 
 
 def pictures(count: int, held_out: CaptionedDigits) -> tuple[Tensor, dict[str, object]]:
@@ -37,16 +38,17 @@ def pictures(count: int, held_out: CaptionedDigits) -> tuple[Tensor, dict[str, o
 
 def test_samples_are_asked_for_what_training_never_shows(parts: tuple[CaptionedDigits, CaptionedDigits]) -> None:
     train, held_out = parts
-    asked = ask_unseen(0, range(20))
+    asked = unseen_captions(0, range(20))
     assert list(asked["caption"]) == list(held_out.get(range(20))["caption"])
     assert [scene.caption for scene in asked["scene"]] == list(asked["caption"])
     assert not set(asked["caption"]) & set(train.get(range(len(train)))["caption"])
-    assert ask_unseen(3, [7])["caption"] == asked["caption"][7:8]
+    assert unseen_captions(3, [7])["caption"] == asked["caption"][7:8]
 
 
 def test_captions_as_a_person_types_them() -> None:
-    assert typed_captions("a red 7", 3) == {"caption": ["a red 7"] * 3}
-    assert typed_captions("a red 7; a blue 2", 3) == {"caption": ["a red 7", "a blue 2", "a red 7"]}
+    prompts = Captions(unseen_captions)
+    assert prompts.parse("a red 7", 3) == {"caption": ["a red 7"] * 3}
+    assert prompts.parse("a red 7; a blue 2", 3) == {"caption": ["a red 7", "a blue 2", "a red 7"]}
 
 
 def test_the_figures_of_a_measure(measured: Evaluate, parts: tuple[CaptionedDigits, CaptionedDigits]) -> None:
@@ -73,7 +75,7 @@ def test_few_samples_have_captions_but_no_neighbours(
 
 def test_words_of_one_s_own_cannot_be_measured(measured: Evaluate) -> None:
     with pytest.raises(ValueError, match="leave --prompt out"):
-        measured(torch.zeros(4, 3, 32, 32), typed_captions("a red 7", 4))
+        measured(torch.zeros(4, 3, 32, 32), Captions(unseen_captions).parse("a red 7", 4))
 
 
 def test_distances_are_in_any_features(parts: tuple[CaptionedDigits, CaptionedDigits]) -> None:

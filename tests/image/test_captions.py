@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from image.captions import BACKGROUNDS, COLOURS, SIDE, SIZES, Scene, captioned_digits, render, scene
-from image.reader import Seen, answers, caption_accuracy, lies_as_asked, train_reader
+from image.detector import Detection, caption_accuracy, placed_as_captioned, targets, train_detector
 
 SCENES = [scene(0, index, held_out=False) for index in range(400)]
 
@@ -27,8 +27,8 @@ def test_captions_say_what_scenes_hold() -> None:
 
 def test_items_lie_where_captions_say_and_inside_the_picture() -> None:
     for seen in SCENES:
-        found = [Seen(item.digit, item.colour, item.centre) for item in seen.items]
-        assert lies_as_asked(seen, found), seen.caption
+        found = [Detection(item.digit, item.colour, item.centre) for item in seen.items]
+        assert placed_as_captioned(seen, found), seen.caption
         for item in seen.items:
             down, across = SIZES[item.size]
             assert across / 2 - 1e-6 <= item.centre[0] <= SIDE - across / 2 + 1e-6
@@ -37,10 +37,10 @@ def test_items_lie_where_captions_say_and_inside_the_picture() -> None:
 
 def test_a_place_or_an_order_that_is_not_asked_for_is_wrong() -> None:
     several = next(seen for seen in SCENES if len(seen.items) == 3)
-    found = [Seen(item.digit, item.colour, item.centre) for item in several.items]
-    assert not lies_as_asked(several, [found[1], found[0], found[2]])
+    found = [Detection(item.digit, item.colour, item.centre) for item in several.items]
+    assert not placed_as_captioned(several, [found[1], found[0], found[2]])
     single = next(seen for seen in SCENES if seen.place == (-1, 0))
-    assert not lies_as_asked(single, [Seen(0, "red", (SIDE - 5.0, SIDE / 2))])
+    assert not placed_as_captioned(single, [Detection(0, "red", (SIDE - 5.0, SIDE / 2))])
 
 
 def test_pictures_show_ink_of_the_colour_on_the_background() -> None:
@@ -70,16 +70,16 @@ def test_parts_share_no_caption_and_no_handwriting() -> None:
 
 def test_the_reader_learns_to_see_and_knows_right_from_wrong() -> None:
     train, held_out = captioned_digits(2000, 200)
-    reader = train_reader(train, steps=60, batch=32)
+    detector = train_detector(train, steps=60, batch=32)
     images, wanted = held_out.get(range(200))["x"], held_out.get(range(200))["scene"]
-    right = caption_accuracy(reader, images, wanted)
-    wrong = caption_accuracy(reader, images.roll(1, 0), wanted)
+    right = caption_accuracy(detector, images, wanted)
+    wrong = caption_accuracy(detector, images.roll(1, 0), wanted)
     assert right.colour > wrong.colour + 0.1 and right.place > wrong.place + 0.1
 
 
 def test_answers_name_cells_and_colours() -> None:
     only: list[Scene] = [next(seen for seen in SCENES if len(seen.items) == 1)]
-    places, wanted = answers(only)
+    places, wanted = targets(only)
     x, y = only[0].items[0].centre
     assert places.tolist() == [[0, int(y / 4), int(x / 4)]]
     assert wanted[0, 0] == only[0].items[0].digit and wanted[0, 2] == pytest.approx(x / 4 % 1)

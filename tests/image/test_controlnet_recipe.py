@@ -44,7 +44,7 @@ def test_only_the_controlnet_is_saved(runs: Path) -> None:
 def test_it_samples_and_replays(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, few = str(runs / "control"), ["--count", "2", "--steps", "1"]
     assert main(["sample", run, "--out", str(tmp_path / "own.png"), *few]) == 0
-    words = ["--prompt", "a red 7", "--avoid", "a blue 1", *few]
+    words = ["--prompt", "a red 7", "--negative-prompt", "a blue 1", *few]
     for option in ("--edges", "--control"):
         out = tmp_path / f"{option}.png"
         assert main(["sample", run, "--out", str(out), *words, option, str(runs / "photo.png")]) == 0

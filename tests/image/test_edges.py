@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.data.dataset import DataError
 from image.data import ImageArray
-from image.edges import Edged, edges, read_control
+from image.edges import WithEdges, edges, read_control
 
 
 def test_steps_and_ramps() -> None:
@@ -28,7 +28,7 @@ def test_steps_and_ramps() -> None:
 
 def test_data_with_their_edges() -> None:
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    batch = Edged(ImageArray(images)).get([2, 0])
+    batch = WithEdges(ImageArray(images)).get([2, 0])
     assert torch.equal(batch["x"], images[[2, 0]]) and batch["control"].dtype == torch.uint8
     torch.testing.assert_close(batch["control"] / 255, edges(images[[2, 0]]), rtol=0, atol=0.5 / 255 + 1e-6)
 

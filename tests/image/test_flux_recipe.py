@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from core.grid import trailing
-from core.recipe import Loaded, Recipe, build, draw, load
+from core.model import Model
+from core.recipe import build, load
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
+from core.systems.sampling import Sampling
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError, read
 from tests.support.runs import trained
@@ -38,14 +40,14 @@ def student(teacher: Path) -> Path:
     return teacher.parent / "student"
 
 
-def opened(folder: Path) -> Loaded:
+def opened(folder: Path) -> Model:
     path = newest(folder)
     assert path is not None
     return load(path)
 
 
-def once(recipe: Recipe, steps: int = 2) -> Recipe:
-    return dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, steps=steps))
+def few(sampling: Sampling, steps: int = 2) -> Sampling:
+    return dataclasses.replace(sampling, steps=steps)
 
 
 def counted(net: nn.Module) -> list[int]:
@@ -74,7 +76,7 @@ def test_a_student_needs_half_the_passes(teacher: Path, student: Path) -> None:
     for folder in (teacher, student):
         loaded = opened(folder)
         batches = counted(loaded.system.denoiser.net)
-        samples = draw(once(loaded.recipe), loaded.system, 0, range(3))
+        samples = loaded.draw(0, range(3), few(loaded.sampling))
         assert samples.shape == (3, 3, 32, 32) and bool(samples.isfinite().all())
         passes.append(sum(batches))
     assert passes[0] == 2 * passes[1]
@@ -85,8 +87,8 @@ def test_a_new_student_is_its_teacher_without_guidance(teacher: Path) -> None:
     loaded = opened(teacher)
     made = build("image.recipes.flux.distilled", {**SIZES, **SHORT, "teacher": str(teacher)})
     system = made.system()
-    assert made.start is not None
-    made.start(system, teacher)
+    assert made.initialize is not None
+    made.initialize(system, teacher)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor(0.6)
     with torch.no_grad():
         expected = loaded.system.denoiser.bind(loaded.system.conditioner(CAPTIONS))(x, t)
@@ -108,7 +110,7 @@ def test_a_student_is_sampled_without_its_teacher(
     hidden = teacher_folder.rename(student.parent / "hidden")
     try:
         loaded = load(path)
-        assert draw(once(loaded.recipe), loaded.system, 0, range(2)).shape == (2, 3, 32, 32)
+        assert loaded.draw(0, range(2), few(loaded.sampling)).shape == (2, 3, 32, 32)
     finally:
         hidden.rename(teacher_folder)
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
-from core.media.picture import frame
+from core.media.picture import resize_and_crop
 from core.train.order import Ordered
 from image.folder import CaptionedArray, open_captioned, open_folder, open_source
-from image.source import Captioned, divide, size_of
+from image.source import Captioned, size_of, split_source
 
 
 def write(path: Path, size: tuple[int, int] = (8, 8), value: int = 255) -> None:
@@ -85,7 +85,11 @@ def test_random_crops_are_a_function_of_the_position(tmp_path: Path) -> None:
 
 def test_frames_reach_both_edges() -> None:
     picture = gradient(10, 13)
-    assert [frame(picture, (10, 10), (0.5, place))[1] for place in (0.0, 0.5, 0.9999)] == [(0, 0), (0, 2), (0, 3)]
+    assert [resize_and_crop(picture, (10, 10), (0.5, place))[1] for place in (0.0, 0.5, 0.9999)] == [
+        (0, 0),
+        (0, 2),
+        (0, 3),
+    ]
 
 
 def test_pictures_are_upright_opaque_and_of_eight_bits(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_a_source_is_divided_without_loss(tmp_path: Path) -> None:
     for number in range(10):
         write(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(str(number))
-    train, held_out = divide(open_source(tmp_path), 0.3)
+    train, held_out = split_source(open_source(tmp_path), 0.3)
     captions = [[part.caption(index) for index in range(len(part))] for part in (train, held_out)]
     assert len(captions[1]) == 3 and sorted(captions[0] + captions[1]) == [str(number) for number in range(10)]
     assert Captioned(held_out, 8).get([1])["caption"] == captions[1][1:2]
@@ -150,7 +154,7 @@ def say(folder: Path, text: bytes, name: str = "metadata.jsonl") -> None:
         (lambda p: (p / "notes.txt").write_text("hello"), "holds no images"),
         (lambda p: write(p / "a.png"), "has no captions: add metadata.jsonl"),
         (lambda p: (write(p / "b.png"), write(p / "c.png"), say(p, b"one", "a.txt")), r"b.png has no caption \(and 1"),
-        (lambda p: say(p, b" \n", "a.txt"), "a.txt is empty: say what a.png shows"),
+        (lambda p: say(p, b" \n", "a.txt"), "a.txt is empty: write the caption of a.png"),
         (lambda p: say(p, b"\xff\xfe\x00k", "a.txt"), "a.txt is not UTF-8"),
         (
             lambda p: ((p / "b.txt").write_text("b"), (p / "b.png").write_bytes(b"\x89PNG not"), say(p, b"a", "a.txt")),
@@ -192,4 +196,4 @@ def test_what_breaks_later_is_named_too(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give a size"):
         open_captioned(tmp_path, 0)
     with pytest.raises(DataError, match="at least two"):
-        divide(data.source)
+        split_source(data.source)

@@ -22,7 +22,7 @@ from core.train.loop import train
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image import latent
-from image.latent import begin_with, described, open_autoencoder
+from image.latent import encoded_examples, from_autoencoder, open_autoencoder
 from tests.support.runs import quiet
 
 SHORT = {"steps": 2, "batch": 4, "count": 40}
@@ -71,7 +71,7 @@ def test_from_a_file_or_from_a_folder(run: Path, tmp_path: Path) -> None:
     for given in (path, run):
         begun = system()
         assert not same(begun.codec.autoencoder, wanted)
-        begin_with(str(given), first())(begun, tmp_path)
+        from_autoencoder(str(given), first())(begun, tmp_path)
         assert same(begun.codec.autoencoder, wanted)
         assert not any(parameter.requires_grad for parameter in begun.codec.parameters())
         found.append(begun.codec)
@@ -81,7 +81,7 @@ def test_from_a_file_or_from_a_folder(run: Path, tmp_path: Path) -> None:
 
 def test_what_is_diffused_is_standard(run: Path, tmp_path: Path) -> None:
     begun = system()
-    begin_with(str(run), first())(begun, tmp_path)
+    from_autoencoder(str(run), first())(begun, tmp_path)
     data = first().data()[0].get(range(40))["x"]
     code = begun.codec.encode(data, Draw(0, range(40)))
     assert torch.allclose(code.mean((0, 2, 3)), torch.zeros(code.shape[1]), atol=0.1)
@@ -90,11 +90,13 @@ def test_what_is_diffused_is_standard(run: Path, tmp_path: Path) -> None:
 
 def test_without_one_the_autoencoder_is_trained_first(run: Path, tmp_path: Path) -> None:
     begun = system()
-    begin_with("", first())(begun, tmp_path)
+    from_autoencoder("", first())(begun, tmp_path)
     path = newest(tmp_path / "autoencoder")
     assert path is not None and same(begun.codec.autoencoder, open_autoencoder(path).autoencoder)
     again = system()
-    begin_with("", first())(again, tmp_path)  # a run that was stopped in its second stage does not repeat the first
+    from_autoencoder("", first())(
+        again, tmp_path
+    )  # a run that was stopped in its second stage does not repeat the first
     assert same(again.codec, begun.codec) and newest(tmp_path / "autoencoder") == path
 
 
@@ -112,12 +114,12 @@ def test_an_average_is_taken_not_the_last_weights(run: Path) -> None:
 def test_pictures_are_described_in_parts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, data = system().codec, first().data()[0]
     assert isinstance(codec, Latents)
-    whole = described(data, codec)
+    whole = encoded_examples(data, codec)
     monkeypatch.setattr(latent, "PIXELS", 7 * 32 * 32)
-    torch.testing.assert_close(described(data, codec), whole)
+    torch.testing.assert_close(encoded_examples(data, codec), whole)
     monkeypatch.setattr(latent, "PIXELS", 1)
     monkeypatch.setattr(latent, "MEASURED", 3)
-    torch.testing.assert_close(described(data, codec), whole[:3])
+    torch.testing.assert_close(encoded_examples(data, codec), whole[:3])
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(run: Path, diffusion: Path, tmp_path: Path) -> None:
@@ -131,8 +133,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(run: Path, diffusion: Path
         (system(), tmp_path / "gone.safetensors", "does not exist"),
     ):
         with pytest.raises(CheckpointError, match=words) as caught:
-            begin_with(str(given), first())(begun, tmp_path)
+            from_autoencoder(str(given), first())(begun, tmp_path)
         assert "\n" not in str(caught.value)
     for wrong in (first().system(), Diffusion(Denoiser(torch.nn.Identity(), Flow(), FlowVelocity()))):
-        with pytest.raises(ValueError, match="only latent diffusion begins with an autoencoder"):
-            begin_with(str(run), first())(wrong, tmp_path)
+        with pytest.raises(ValueError, match="only latent diffusion is initialized from an autoencoder"):
+            from_autoencoder(str(run), first())(wrong, tmp_path)

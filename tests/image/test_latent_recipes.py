@@ -16,11 +16,11 @@ from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
 from core.random import Draw
-from core.recipe import Recipe, build, draw, load, restore
+from core.recipe import Recipe, build, load, restore
 from core.systems.autoencoder import Autoencoding, Weights
 from core.train.loop import train
 from image.features import timm_features, timm_maps
-from image.folder import has_captions, pictures_of
+from image.folder import has_captions, image_parts
 from tests.support.runs import quiet
 
 COUNT, SIZE = 12, 32
@@ -72,23 +72,23 @@ def test_small_presets_learn_from_a_captioned_folder(
     given = {"data": str(pictures), "autoencoder": str(codes[latent]), "size": SIZE, **sizes}
     path = shortly(build(f"image.recipes.{name}.small", given), tmp_path)
     loaded = load(path)
-    asked = loaded.recipe.ask(0, range(3))
+    asked = loaded.prompts.default(0, range(3))
     assert all(str(caption).startswith("noise of number") for caption in asked["caption"])
-    samples = draw(loaded.recipe, loaded.system, 0, range(3), dataclasses.replace(loaded.recipe.sampling, steps=2))
+    samples = loaded.draw(0, range(3), dataclasses.replace(loaded.sampling, steps=2))
     assert samples.shape == (3, 3, given["size"], given["size"]) and bool(samples.isfinite().all())
     kept = loaded.system.codec.state_dict()
     assert float(kept["scale"].std()) > 0 and bool(kept["scale"].isfinite().all())  # measured, not left at 1
 
 
 def test_pictures_with_and_without_captions_are_data(pictures: Path, tmp_path: Path) -> None:
-    train_part, held_out = pictures_of(str(pictures), 8)()
+    train_part, held_out = image_parts(str(pictures), 8)()
     assert has_captions(pictures) and len(train_part) + len(held_out) == COUNT
     plain = tmp_path / "plain"
     plain.mkdir()
     for file in pictures.glob("*.png"):
         (plain / file.name).write_bytes(file.read_bytes())
     assert not has_captions(plain)
-    bare_train, bare_held_out = pictures_of(str(plain), 8)()
+    bare_train, bare_held_out = image_parts(str(plain), 8)()
     assert len(bare_train) + len(bare_held_out) == COUNT
     assert bare_train.get([0])["x"].shape == train_part.get([0])["x"].shape == (1, 3, 8, 8)
 

@@ -118,7 +118,7 @@ def test_pictures_of_your_own(runs: Path, tmp_path: Path) -> None:
     data, held_out = recipe.data()
     assert held_out is not None and len(data) + len(held_out) == 8
     assert data.get(range(1))["x"].shape == (1, 3, 32, 32)
-    assert recipe.ask(0, [0]) == {"caption": ["a red square"]}
+    assert recipe.prompts.default(0, [0]) == {"caption": ["a red square"]}
 
 
 def test_a_model_that_lies_elsewhere(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from image.data import digits
-from image.metrics import accuracy, train_judge
+from image.metrics import accuracy, train_classifier
 
 
 def test_judge_reads_held_out_digits() -> None:
@@ -13,7 +13,7 @@ def test_judge_reads_held_out_digits() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    judge = train_judge(train.images, train.labels, epochs=12)
+    classifier = train_classifier(train.images, train.labels, epochs=12)
     assert torch.equal(torch.rand(1), expected)
-    assert accuracy(judge, held_out.images, held_out.labels) > 0.95
-    assert accuracy(judge, held_out.images.flip(-1), held_out.labels) < 0.7
+    assert accuracy(classifier, held_out.images, held_out.labels) > 0.95
+    assert accuracy(classifier, held_out.images.flip(-1), held_out.labels) < 0.7

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.catalogue import presets, systems
 from core.media.sheet import read_settings
 from core.provenance import FORMAT
-from core.recipe import build, draw, load
+from core.recipe import build, load
+from core.registry import presets, systems
 from core.systems.diffusion import Diffusion
 from core.train.loop import train
 from tests.support.runs import quiet
 
 FOUND = [
     (f"{module}.{preset}", function)
-    for module in systems().values()
+    for module, _, _ in systems().values()
     if module.startswith("image.") and not module.endswith((".lora", ".controlnet"))  # need a model first
     for preset, function in presets(importlib.import_module(module)).items()
 ]
@@ -44,7 +44,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_system_has_its_three_presets() -> None:
-    for name, module in systems().items():
+    for name, (module, _, outlined) in systems().items():
+        assert set(outlined) == set(presets(importlib.import_module(module)))  # as the source says without importing it
         kinds = {preset.split("_")[0] for preset in presets(importlib.import_module(module))}
         if module.startswith("image.") and name not in ("lora", "controlnet"):
             assert kinds >= {"paper", "small", "tiny"}, name
@@ -57,15 +58,15 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     recipe = dataclasses.replace(made, data=lambda: (made.data()[0], None))
     path = train(recipe, quiet(tmp_path, log=1, hold_out=2))
     loaded = load(path)
-    assert loaded.recipe.arguments["batch"] == 4
+    assert loaded.metadata["arguments"]["batch"] == 4
     start = recipe.system().state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in load(path, "model").system.state_dict().items())
-    way = dataclasses.replace(loaded.recipe.sampling, steps=2)
-    samples = draw(loaded.recipe, loaded.system, 0, range(3), way)
+    way = dataclasses.replace(loaded.sampling, steps=2)
+    samples = loaded.draw(0, range(3), way)
     assert len(samples) == 3 and bool(samples.isfinite().all())
-    assert torch.allclose(draw(loaded.recipe, loaded.system, 0, [2], way), samples[2:], atol=1e-4)
-    assert loaded.recipe.show is not None
-    loaded.recipe.show(tmp_path / "sheet.png", samples, {"seed": 0})
+    assert torch.allclose(loaded.draw(0, [2], way), samples[2:], atol=1e-4)
+    objects = loaded.modality.decode(samples, loaded.prompts.default(0, range(3)))
+    loaded.modality.write(tmp_path / "sheet.png", objects, {"seed": 0})
     assert read_settings(tmp_path / "sheet.png") == {"seed": 0, "format": FORMAT}
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from core.model import Model
 from core.nn.mmdit import MMDiT
 from core.random import Draw
-from core.recipe import Loaded, build, draw, load
+from core.recipe import build, load
 from core.schedule import Flow
 from tests.support.runs import trained
 
@@ -20,7 +21,7 @@ PUBLISHED = {"paper": 2_028_328_000, "large": 8_056_627_520, "medium": 2_243_171
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny model after two steps, in the code of an autoencoder after two."""
     folder = tmp_path_factory.mktemp("sd3")
     first = trained("image.recipes.autoencoder.tiny", {**SHORT}, folder / "autoencoder")
@@ -47,7 +48,7 @@ def test_published_presets_sample_and_train_as_published(preset: str) -> None:
     torch.testing.assert_close(place, 3 * plain / (1 + 2 * plain), rtol=0, atol=1e-3)
 
 
-def test_what_it_learned_is_in_the_checkpoint(run: Loaded) -> None:
+def test_what_it_learned_is_in_the_checkpoint(run: Model) -> None:
     net = run.system.denoiser.net
     assert isinstance(net, MMDiT)
     fresh = MMDiT(4, 1, 2, 16, 16, 32, size=8, table=4, normed=True)
@@ -57,17 +58,17 @@ def test_what_it_learned_is_in_the_checkpoint(run: Loaded) -> None:
     assert bool(net.readout.weight.detach().abs().max() > 0)  # it began at 0
 
 
-def test_a_sample_is_the_same_in_any_company(run: Loaded) -> None:
+def test_a_sample_is_the_same_in_any_company(run: Model) -> None:
     """Captions of other lengths in the batch pad this one, which its mask must hide."""
-    way = dataclasses.replace(run.recipe.sampling, steps=2)
-    together = draw(run.recipe, run.system, 0, range(6), way)
+    way = dataclasses.replace(run.sampling, steps=2)
+    together = run.draw(0, range(6), way)
     assert together.shape == (6, 3, 32, 32) and bool(together.isfinite().all())
     for number in (1, 4):
-        alone = draw(run.recipe, run.system, 0, [number], way)
+        alone = run.draw(0, [number], way)
         torch.testing.assert_close(together[[number]], alone, rtol=0, atol=1e-4)
 
 
-def test_padding_is_never_read(run: Loaded) -> None:
+def test_padding_is_never_read(run: Model) -> None:
     """Real words first, then padding: what a shorter text encoder would say is what the network hears."""
     net, words = run.system.denoiser.net, run.system.conditioner
     cond = words({"caption": ["a red 7 on the left on white", "two words"]})
@@ -78,11 +79,12 @@ def test_padding_is_never_read(run: Loaded) -> None:
         torch.testing.assert_close(net(x, time, noisy), net(x, time, cond), rtol=0, atol=1e-5)
 
 
-def test_every_part_that_learns_is_taught(run: Loaded) -> None:
+def test_every_part_that_learns_is_taught(run: Model) -> None:
     """The text encoder and the pooled vector learn with the network; the autoencoder does not."""
-    system = run.recipe.system()
+    recipe = build(run.name, run.metadata["arguments"])
+    system = recipe.system()
     system.codec.load_state_dict(run.system.codec.state_dict())
-    data = run.recipe.data()[0].get(range(4))
+    data = recipe.data()[0].get(range(4))
     for _ in range(5):  # the readout and every gate begin at 0, and let nothing through at first
         system.zero_grad()
         system.loss(data, Draw(0, range(4))).mean.backward()

@@ -19,7 +19,7 @@ from core.sample.step import run
 from core.systems.diffusion import Diffusion
 from core.train.order import Ordered
 from image.buckets import Bucketed
-from image.captioned import Wordless
+from image.captioned import CaptionDropout
 from image.published import Pipeline, hand_off
 
 PUBLISHED = {"paper": 2_567_463_684, "refiner": 2_259_526_660}
@@ -94,7 +94,7 @@ def test_what_training_is_told_is_what_the_data_say(systems: dict[str, Diffusion
         for crop in (batch["crop"], batch["crop"], batch["crop"] + 3)
     ]
     assert losses[0] == losses[1] != losses[2]
-    assert system.objective.drop == 0 and isinstance(recipe.training.augment, Wordless)
+    assert system.objective.drop == 0 and isinstance(recipe.training.augment, CaptionDropout)
     many = {"caption": ["a 7"] * 4000, "crop": torch.ones(4000, 2)}
     untold = dict(recipe.training.augment(many, Draw(0, range(4000))))
     assert 0.08 < untold["caption"].count("") / 4000 < 0.12
@@ -155,11 +155,7 @@ def test_the_tiny_base_hands_over_to_its_refiner(systems: dict[str, Diffusion]) 
     found, alone = (
         hand_off(base, second, Noise(0, [0, 1]), asked, steps=8, guidance=3.0) for second in (refiner, base)
     )
-    whole = run(
-        base.system.sample(
-            Noise(0, [0, 1]), (4, 8, 8), asked, sampler=way.sampler, grid=way.grid, steps=8, guidance=3.0
-        )
-    )
+    whole = run(base.system.sample(Noise(0, [0, 1]), (4, 8, 8), asked, dataclasses.replace(way, guidance=3.0)))
     assert bool(found.isfinite().all()) and found.shape == alone.shape == whole.shape
     assert float((found - alone).abs().max()) > 1e-3
     # A two-step method forgets its past where it is handed over, so they agree but roughly.

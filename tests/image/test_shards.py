@@ -144,12 +144,12 @@ def test_bad_shards_are_refused(tmp_path: Path, members: dict[str, bytes], messa
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b" \n", "a.txt in .* says nothing"),
+        ("a.txt", b" \n", "a.txt in .* holds no caption"),
         ("a.txt", b"\xff\xff", "a.txt in .* is not UTF-8"),
         ("a.json", b"{", "a.json in .* is not a JSON object"),
         ("a.json", b"[1]", "is not a JSON object"),
-        ("a.json", b'{"caption": 3}', "says nothing"),
-        ("a.json", b'{"title": "a"}', "says nothing"),
+        ("a.json", b'{"caption": 3}', "holds no caption"),
+        ("a.json", b'{"title": "a"}', "holds no caption"),
     ],
 )
 def test_bad_captions_are_named_when_they_are_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -96,7 +96,7 @@ def test_poses_become_a_file_and_come_back(tmp_path: Path) -> None:
         ("OFFSET 5 0 0", "OFFSET 5 x 0", "line 12: 'x' stands where an offset"),
         ("CHANNELS 1 Zrotation", "CHANNELS 1 Zroll", "line 9: 'Zroll' is no channel"),
         ("CHANNELS 1 Zrotation", "CHANNELS 2 Zrotation Zrotation", "line 9: a joint has the same channel twice"),
-        ("Frames: 2", "Frames: 0", "line 27: the file says that it holds 0 frames"),
+        ("Frames: 2", "Frames: 0", "line 27: the file announces 0 frames"),
         ("Frames: 2", "Frames: 3", "line 30: the file ends after 2 of 3 frames"),
         ("Frames: 2", "Frames: 1", "line 30: there are more than the 1 frames"),
         ("Frame Time: 0.05", "Frame Time: 0", "line 28: the time of a frame must be positive"),

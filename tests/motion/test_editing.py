@@ -25,14 +25,24 @@ from core.sample.step import run
 from core.schedule import Cosine, Flow
 from core.systems.diffusion import Diffusion
 from core.verify.mixture import Mixture
-from motion.compose import Segment, limbs_told, segments, sequence
-from motion.editing import Closing, Joined, above_the_belt, bridging, edited, features_of, gap, limbs, onwards
+from motion.compose import Segment, compose_limbs, segments, sequence
+from motion.editing import (
+    Inertialization,
+    RootCorrection,
+    extrapolate,
+    gap_constraint,
+    gap_mask,
+    inpaint_clips,
+    joint_features,
+    limb_mask,
+    upper_body,
+)
 from motion.features import Groups, Normal, decode, decode_root
 from motion.generator import Motions, normal_of
 from motion.nn.mdm import MDM, Encoder
 from motion.physics import acceleration
+from motion.presets import text_conditioner
 from motion.skeleton import HUMAN
-from motion.told import reading
 
 SAMPLING = Sampling(dpmpp_2m, trailing, 3, guidance=2.0)
 
@@ -54,20 +64,20 @@ def system() -> Diffusion:
     """A small network with random weights in everything."""
     torch.manual_seed(0)
     net = MDM(263, 16, Encoder(16, 16, 1, 2, dropout=0.0), 16)
-    model = Diffusion(Denoiser(net, Cosine(), X0()), reading(16, 16, 1, 12)).eval()
+    model = Diffusion(Denoiser(net, Cosine(), X0()), text_conditioner(16, 16, 1, 12)).eval()
     for value in model.parameters():
         nn.init.normal_(value, std=0.4)
     return model
 
 
 def test_features_belong_to_joints() -> None:
-    parts = torch.stack([features_of([joint]) for joint in range(22)])
+    parts = torch.stack([joint_features([joint]) for joint in range(22)])
     assert (parts.sum(0) == 1).all() and parts.shape == (22, 263)
     assert parts[0].sum() == 7 and parts[15].sum() == 12 and parts[10].sum() == 13
-    names = [HUMAN.names[joint] for joint in above_the_belt()]
+    names = [HUMAN.names[joint] for joint in upper_body()]
     assert len(names) == 13 and "left_wrist" in names and not any("foot" in name for name in names)
     with pytest.raises(ValueError, match="0 to 21"):
-        features_of([22])
+        joint_features([22])
 
 
 def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, clips: Tensor) -> None:
@@ -80,8 +90,8 @@ def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, cl
         def bind(self, cond: Cond = Cond()) -> Bound:
             return mixture.denoiser(schedule)
 
-    known, mask = clips[[2, 5]].double(), gap(120, 30, 60)
-    closing = Closing(normal, known, 30, 60)
+    known, mask = clips[[2, 5]].double(), gap_mask(120, 30, 60)
+    closing = RootCorrection(normal, known, 30, 60)
     found = run(
         inpaint(Thresholded(Model(), closing), Cond(), known, mask, noise, sampler=heun, grid=trailing, steps=12)
     )
@@ -96,21 +106,21 @@ def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, cl
 def test_closing_brings_the_root_to_its_place(normal: Normal, clips: Tensor) -> None:
     known = clips[:3].double()
     other = clips[[4, 5, 6]].double()
-    mended = Closing(normal, known, 20, 70)(other)
-    composite = torch.where(gap(120, 20, 70) == 0, known, mended)
+    mended = RootCorrection(normal, known, 20, 70)(other)
+    composite = torch.where(gap_mask(120, 20, 70) == 0, known, mended)
     for found, truth in zip(decode_root(normal.undo(composite)), decode_root(normal.undo(known))):
         torch.testing.assert_close(found[:, 70:, [0, 2]], truth[:, 70:, [0, 2]], rtol=0, atol=1e-6)
     # What is closed stays as it is, and only turns and velocities of the root change.
-    torch.testing.assert_close(Closing(normal, known, 20, 70)(mended), mended, rtol=0, atol=1e-9)
+    torch.testing.assert_close(RootCorrection(normal, known, 20, 70)(mended), mended, rtol=0, atol=1e-9)
     torch.testing.assert_close(mended[:, 70:], other[:, 70:], rtol=0, atol=1e-9)
     torch.testing.assert_close(mended[:, 20:, 3:], other[:, 20:, 3:], rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="before the clip does"):
-        Closing(normal, known, 20, 120)
+        RootCorrection(normal, known, 20, 120)
 
 
 def test_a_frame_says_where_joints_are_in_the_next_one(normal: Normal, clips: Tensor) -> None:
     features = normal.undo(clips.double())
-    found = torch.stack([onwards(features[:, :frame]) for frame in (1, 2, 60)], dim=1)
+    found = torch.stack([extrapolate(features[:, :frame]) for frame in (1, 2, 60)], dim=1)
     poses = slice(Groups(22).slices()[2].start, Groups(22).slices()[3].stop)
     torch.testing.assert_close(found[..., poses], features[:, [1, 2, 60], poses], rtol=0, atol=1e-6)
     torch.testing.assert_close(found[:, 2, :3], 2 * features[:, 59, :3] - features[:, 58, :3])
@@ -118,9 +128,9 @@ def test_a_frame_says_where_joints_are_in_the_next_one(normal: Normal, clips: Te
 
 def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) -> None:
     known, other = clips[:3].double(), clips[[4, 5, 6]].double()
-    joined = Joined(normal, known, 30, 70, 10)
+    joined = Inertialization(normal, known, 30, 70, 10)
     mended = joined(other)
-    joints, truth = (decode(normal.undo(torch.where(gap(120, 30, 70) == 0, known, x))) for x in (mended, known))
+    joints, truth = (decode(normal.undo(torch.where(gap_mask(120, 30, 70) == 0, known, x))) for x in (mended, known))
     assert float((joints - truth)[:, :31].norm(dim=-1).max()) < 1e-5
     # Nothing happens in the middle, outside, or to contacts; what goes on already is left alone.
     torch.testing.assert_close(mended[:, 40:60], other[:, 40:60], rtol=0, atol=1e-12)
@@ -132,7 +142,7 @@ def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) ->
     jump = (other[:, 30] - known[:, 29])[:, 4:67].abs().max()
     assert float(bend) < 0.2 * float(jump)
     for first, last, may in ((0, 120, []), (30, 120, range(30, 40)), (0, 70, range(60, 70))):
-        part = Joined(normal, known, first, last)(other)
+        part = Inertialization(normal, known, first, last)(other)
         changed = ((part - other).abs().amax((0, 2)) > 1e-9).nonzero().flatten().tolist()
         assert set(changed) == set(may)
 
@@ -140,7 +150,7 @@ def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) ->
 @pytest.mark.parametrize("size", [1, 2, 5, 12])
 def test_short_gaps_are_joined_at_both_ends(normal: Normal, clips: Tensor, size: int) -> None:
     known, other = clips[:3].double(), clips[[4, 5, 6]].double()
-    mended = Joined(normal, known, 30, 30 + size)(other)
+    mended = Inertialization(normal, known, 30, 30 + size)(other)
     poses = Groups(22).slices()[3]
     torch.testing.assert_close(normal.undo(mended)[:, 30, poses], normal.undo(known)[:, 30, poses], rtol=0, atol=1e-6)
     if size > 1:
@@ -150,9 +160,9 @@ def test_short_gaps_are_joined_at_both_ends(normal: Normal, clips: Tensor, size:
 
 def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) -> None:
     known, other = clips[:3].double(), clips[[4, 5, 6]].double()
-    made = torch.where(gap(120, 30, 70) == 0, known, bridging(normal, known, 30, 70)(other))
+    made = torch.where(gap_mask(120, 30, 70) == 0, known, gap_constraint(normal, known, 30, 70)(other))
     joints, truth, rough = (
-        decode(normal.undo(x)) for x in (made, known, torch.where(gap(120, 30, 70) == 0, known, other))
+        decode(normal.undo(x)) for x in (made, known, torch.where(gap_mask(120, 30, 70) == 0, known, other))
     )
     assert float((joints - truth)[:, 70:].norm(dim=-1).max()) < 1e-5
     at_seams = [acceleration(x[:, span], 20.0) for x in (joints, rough) for span in (slice(28, 32), slice(68, 72))]
@@ -162,26 +172,26 @@ def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) 
 
 def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, system: Diffusion) -> None:
     known, noise = clips[:2], Noise(0, [0, 1])
-    on = edited(system, "walks on", known, gap(120, 40, 120), noise, SAMPLING)
+    on = inpaint_clips(system, "walks on", known, gap_mask(120, 40, 120), noise, SAMPLING)
     assert torch.equal(on[:, :40], known[:, :40]) and not torch.allclose(on[:, 40:], known[:, 40:], atol=0.1)
     torch.testing.assert_close(
         decode(normal.undo(on))[:, :41, 0], decode(normal.undo(known))[:, :41, 0], atol=2, rtol=0
     )
-    upper = edited(system, "waves", known, limbs(120, above_the_belt()), noise, SAMPLING)
-    legs = features_of([joint for joint in range(22) if joint not in above_the_belt()]).bool()
+    upper = inpaint_clips(system, "waves", known, limb_mask(120, upper_body()), noise, SAMPLING)
+    legs = joint_features([joint for joint in range(22) if joint not in upper_body()]).bool()
     assert torch.equal(upper[..., legs], known[..., legs])
     joints, truth = decode(normal.undo(upper)), decode(normal.undo(known))
     torch.testing.assert_close(joints[:, :, [0, 1, 4, 7, 10]], truth[:, :, [0, 1, 4, 7, 10]])
     assert float((joints - truth)[:, :, 20].norm(dim=-1).mean()) > 0.05
     for first, last in ((5, 5), (-1, 4), (7, 121)):
         with pytest.raises(ValueError, match="is none"):
-            gap(120, first, last)
+            gap_mask(120, first, last)
 
 
 def test_kept_frames_are_kept_at_every_estimate(normal: Normal, clips: Tensor, system: Diffusion) -> None:
-    known, mask = clips[:1], gap(120, 30, 60)
+    known, mask = clips[:1], gap_mask(120, 30, 60)
     told = system.conditioner({"caption": ["sits"], "valid": torch.ones(1, 120, dtype=torch.bool)})
-    bound = Inpainted(Thresholded(system.guided(2.0), Closing(normal, known, 30, 60)), known, mask).bind(told)
+    bound = Inpainted(Thresholded(system.guided(2.0), RootCorrection(normal, known, 30, 60)), known, mask).bind(told)
     clean = bound(torch.randn(1, 120, 263), torch.tensor(0.7))
     assert torch.equal(clean[:, :30], known[:, :30]) and torch.equal(clean[:, 60:], known[:, 60:])
     root = [decode_root(normal.undo(x))[1][:, 60] for x in (clean, known)]
@@ -226,22 +236,22 @@ def test_what_a_guidance_does_besides_is_done_to_the_whole_sequence(system: Diff
 
 
 def test_limbs_are_told_different_things(system: Diffusion) -> None:
-    noise, upper = Noise(3, [0]), above_the_belt()
+    noise, upper = Noise(3, [0]), upper_body()
     lower = [joint for joint in range(22) if joint not in upper]
-    same = limbs_told(system, [("walks", upper), ("walks", lower)], 24, noise, SAMPLING)
+    same = compose_limbs(system, [("walks", upper), ("walks", lower)], 24, noise, SAMPLING)
     torch.testing.assert_close(same, sequence(system, [Segment("walks", 24)], 0, noise, SAMPLING))
-    mixed = limbs_told(system, [("waves", upper), ("walks", lower)], 24, noise, SAMPLING)
-    assert float((mixed - same)[..., features_of(upper).bool()].abs().max()) > 1e-3
+    mixed = compose_limbs(system, [("waves", upper), ("walks", lower)], 24, noise, SAMPLING)
+    assert float((mixed - same)[..., joint_features(upper).bool()].abs().max()) > 1e-3
     with pytest.raises(ValueError, match="no part says anything"):
-        limbs_told(system, [("waves", upper)], 24, noise, SAMPLING)
+        compose_limbs(system, [("waves", upper)], 24, noise, SAMPLING)
 
 
 def test_parts_of_a_network_are_pulled_together(system: Diffusion) -> None:
-    noise, upper = Noise(3, [0, 1]), above_the_belt()
+    noise, upper = Noise(3, [0, 1]), upper_body()
     lower = [joint for joint in range(22) if joint not in upper]
     script = [("waves", upper), ("walks", lower)]
-    plain, pulled = (limbs_told(system, script, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01))
+    plain, pulled = (compose_limbs(system, script, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01))
     assert bool(pulled.isfinite().all()) and float((plain - pulled).abs().max()) > 1e-5
     told_same = [("walks", upper), ("walks", lower)]
-    same = [limbs_told(system, told_same, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01)]
+    same = [compose_limbs(system, told_same, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01)]
     torch.testing.assert_close(same[0], same[1], rtol=0, atol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.recipe import Recipe, build, draw, load
+from core.recipe import Recipe, build, load
 from core.train.ema import Constant
 from core.train.loop import train
 from motion.generator import Motions, normal_of
@@ -64,7 +64,7 @@ def test_a_caption_gives_its_own_motion(name: str, clips: Starts, tmp_path: Path
     """By chance one in four is nearest to its own clip, and as far from it as from the others."""
     recipe = learning(name, clips)
     learned = load(train(recipe, quiet(tmp_path))).system
-    samples = draw(recipe, learned, 0, range(8))
+    samples = recipe.model(learned).draw(0, range(8))
     apart = (samples[:, None] - clips.batch["x"][None]).square().mean((2, 3))  # (8, 4)
     own = F.one_hot(torch.arange(8) % len(clips), len(clips)).bool()
     assert torch.equal(apart.argmin(1), own.long().argmax(1))

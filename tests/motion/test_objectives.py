@@ -14,7 +14,7 @@ from core.random import Draw, Stream
 from core.schedule import Cosine
 from motion.features import Groups, Normal, encode
 from motion.generator import poses as drawn
-from motion.objectives import Geometry, mean
+from motion.objectives import GeometricLoss, masked_mean
 from motion.skeleton import HUMAN
 
 TURN, VELOCITY, HEIGHT, POSITIONS, _, _, CONTACTS = Groups(22).slices()
@@ -39,9 +39,9 @@ def moved(x: Tensor, normal: Normal, part: slice, by: Tensor) -> Tensor:
 
 def test_the_truth_costs_its_own_sliding_only(clips: tuple[Tensor, Tensor, Normal]) -> None:
     x, valid, normal = clips
-    assert Geometry(lambda: normal, contacts=0)(x, x, valid).tolist() == pytest.approx([0, 0], abs=1e-12)
+    assert GeometricLoss(lambda: normal, contacts=0)(x, x, valid).tolist() == pytest.approx([0, 0], abs=1e-12)
     # Feet at rest move by less than the threshold of contact a frame, squared.
-    assert 0 <= float(Geometry(lambda: normal, 0, 0, 1)(x, x, valid).max()) < HUMAN.still
+    assert 0 <= float(GeometricLoss(lambda: normal, 0, 0, 1)(x, x, valid).max()) < HUMAN.still
 
 
 def test_a_body_that_is_higher_costs_the_square_of_it(clips: tuple[Tensor, Tensor, Normal]) -> None:
@@ -50,14 +50,14 @@ def test_a_body_that_is_higher_costs_the_square_of_it(clips: tuple[Tensor, Tenso
     high[:, 1] = 0.2
     lifted = moved(x, normal, POSITIONS, high.flatten())
     # 21 of 22 joints along one of three axes.
-    assert Geometry(lambda: normal, 3, 0, 0)(lifted, x, valid).tolist() == pytest.approx(
+    assert GeometricLoss(lambda: normal, 3, 0, 0)(lifted, x, valid).tolist() == pytest.approx(
         [3 * 0.04 / 3 * 21 / 22] * 2, rel=1e-4
     )
-    assert Geometry(lambda: normal, 3, 0, 0, local=True)(lifted, x, valid).tolist() == pytest.approx(
+    assert GeometricLoss(lambda: normal, 3, 0, 0, local=True)(lifted, x, valid).tolist() == pytest.approx(
         [0.04] * 2, rel=1e-4
     )
     # Nothing moves in another way.
-    assert Geometry(lambda: normal, 0, 1, 0)(lifted, x, valid).tolist() == pytest.approx([0, 0], abs=1e-9)
+    assert GeometricLoss(lambda: normal, 0, 1, 0)(lifted, x, valid).tolist() == pytest.approx([0, 0], abs=1e-9)
 
 
 def test_a_body_that_drifts_costs_its_speed_and_slides_its_feet(clips: tuple[Tensor, Tensor, Normal]) -> None:
@@ -65,23 +65,27 @@ def test_a_body_that_drifts_costs_its_speed_and_slides_its_feet(clips: tuple[Ten
     drift = moved(x, normal, VELOCITY, torch.tensor([0.3, 0.0]))  # metres a frame
     frames = valid.sum(1)
     # All joints go 0.3 m further each frame, whichever way they face.
-    assert Geometry(lambda: normal, 0, 1, 0)(drift, x, valid).tolist() == pytest.approx([0.09 / 3] * 2, rel=1e-4)
-    assert Geometry(lambda: normal, 0, 1, 0, local=True)(drift, x, valid).tolist() == pytest.approx([0, 0], abs=1e-9)
+    assert GeometricLoss(lambda: normal, 0, 1, 0)(drift, x, valid).tolist() == pytest.approx([0.09 / 3] * 2, rel=1e-4)
+    assert GeometricLoss(lambda: normal, 0, 1, 0, local=True)(drift, x, valid).tolist() == pytest.approx(
+        [0, 0], abs=1e-9
+    )
     rests = (normal.undo(x)[..., CONTACTS] > 0.5)[:, :-1] & (valid[:, 1:] & valid[:, :-1])[..., None]
     share = rests.double().mean(-1).sum(1) / (frames - 1)
     expected = 0.09 / 3 * share
-    torch.testing.assert_close(Geometry(lambda: normal, 0, 0, 1)(drift, x, valid), expected, rtol=0.1, atol=2e-4)
+    torch.testing.assert_close(GeometricLoss(lambda: normal, 0, 0, 1)(drift, x, valid), expected, rtol=0.1, atol=2e-4)
 
 
 def test_frames_that_do_not_exist_cost_nothing(clips: tuple[Tensor, Tensor, Normal]) -> None:
     x, valid, normal = clips
     noisy = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     other = torch.where(valid[..., None], noisy, 5.0)
-    torch.testing.assert_close(Geometry(lambda: normal)(noisy, x, valid), Geometry(lambda: normal)(other, x, valid))
-    each = mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(
+        GeometricLoss(lambda: normal)(noisy, x, valid), GeometricLoss(lambda: normal)(other, x, valid)
+    )
+    each = masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     assert each.tolist() == [2]
     with pytest.raises(ValueError, match="negative"):
-        Geometry(lambda: normal, -1)
+        GeometricLoss(lambda: normal, -1)
 
 
 class Echo(torch.nn.Module):
@@ -97,7 +101,7 @@ class Echo(torch.nn.Module):
 
 def test_the_core_objective_takes_it_beside_its_own(clips: tuple[Tensor, Tensor, Normal]) -> None:
     x, valid, normal = clips
-    geometry, net, draw = Geometry(lambda: normal), Echo(), Draw(0, range(2))
+    geometry, net, draw = GeometricLoss(lambda: normal), Echo(), Draw(0, range(2))
     denoiser = Denoiser(net, Cosine(), X0())
     net.share.data.fill_(0.9)
     plain = Objective()(denoiser, x, Cond(valid=valid), draw)

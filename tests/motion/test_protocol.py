@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from motion.matcher import Matcher, train_matcher
-from motion.protocol import distance, diversity, measured, multimodality, precision, repeated
+from motion.protocol import diversity, multimodal_distance, multimodality, protocol_figures, r_precision, repeated
 
 
 def draw() -> torch.Generator:
@@ -19,31 +19,31 @@ def draw() -> torch.Generator:
 
 def test_precision_of_perfect_shifted_and_hopeless_motions() -> None:
     line = torch.arange(64.0)[:, None]
-    assert precision(line, line, draw()).tolist() == [1, 1, 1]
+    assert r_precision(line, line, draw()).tolist() == [1, 1, 1]
     # In a batch of everything, a motion that lies nearest to the next text but one has its own in third place.
-    assert precision(line, line + 1.4, draw(), top=4, batch=64).tolist() == pytest.approx(
+    assert r_precision(line, line + 1.4, draw(), top=4, batch=64).tolist() == pytest.approx(
         [1 / 64, 2 / 64, 63 / 64, 1], abs=0.02
     )
-    assert precision(line, -line, draw(), batch=64)[0] == 1 / 64
+    assert r_precision(line, -line, draw(), batch=64)[0] == 1 / 64
     with pytest.raises(ValueError, match="batches of 32"):
-        precision(line[:8], line[:8], draw())
+        r_precision(line[:8], line[:8], draw())
 
 
 def test_equal_captions_do_not_count_against_each_other() -> None:
     texts = torch.ones(32, 4)
-    assert precision(texts, torch.randn(32, 4), draw()).tolist() == [1, 1, 1]
+    assert r_precision(texts, torch.randn(32, 4), draw()).tolist() == [1, 1, 1]
 
 
 def test_precision_of_chance_is_a_thirty_second() -> None:
     torch.manual_seed(0)
-    found = precision(torch.randn(6400, 2), torch.randn(6400, 2), draw())
+    found = r_precision(torch.randn(6400, 2), torch.randn(6400, 2), draw())
     assert found.tolist() == pytest.approx([1 / 32, 2 / 32, 3 / 32], abs=0.012)
 
 
 def test_distances() -> None:
     torch.manual_seed(0)
     texts = torch.randn(2000, 3)
-    assert distance(texts, texts + torch.tensor([0.0, 3.0, 4.0])).value == pytest.approx(5, abs=1e-5)
+    assert multimodal_distance(texts, texts + torch.tensor([0.0, 3.0, 4.0])).value == pytest.approx(5, abs=1e-5)
     # Two points: a pair never is a point with itself.
     assert diversity(torch.tensor([[0.0], [2.0]]), draw()) == 2
     assert multimodality(torch.tensor([[[0.0], [2.0]], [[5.0], [9.0]]]), draw()) == 3
@@ -59,7 +59,7 @@ def test_repeats_say_how_sure_they_are() -> None:
 def test_motions_are_nearest_to_themselves() -> None:
     torch.manual_seed(0)
     points = torch.randn(64, 4)
-    found = measured(points, points, points, 3)
+    found = protocol_figures(points, points, points, 3)
     assert found["FID"].value == pytest.approx(0, abs=1e-6)
     assert found["R-precision top 1"].value == 1
 
@@ -86,7 +86,7 @@ class Toy:
 def test_a_matcher_finds_what_belongs_together() -> None:
     matcher = train_matcher(Toy(), 12, steps=40, batch=32, lr=3e-3)
     shown = Toy().get(range(64))
-    found = precision(matcher.of_texts(shown["caption"]), matcher.of_motions(shown["x"], shown["valid"]), draw())
+    found = r_precision(matcher.of_texts(shown["caption"]), matcher.of_motions(shown["x"], shown["valid"]), draw())
     assert found[0] > 0.9
 
 

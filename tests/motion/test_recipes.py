@@ -28,8 +28,8 @@ from motion.features import Groups, decode
 from motion.generator import Motions, normal_of
 from motion.nn.mdm import MDM, Encoder
 from motion.physics import jerk, sliding
+from motion.presets import clamped_weight
 from motion.skeleton import HUMAN
-from motion.told import held
 
 TINY = {"width": 16, "depth": 1, "text_width": 16, "count": 64}
 NAMES = ("mdm", "motiondiffuse", "motion_flow")
@@ -57,7 +57,7 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     losses.mean.backward()
     assert losses.each.isfinite().all()
     assert all(value.grad is not None for value in system.denoiser.net.parameters() if value.requires_grad)
-    asked = recipe.ask(0, [0, 1])
+    asked = recipe.prompts.default(0, [0, 1])
     sampler = recipe.sampling.sampler
     x = run(
         system.eval().sample(
@@ -106,7 +106,7 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
 
 def test_a_held_weight_stays_where_noise_is_small() -> None:
     ratio = torch.tensor([0.5, 2.0, 4.0, 100.0], dtype=torch.float64)  # of signal to noise
-    assert held(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
+    assert clamped_weight(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
 
 
 def test_motion_is_a_domain_and_published_presets_build() -> None:

@@ -1,7 +1,7 @@
 """The original guided-diffusion keys of ADM and its kin, both ways (2105.05233).
 
 Attention's rows of queries, keys and values come in two orders: [q; k; v] in the 64 x 64 model and the consistency
-models, and head by head [q_h; k_h; v_h] in all others. Nothing in a file tells which; its configuration does.
+models, and head by head [q_h; k_h; v_h] in all others. Only the configuration of a file states which.
 """
 
 from __future__ import annotations

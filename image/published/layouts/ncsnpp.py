@@ -1,7 +1,7 @@
 """NCSN++ as diffusers publishes it: a ``UNet2DModel`` folder of skip blocks, both ways.
 
-Published VE networks divide what they say by sigma, so that it is the score, -eps / sigma: what they say before that
-is -eps. Our network does not divide and says +eps (``Epsilon`` under a VE schedule): reading such weights turns the
+Published VE networks divide their output by sigma, so that it is the score, -eps / sigma: before that it is -eps.
+Our network does not divide and predicts +eps (``Epsilon`` under a VE schedule): reading such weights turns the
 sign of the last convolutions, which is exact, and writing turns it back: ``theirs(x, s) = -ours(x, s) / s``.
 """
 
@@ -49,7 +49,7 @@ DEFAULTS = {"time_embedding_type": "positional", "norm_num_groups": 32, "norm_ep
 
 
 def load_diffusers(folder: Path) -> NCSNpp:
-    """Read a diffusers folder of skip blocks; the network takes sigma as its time and says eps."""
+    """Read a diffusers folder of skip blocks; the network takes sigma as its time and predicts eps."""
     config, tensors = read_folder(folder, CLASS)
     for key, wanted in REQUIRED.items():
         if (found := config.get(key, DEFAULTS.get(key, wanted))) != wanted:
@@ -68,8 +68,8 @@ def load_diffusers(folder: Path) -> NCSNpp:
             config["layers_per_block"],
             attention,
             FIR,
-            told=InputSkip,
-            paints=True,
+            progressive_input=InputSkip,
+            progressive=True,
             dropout=config.get("dropout", 0.0),
             centre=config.get("center_input_sample", False),
         )
@@ -84,10 +84,10 @@ def save_diffusers(folder: Path, net: NCSNpp, size: int) -> None:
     Raises CheckpointError for what its class cannot express: it has log-sigma features, FIR and both kinds of skips.
     """
     encoders = list(net.encoders)
-    told = [module for module in net.modules() if isinstance(module, InputSkip)]
-    painters = {key.split(".")[1] for key in net.state_dict() if ".painter." in key}
-    fits = isinstance(net.features, LogFourier) and net.resampling == FIR and len(painters) == len(encoders)
-    if not fits or len(told) != len(encoders) - 1 or net.enter.in_channels != 3:
+    input_skips = [module for module in net.modules() if isinstance(module, InputSkip)]
+    output_skips = {key.split(".")[1] for key in net.state_dict() if ".output_skip." in key}
+    fits = isinstance(net.features, LogFourier) and net.resampling == FIR and len(output_skips) == len(encoders)
+    if not fits or len(input_skips) != len(encoders) - 1 or net.enter.in_channels != 3:
         raise CheckpointError("diffusers' NCSN++ has log-sigma features, FIR, input and output skips and 3 channels")
     _require_wide_attention(net.widths, net.attention)
     downs, ups = _block_types(len(encoders), net.attention)
@@ -151,7 +151,7 @@ def _diffusers_pairs(net: NCSNpp) -> Iterator[Pair]:
             yield from attention(f"{ours}.attentions.{i}", f"{theirs}.attentions.{i}")
         if level < last:
             yield from residual(f"{ours}.down", f"{theirs}.resnet_down")
-            yield from both(f"{ours}.told.project", f"{theirs}.skip_conv")
+            yield from both(f"{ours}.progressive_input.project", f"{theirs}.skip_conv")
     yield from residual("middle.0", "mid_block.resnets.0")
     yield from attention("middle.1", "mid_block.attentions.0")
     yield from residual("middle.2", "mid_block.resnets.1")
@@ -162,5 +162,5 @@ def _diffusers_pairs(net: NCSNpp) -> Iterator[Pair]:
         yield from attention(f"{ours}.attention", f"{theirs}.attentions.0")
         yield from residual(f"{ours}.up", f"{theirs}.resnet_up")
         norm, conv = ("conv_norm_out", "conv_out") if step == last else (f"{theirs}.skip_norm", f"{theirs}.skip_conv")
-        yield from both(f"{ours}.painter.norm", norm)
-        yield from both(f"{ours}.painter.conv", conv, form=NEGATED)
+        yield from both(f"{ours}.output_skip.norm", norm)
+        yield from both(f"{ours}.output_skip.conv", conv, form=NEGATED)

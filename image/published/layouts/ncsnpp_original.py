@@ -1,7 +1,7 @@
 """NCSN++ and DDPM++ as first published: one flat list ``all_modules.N`` in the order of the forward pass, both ways.
 
-A network that divides what it says by sigma (VE) says the score; ours says eps, so the sign of its last convolutions
-turns on the way (see ``image.published.layouts.ncsnpp``). VP and sub-VP networks say eps in both.
+A network that divides its output by sigma (VE) predicts the score; ours predicts eps, so its last convolutions change
+sign (see ``image.published.layouts.ncsnpp``). VP and sub-VP networks predict eps in both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESIDUAL = {
 def from_original(net: NCSNpp, tensors: Mapping[str, Tensor], divides: bool, what: str = "this file") -> None:
     """Fill ``net`` (on any device, meta included) with the original's tensors.
 
-    divides: whether the published network divides what it says by sigma (``scale_by_sigma``: VE does, VP does not).
+    divides: whether the published network divides its output by sigma (``scale_by_sigma``: VE does, VP does not).
     A ``module.`` prefix is cut off, and the table of discrete sigmas, which the network itself never uses, ignored.
     Raises CheckpointError when a tensor is missing, unknown or of another shape.
     """
@@ -65,9 +65,9 @@ def _layers(net: NCSNpp, divides: bool) -> Iterator[Layer]:
                 yield partial(_attention, f"encoders.{level}.attentions.{i}")
         if level < last:
             yield partial(_residual, parts, f"encoders.{level}.down")
-            if f"encoders.{level}.told.project.weight" in parts:
+            if f"encoders.{level}.progressive_input.project.weight" in parts:
                 name = "Conv_0" if any(isinstance(module, InputSkip) for module in net.modules()) else "Conv2d_0"
-                yield partial(_inside, f"encoders.{level}.told.project", name)
+                yield partial(_inside, f"encoders.{level}.progressive_input.project", name)
     yield partial(_residual, parts, "middle.0")
     yield partial(_attention, "middle.1")
     yield partial(_residual, parts, "middle.2")
@@ -76,9 +76,9 @@ def _layers(net: NCSNpp, divides: bool) -> Iterator[Layer]:
             yield partial(_residual, parts, f"decoders.{step}.blocks.{i}")
         if level in net.attention:
             yield partial(_attention, f"decoders.{step}.attention")
-        if f"decoders.{step}.painter.norm.weight" in parts:
-            yield partial(both, f"decoders.{step}.painter.norm")
-            yield partial(both, f"decoders.{step}.painter.conv", form=NEGATED if divides else SAME)
+        if f"decoders.{step}.output_skip.norm.weight" in parts:
+            yield partial(both, f"decoders.{step}.output_skip.norm")
+            yield partial(both, f"decoders.{step}.output_skip.conv", form=NEGATED if divides else SAME)
         if level:
             yield partial(_residual, parts, f"decoders.{step}.up")
 

@@ -27,9 +27,9 @@ def weights(file: Mapping[str, Any]) -> Mapping[str, Tensor]:
 def from_original(
     tensors: Mapping[str, Tensor], heads: int = 4, what: str = "this file", words: bool = False
 ) -> tuple[MDM, Tensor | None]:
-    """Read the original's tensors: the network, and the table (actions, width) of one that is told actions.
+    """Read the original's tensors: the network, and the table (actions, width) of one conditioned on actions.
 
-    words: whether it is told each word, as those with DistilBERT are. Raises CheckpointError for foreign tensors.
+    words: whether it attends to each word, as those with DistilBERT are. Raises CheckpointError for foreign tensors.
     """
     tensors = {key: value for key, value in tensors.items() if not key.startswith(FOREIGN)}
     table = tensors.pop(TABLE, None)

@@ -1,4 +1,4 @@
-"""Films open again with every frame and the settings that made them, and are whole or not there."""
+"""Films open again with every frame, and are whole or not there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.media.film import read_settings, write_film
+from core.media.film import write_film
 
 
 def frames(count: int = 3) -> Iterator[Image.Image]:
@@ -31,12 +31,10 @@ def levels(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
-def test_films_open_with_their_frames_and_settings(tmp_path: Path, suffix: str) -> None:
+def test_films_open_with_their_frames(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "folder" / f"a{suffix}"
-    write_film(path, frames(), 20.0, {"seed": 3, "captions": ["ein Läufer"]})
+    write_film(path, frames(), 20.0)
     assert np.allclose(levels(path), [0, 80, 160], atol=4)
-    found = read_settings(path)
-    assert (found["seed"], found["captions"]) == (3, ["ein Läufer"])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -57,12 +55,7 @@ def test_a_film_that_fails_leaves_what_was_there(tmp_path: Path, suffix: str) ->
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_other_endings_and_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_endings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.gif or \.mp4, not '\.avi'"):
         write_film(tmp_path / "a.avi", frames(), 20.0)
-    write_film(tmp_path / "a.gif", frames(), 20.0)
-    with pytest.raises(ValueError, match="carries no settings"):
-        read_settings(tmp_path / "a.gif")
-    (tmp_path / "b.mp4").write_text("no film")
-    with pytest.raises(ValueError, match="not a readable film"):
-        read_settings(tmp_path / "b.mp4")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.data.dataset import DataError
-from core.media.picture import decode, frame, size_of, to_tensor
+from core.media.picture import decode, resize_and_crop, size_of, to_tensor
 
 WANTED = np.array([[0, 64, 128], [191, 254, 255]])
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_named() -> None:
 
 def test_frames_reach_both_edges() -> None:
     picture = Image.fromarray(np.arange(6, dtype=np.uint8)[None].repeat(2, 0))
-    cuts = [frame(picture, (2, 2), (0.5, across)) for across in (0.0, 0.999)]
+    cuts = [resize_and_crop(picture, (2, 2), (0.5, across)) for across in (0.0, 0.999)]
     assert [(np.asarray(cut)[0].tolist(), crop) for cut, crop in cuts] == [([0, 1], (0, 0)), ([4, 5], (0, 4))]
 
 

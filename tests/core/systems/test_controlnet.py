@@ -26,6 +26,7 @@ from core.sample.step import run
 from core.schedule import Flow
 from core.systems.controlnet import OWN, WithControl, hint_widths
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.weights.checkpoint import fill
 
 CAPTIONS = ["a red 7", "a blue 1"]
@@ -51,8 +52,8 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 
 
 def drawn(system: Diffusion, asked: dict[str, object], guidance: float = 3.0) -> Tensor:
-    way = {"sampler": euler, "grid": trailing, "steps": 3}
-    return run(system.sample(Noise(0, range(2)), (1, 8, 8), asked, guidance=guidance, **way))
+    sampling = Sampling(euler, trailing, steps=3, guidance=guidance)
+    return run(system.sample(Noise(0, range(2)), (1, 8, 8), asked, sampling))
 
 
 def test_new_it_changes_nothing() -> None:

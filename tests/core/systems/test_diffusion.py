@@ -14,11 +14,11 @@ from core.grid import trailing
 from core.objective import Objective, flow
 from core.prediction import FlowVelocity
 from core.random import Draw, Noise
-from core.recipe import draw
 from core.sample.heun import heun
 from core.sample.step import run
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def system() -> Diffusion:
 
 def test_sample_does_not_change_with_batch_or_order(system: Diffusion) -> None:
     recipe = circle()
-    whole = draw(recipe, system, 5, range(12))
-    assert torch.allclose(draw(recipe, system, 5, [7, 2]), whole[[7, 2]], atol=1e-5)
+    whole = recipe.model(system).draw(5, range(12))
+    assert torch.allclose(recipe.model(system).draw(5, [7, 2]), whole[[7, 2]], atol=1e-5)
     assert torch.equal(Noise(5, [7, 2]).start((2,)), Noise(5, range(12)).start((2,))[[7, 2]])
-    assert not torch.allclose(draw(recipe, system, 6, range(12)), whole, atol=1e-2)
+    assert not torch.allclose(recipe.model(system).draw(6, range(12)), whole, atol=1e-2)
 
 
 def test_loss_does_not_change_with_the_cut_of_the_batch(system: Diffusion) -> None:
@@ -81,12 +81,12 @@ def test_sampling_starts_from_noise_and_ends_at_the_data() -> None:
     codec = Standardize(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     system = Diffusion(Denoiser(Mean(), Flow(), FlowVelocity()), conditioner, codec, Objective(weight=flow))
     noise, label = Noise(0, range(3)), torch.tensor([0, 1, 1])
-    steps = list(system.sample(noise, (2,), {"label": label}, sampler=heun, grid=trailing, steps=5))
+    steps = list(system.sample(noise, (2,), {"label": label}, Sampling(heun, trailing, steps=5)))
     assert [step.index for step in steps] == [0, 1, 2, 3, 4]
     wanted = conditioner.table.weight[label]
     assert torch.allclose(steps[-1].x, wanted, atol=1e-5)
     assert torch.allclose(system.decode(steps[-1].x), wanted * torch.tensor([3.0, 4.0]) + torch.tensor([1.0, 2.0]))
-    guided = run(system.sample(noise, (2,), {"label": label}, sampler=heun, grid=trailing, steps=5, guidance=3.0))
+    guided = run(system.sample(noise, (2,), {"label": label}, Sampling(heun, trailing, steps=5, guidance=3.0)))
     null = conditioner.table.weight[2]
     assert torch.allclose(guided, null + 3 * (wanted - null), atol=1e-4)
 

@@ -24,7 +24,7 @@ from core.train.state import State
 def recipe() -> Recipe:
     """Batches of 4, without dropout, whose seeds are each process's own."""
     found = build("toy.recipes.points.circle", {"dropout": 0.0, "steps": 20}, ("toy",))
-    return replace(found, training=replace(found.training, batch=4), show=lambda path, samples, settings: None)
+    return replace(found, training=replace(found.training, batch=4))
 
 
 def run(folder: Path) -> Run:

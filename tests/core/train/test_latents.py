@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from toy.modality import PointModality
 
 from core.autoencoder import KLAutoencoder, Plan
 from core.codec import Chain, Codec, Latents, Scale
@@ -90,7 +91,8 @@ def recipe(data: object = Pictures(), augment: object = None) -> Recipe:
 
     training = Training(BATCH, STEPS, 1e-2, augment=augment)  # type: ignore[arg-type]
     held_out = Pictures(5)
-    return Recipe(system, (2, 4, 4), Sampling(euler, trailing, 2), training, lambda: (data, held_out), name="toy")  # type: ignore[arg-type, return-value]
+    parts = lambda: (data, held_out)  # noqa: E731
+    return Recipe(system, (2, 4, 4), Sampling(euler, trailing, 2), training, parts, PointModality(), name="toy")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from toy.modality import PointModality
 from toy.nursery import digest
 from toy.recipes.points import Points
 
-from core.recipe import Recipe, build, draw, load
+from core.model import Metadata
+from core.recipe import Recipe, build, load
 from core.train.ema import Constant, Power
 from core.train.logger import read as read_log
 from core.train.loop import BINS, Run, StoppedError, held_out_loss, steps, train
@@ -55,7 +57,7 @@ def test_it_learns_the_circle() -> None:
     assert after < 0.5 * before
     with state.ema.swapped():
         sampling = replace(made.sampling, steps=16, guidance=1.0)
-        samples = draw(replace(made, sampling=sampling), state.system.eval(), 0, range(400))
+        samples = replace(made, sampling=sampling).model(state.system.eval()).draw(0, range(400))
     radius = samples.norm(dim=1)
     assert 0.85 < radius.mean() < 1.15 and radius.std() < 0.45  # unit noise: 1.25 and 0.66
     upper = (samples[:, 1] > 0) == (torch.arange(400) % 2 == 1)
@@ -101,11 +103,11 @@ def test_held_out_losses_are_comparable() -> None:
 def test_a_run_speaks_and_its_checkpoint_samples(tmp_path: Path) -> None:
     shown: dict[str, Tensor] = {}
 
-    def show(path: Path, samples: Tensor, settings: dict[str, object]) -> None:
-        shown[path.name] = samples
+    def watch(path: Path, samples: Sequence[Tensor], settings: Metadata) -> None:
+        shown[path.name] = torch.stack(list(samples))
         assert settings["recipe"] == "toy.recipes.points.circle"
 
-    made = replace(recipe(), show=show, suffix=".txt")
+    made = replace(recipe(), modality=PointModality(watch))
     last = train(made, Run(tmp_path, log=5, save=5, hold_out=10, show=10, shown=6, keep=2, cpu=True))
     assert [path.name for path in sorted(last.parent.iterdir())] == [f"step-{n:08d}.safetensors" for n in (15, 20)]
     log = read_log(tmp_path)
@@ -115,7 +117,7 @@ def test_a_run_speaks_and_its_checkpoint_samples(tmp_path: Path) -> None:
     assert any((tmp_path / "tensorboard").iterdir())
     assert list(shown) == ["step-00000010.txt", "step-00000020.txt"]
     loaded = load(last, packages=TOY)
-    assert torch.equal(draw(loaded.recipe, loaded.system, 0, range(6)), shown["step-00000020.txt"])
+    assert torch.equal(loaded.draw(0, range(6)), shown["step-00000020.txt"])
     assert read_metadata(last)["samples"] == 160
 
 
@@ -130,10 +132,10 @@ def test_several_averages_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    def interrupt(path: Path, samples: Tensor, settings: dict[str, object]) -> None:
+    def interrupt(path: Path, samples: Sequence[Tensor], settings: Metadata) -> None:
         os.kill(os.getpid(), number)
 
-    made, before = replace(recipe(), show=interrupt), signal.getsignal(number)
+    made, before = replace(recipe(), modality=PointModality(interrupt)), signal.getsignal(number)
     with pytest.raises(StoppedError, match="stopped at step 7"):
         train(made, replace(quiet(tmp_path / "stopped"), show=7))
     assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-00000007.safetensors"]
@@ -219,7 +221,8 @@ def test_each_training_has_its_own_precision_and_threads(tmp_path: Path) -> None
     def end(name: str, precision: str, threads: int | None = None) -> str:
         made = recipe()
         training = replace(made.training, precision=precision, threads=threads)
-        watch = replace(made, training=training, show=lambda path, x, settings: seen.append(torch.get_num_threads()))
+        modality = PointModality(lambda path, x, settings: seen.append(torch.get_num_threads()))
+        watch = replace(made, training=training, modality=modality)
         return digest(train(watch, replace(quiet(tmp_path / name), show=7)))
 
     before = torch.get_num_threads()

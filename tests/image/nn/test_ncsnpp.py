@@ -12,6 +12,7 @@ from scipy.signal import upfirdn
 from torch import Tensor, nn
 
 from core.cond import Cond
+from image.aliases import ALIASES
 from image.nn.biggan import Attention, Residual
 from image.nn.fir import BOX, FIR, box_down, box_up, fir_blur, fir_down, fir_up
 from image.nn.ncsnpp import (
@@ -32,8 +33,8 @@ TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
 def nets() -> dict[str, NCSNpp]:
     widths = (8, 16, 16)
     return {
-        "residual": NCSNpp(LogFourier(8), widths, 2, (1,), FIR, told=InputResidual, centre=True),
-        "skip": NCSNpp(LogFourier(8), widths, 1, (1, 2), FIR, told=InputSkip, paints=True),
+        "residual": NCSNpp(LogFourier(8), widths, 2, (1,), FIR, progressive_input=InputResidual, centre=True),
+        "skip": NCSNpp(LogFourier(8), widths, 1, (1, 2), FIR, progressive_input=InputSkip, progressive=True),
         "plain": NCSNpp(Positional(8), widths, 1, (0,), BOX),
     }
 
@@ -112,8 +113,8 @@ def test_painted_levels_add_up() -> None:
         solo.load_state_dict(net.state_dict())
         for level, decoder in enumerate(solo.decoders):
             if level != speaking:
-                nn.init.zeros_(decoder.painter.conv.weight)
-                nn.init.zeros_(decoder.painter.conv.bias)
+                nn.init.zeros_(decoder.output_skip.conv.weight)
+                nn.init.zeros_(decoder.output_skip.conv.bias)
         total = total + solo(x, time)
     torch.testing.assert_close(total, whole)
 
@@ -152,3 +153,14 @@ def test_published_sizes() -> None:
 def test_an_image_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         nets()["plain"](torch.zeros(1, 3, 8, 6), torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["residual", "skip", "plain"])
+def test_tensors_of_older_files_get_the_names_of_today(name: str) -> None:
+    net = nets()[name]
+    today = list(net.state_dict())
+    old = {"progressive_input": "told", "output_skip": "painter"}
+    before = [".".join(old.get(part, part) for part in key.split(".")) for key in today]
+    assert before != today
+    assert [ALIASES.tensor(net, key, 1) for key in before] == today
+    assert [ALIASES.tensor(net, key, 2) for key in today] == today

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,8 @@ def test_the_same_picture(folders: dict[str, Path], tmp_path: Path, family: str)
             Noise(0, [0]),
             pipeline.shape,
             {"caption": [PROMPT], "control": control},
-            sampler=pipeline.sampling.sampler,
-            grid=pipeline.sampling.grid,
-            steps=STEPS,
-            guidance=GUIDANCE,
-            avoid={"caption": [NEGATIVE]},
+            dataclasses.replace(pipeline.sampling, steps=STEPS, guidance=GUIDANCE),
+            negative={"caption": [NEGATIVE]},
         )
         return (system.decode(run(steps)).clamp(-1, 1) + 1) / 2
 

@@ -24,7 +24,7 @@ from core.recipe import Sampling
 from core.sample import SAMPLERS
 from core.sample.step import run
 from image.published import Pipeline, hand_off, open_pipeline
-from image.published.refining import told
+from image.published.refiner import conditions
 
 SIZE = (32, 48)
 PROMPT, NEGATIVE = "a red cat, and a dog", "dog!"
@@ -37,12 +37,8 @@ def ours(pipeline: Pipeline, way: Sampling, avoid: str | None = NEGATIVE, dtype:
         Noise(0, [0]),
         pipeline.shape,
         {"caption": [PROMPT]},
-        sampler=way.sampler,
-        grid=way.grid,
-        steps=way.steps,
-        guidance=way.guidance,
-        guide=way.guide,
-        avoid=None if avoid is None else {"caption": [avoid]},
+        way,
+        negative=None if avoid is None else {"caption": [avoid]},
     )
     return (pipeline.system.decode(run(steps)).clamp(-1, 1) + 1) / 2
 
@@ -155,11 +151,8 @@ def test_a_base_that_hands_off_to_itself_is_not_interrupted(folders: dict[str, P
         Noise(0, [0, 1]),
         base.shape,
         asked,
-        sampler=base.sampling.sampler,
-        grid=base.sampling.grid,
-        steps=10,
-        guidance=5.0,
-        avoid=avoid,
+        dataclasses.replace(base.sampling, steps=10, guidance=5.0),
+        avoid,
     )
     found = hand_off(base, base, Noise(0, [0, 1]), asked, steps=10, avoid=avoid)
     torch.testing.assert_close(found, run(whole), rtol=0, atol=1e-6)
@@ -184,12 +177,12 @@ def test_size_and_crop_reach_the_network(folders: dict[str, Path]) -> None:
     """Another size or crop than the usual changes what a network is told, and so what it says."""
     base = open_pipeline(folders["sdxl"], SIZE)
     asked = {"caption": [PROMPT]}
-    plain, cropped = told(base, asked), told(base, {**asked, "crop": (5, 9)})
+    plain, cropped = conditions(base, asked), conditions(base, {**asked, "crop": (5, 9)})
     x = Noise(0, [0]).start(base.shape).float()
     with torch.no_grad():
         one, other = (base.system.denoiser.bind(cond)(x, torch.tensor(500.0)) for cond in (plain, cropped))
     assert (one - other).abs().max() > 1e-3
-    same = told(base, {**asked, "size": SIZE, "target": SIZE, "crop": (0, 0)})
+    same = conditions(base, {**asked, "size": SIZE, "target": SIZE, "crop": (0, 0)})
     assert plain.vector is not None and same.vector is not None and torch.equal(plain.vector, same.vector)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from toy.modality import PointModality
 
 from core.cond import Cond
 from core.condition import ClassLabel
@@ -14,6 +15,7 @@ from core.denoiser import Denoiser
 from core.grid import trailing
 from core.objective import Objective, Uncertainty, flow
 from core.prediction import FlowVelocity
+from core.prompts import Classes
 from core.recipe import Recipe, Sampling, Training, linear
 from core.sample.heun import heun
 from core.schedule import Flow
@@ -59,10 +61,6 @@ class Points:
         return {"x": x, "label": (x[:, 1] > 0).long()}
 
 
-def ask(seed: int, samples: Sequence[int]) -> dict[str, Tensor]:
-    return {"label": torch.tensor([sample % 2 for sample in samples])}
-
-
 def circle(width: int = 16, dropout: float = 0.1, steps: int = 40, parts: int = 1) -> Recipe:
     """A flow on the circle's points."""
 
@@ -79,5 +77,6 @@ def circle(width: int = 16, dropout: float = 0.1, steps: int = 40, parts: int = 
         sampling=Sampling(heun, trailing, steps=4, guidance=1.5),
         training=Training(batch=8, steps=steps, lr=3e-3, warmup=40, decay=linear, parts=parts),
         data=lambda: (Points(), Points(24)),
-        ask=ask,
+        modality=PointModality(),
+        prompts=Classes(2),
     )

@@ -130,16 +130,18 @@ def test_old_names_of_attention_are_read(tmp_path: Path) -> None:
 def test_what_diffusers_cannot_express_is_refused(tmp_path: Path) -> None:
     widths = (32, 128)
     for net in (
-        NCSNpp(Positional(32), widths, 1, (1,), FIR, told=InputSkip, paints=True),
-        NCSNpp(LogFourier(32), widths, 1, (1,), BOX, told=InputSkip, paints=True),
-        NCSNpp(LogFourier(32), widths, 1, (1,), FIR, paints=True),
-        NCSNpp(LogFourier(32), widths, 1, (1,), FIR, told=InputSkip),
-        NCSNpp(LogFourier(32), widths, 1, (1,), FIR, told=InputSkip, paints=True, channels=1),
+        NCSNpp(Positional(32), widths, 1, (1,), FIR, progressive_input=InputSkip, progressive=True),
+        NCSNpp(LogFourier(32), widths, 1, (1,), BOX, progressive_input=InputSkip, progressive=True),
+        NCSNpp(LogFourier(32), widths, 1, (1,), FIR, progressive=True),
+        NCSNpp(LogFourier(32), widths, 1, (1,), FIR, progressive_input=InputSkip),
+        NCSNpp(LogFourier(32), widths, 1, (1,), FIR, progressive_input=InputSkip, progressive=True, channels=1),
     ):
         with pytest.raises(ValueError, match="log-sigma features, FIR"):
             save_diffusers(tmp_path, net, 16)
     with pytest.raises(ValueError, match="from width 128 on"):
-        save_diffusers(tmp_path, NCSNpp(LogFourier(32), widths, 1, (0,), FIR, told=InputSkip, paints=True), 16)
+        save_diffusers(
+            tmp_path, NCSNpp(LogFourier(32), widths, 1, (0,), FIR, progressive_input=InputSkip, progressive=True), 16
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -16,9 +16,9 @@ from image.published.layouts.ncsnpp_original import from_original, to_original
 
 WIDTHS, DEPTH, TIME = (8, 16, 16), 2, torch.tensor([0.5, 30.0])
 VARIANTS = {
-    "cifar_ve": lambda: NCSNpp(LogFourier(8), WIDTHS, DEPTH, (1,), FIR, told=InputResidual),
+    "cifar_ve": lambda: NCSNpp(LogFourier(8), WIDTHS, DEPTH, (1,), FIR, progressive_input=InputResidual),
     "cifar_vp": lambda: NCSNpp(Positional(8), WIDTHS, DEPTH, (1,), BOX),
-    "large_ve": lambda: NCSNpp(LogFourier(8), WIDTHS, DEPTH, (1,), FIR, told=InputSkip, paints=True),
+    "large_ve": lambda: NCSNpp(LogFourier(8), WIDTHS, DEPTH, (1,), FIR, progressive_input=InputSkip, progressive=True),
 }
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
@@ -45,8 +45,16 @@ def double(x: Tensor, fir: bool) -> Tensor:
 class Original:
     """The forward pass of models/ncsnpp.py, written from its description, on the list's own names."""
 
-    def __init__(self, tensors: dict[str, Tensor], fir: bool, told: str, paints: bool, fourier: bool) -> None:
-        self.tensors, self.fir, self.told, self.paints, self.fourier = tensors, fir, told, paints, fourier
+    def __init__(
+        self, tensors: dict[str, Tensor], fir: bool, progressive_input: str, progressive: bool, fourier: bool
+    ) -> None:
+        self.tensors, self.fir, self.progressive_input, self.progressive, self.fourier = (
+            tensors,
+            fir,
+            progressive_input,
+            progressive,
+            fourier,
+        )
         self.next = 0
 
     def get(self, name: str) -> Tensor:
@@ -106,10 +114,10 @@ class Original:
                 states.append(self.attention(h) if level == 1 else h)
             if level < 2:
                 h = self.residual(states[-1], temb, halve)
-                if self.told == "input_skip":
+                if self.progressive_input == "input_skip":
                     pyramid = halve(pyramid, self.fir)
                     h = self.step(self.convolve(pyramid, "Conv_0.", padding=0)) + h
-                elif self.told == "residual":
+                elif self.progressive_input == "residual":
                     strided = self.convolve(filtered(pyramid, 2, 2), "Conv2d_0.", padding=0, stride=2)
                     h = pyramid = (self.step(strided) + h) / math.sqrt(2)
                 states.append(h)
@@ -119,7 +127,7 @@ class Original:
                 h = self.residual(torch.cat([h, states.pop()], 1), temb)
             if level == 1:
                 h = self.attention(h)
-            if self.paints:
+            if self.progressive:
                 output = self.paint(h) if output is None else double(output, self.fir) + self.paint(h)
             if level:
                 h = self.residual(h, temb, double)
@@ -140,9 +148,9 @@ def randomised(net: NCSNpp, divides: bool) -> dict[str, Tensor]:
 
 
 def interpreter(variant: str, tensors: dict[str, Tensor]) -> Original:
-    told = {"cifar_ve": "residual", "cifar_vp": "none", "large_ve": "input_skip"}[variant]
+    progressive_input = {"cifar_ve": "residual", "cifar_vp": "none", "large_ve": "input_skip"}[variant]
     ve = variant.endswith("ve")
-    return Original(tensors, fir=ve, told=told, paints=variant == "large_ve", fourier=ve)
+    return Original(tensors, fir=ve, progressive_input=progressive_input, progressive=variant == "large_ve", fourier=ve)
 
 
 @torch.no_grad()

@@ -1,0 +1,77 @@
+"""Pictures as the commands know them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.media.picture import convert, to_tensor
+from core.media.sheet import picture, read_settings, same_pixels, save_page, save_sheet
+from core.model import Metadata, Modality, Model, Request
+from core.prompts import Conditions
+from core.provenance import FORMAT
+from core.registry import INDEX
+from image.operations import OPERATIONS
+from image.picture import Picture
+from image.request import REQUEST, ImageRequest
+
+
+class Pictures(Modality[Picture]):
+    """PNG files: one picture as it is, several as a sheet with their captions."""
+
+    name = "image"
+    suffixes = (".png",)
+    request = REQUEST
+    operations = OPERATIONS
+
+    def decode(self, data: Tensor, conditions: Conditions) -> list[Picture]:
+        captions = [str(caption) for caption in conditions.get("caption", [""] * len(data))]
+        return [Picture(pixels, caption) for pixels, caption in zip(data, captions, strict=True)]
+
+    def encode(self, objects: Sequence[Picture]) -> Tensor:
+        return torch.stack([found.pixels for found in objects])
+
+    def accept(self, source: Any) -> Picture:
+        if isinstance(source, Image.Image):
+            return Picture(to_tensor(convert(source)))
+        return Picture(source) if isinstance(source, Tensor) else super().accept(source)
+
+    def picture(self, thing: Picture) -> Image.Image:
+        return picture(thing.pixels)
+
+    def read(self, path: Path) -> Picture:
+        from image.folder import read_picture
+
+        return Picture(read_picture(path))
+
+    def write(self, path: Path, objects: Sequence[Picture], metadata: Metadata) -> None:
+        images, captions = self.encode(objects), [found.caption for found in objects]
+        about = dict(metadata)
+        if len(objects) == 1 and min(images.shape[-2:]) >= 64:
+            save_page(path, picture(images[0]), about)
+        else:
+            save_sheet(path, images, about, captions=captions if any(captions) else None)
+
+    def read_metadata(self, path: Path) -> dict[str, Any] | None:
+        return read_settings(path) if path.suffix.lower() == ".png" else None
+
+    def same(self, old: Path, new: Path, settings: Metadata) -> bool:
+        # Settings of an older format are rewritten in today's, so only the pixels can be the same.
+        return same_pixels(old, new) if settings["format"] != FORMAT else super().same(old, new, settings)
+
+    def opens(self, path: Path) -> bool:
+        return (path / INDEX).is_file()
+
+    def open_published(self, path: Path, request: Request | None) -> Model:
+        from image.published import open_pipeline
+
+        size = request.size if isinstance(request, ImageRequest) else None
+        return open_pipeline(path, None if size is None else (size[0], size[-1])).model(self, path)
+
+
+MODALITY = Pictures()

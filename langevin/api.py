@@ -1,0 +1,201 @@
+"""What ``import langevin`` offers; see ``langevin/__init__.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+
+from core.flags import restored
+from core.model import Modality, OnStep, Operation, Request, digest
+from core.model import Model as CoreModel
+from core.names import look_up
+from core.prediction import Prediction
+from core.prompts import Conditions, Prompts, Unconditional
+from core.registry import find, modalities, newest, open_model
+from core.schedule import Schedule
+from core.settings import settings_of
+from core.systems.sampling import Sampling
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples(Sequence[Any]):
+    """Objects that a model made: pictures, motions, ... They are saved with the settings that made them."""
+
+    objects: tuple[Any, ...]
+    modality: Modality[Any]
+    settings: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.objects[index]
+        return dataclasses.replace(self, objects=found) if isinstance(index, slice) else found
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.objects)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The objects as data (B, ...). Raises ValueError for a modality whose objects are no tensors of one shape."""
+        return self.modality.encode(self.objects)
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The objects as pictures of PIL. Raises ValueError for a modality that has none."""
+        return [self.modality.picture(found) for found in self.objects]
+
+    def save(self, path: PathLike) -> Path:
+        """Write a file, whole or not at all; the suffix says as what. Raises ValueError for a suffix that is none."""
+        out = Path(path)
+        self.modality.check_output(out)
+        self.modality.write(out, self.objects, self.settings)
+        return out
+
+    def _repr_png_(self) -> bytes:
+        """The first of the objects, as notebooks show it."""
+        buffer = io.BytesIO()
+        self.images[0].save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model that was opened, or a network of one's own."""
+
+    model: CoreModel
+
+    def sample(
+        self,
+        prompt: str | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        loras: Mapping[PathLike, float] | Sequence[PathLike] = (),
+        on_step: OnStep | None = None,
+        **flags: Any,
+    ) -> Samples:
+        """Sample the model; ``flags`` are those of ``langevin sample``: negative_prompt, count, sampler, steps.
+
+        seeds: one for each sample, in the place of ``count`` and ``seed``; loras: files, with their weights; on_step:
+        called with each step of the sampler. Raises ValueError for a flag that the model does not have.
+        """
+        words = [f"{path}:{weight}" for path, weight in loras.items()] if isinstance(loras, Mapping) else loras
+        kind = self.model.modality.request
+        request = _filled(kind, {"prompt": prompt, "lora": tuple(map(str, words)), **flags}).filled(1, 16)
+        model = self._opened_for(request)
+        if seeds is not None and (flags.get("seed") is not None or flags.get("count", len(seeds)) != len(seeds)):
+            raise ValueError("seeds names a seed for each sample: leave seed out, and count or give as many")
+        objects = model.sample(request, on_step, seeds)
+        settings = settings_of(model, request) | ({} if seeds is None else {"seeds": list(seeds)})
+        return Samples(tuple(objects), model.modality, settings)
+
+    def edit(self, operation: str, source: Any, **flags: Any) -> Samples:
+        """Edit an object, or the file of one; ``flags`` are those of ``langevin edit OPERATION``.
+
+        source: a path, a picture of PIL, or an object of the modality. Raises ValueError for an unknown operation.
+        """
+        modality = self.model.modality
+        kind = look_up("operation", operation, modality.operations, "langevin edit --help")
+        asked = _filled(kind, flags)
+        model = self._opened_for(asked)
+        objects = model.edit(asked, modality.accept(source))
+        settings = settings_of(model, asked) | {"edit": operation}
+        if isinstance(source, str | os.PathLike):
+            settings |= {"source": os.fspath(source), "source_sha256": digest(Path(source))}
+        return Samples(tuple(objects), modality, settings)
+
+    def log_prob(self, x: Tensor, conditions: Conditions | None = None, probes: int = 8) -> Any:
+        """log p(x) of data (B, ...) in nats, with its error bar: a ``core.likelihood.Likelihood``."""
+        from core.likelihood import exact_trace, hutchinson, log_prob
+        from core.random import Noise
+
+        system = self.model.diffusion
+        code = system.codec.encode(x.to(system.like))
+        bound = system.denoiser.bind(system.conditioner(conditions or {}).to(system.like.device))
+        small = code[0].numel() <= probes
+        trace = exact_trace if small else hutchinson(Noise(0, range(len(code))), code, probes)
+        return log_prob(bound, code, trace=trace)
+
+    def _opened_for(self, asked: Request | Operation) -> CoreModel:
+        """The model, opened anew where a published one is wanted in another size."""
+        model, size = self.model, getattr(asked, "size", None)
+        if size is None or not model.published or model.path is None:
+            return model
+        request = _filled(model.modality.request, {"size": size})
+        return open_model(model.path, request=request)
+
+
+def open(path: PathLike, average: str | None = None) -> Model:  # noqa: A001
+    """Open a checkpoint, the newest of a run's folder, or a published pipeline. Raises ValueError for anything else."""
+    return Model(open_model(newest(Path(path)), average))
+
+
+def wrap(
+    network: Callable[..., Tensor] | nn.Module,
+    shape: Sequence[int],
+    schedule: Schedule,
+    prediction: Prediction,
+    *,
+    prompts: Prompts = Unconditional(),
+    conditioner: Any = None,
+    sampling: Sampling | None = None,
+    modality: str = "image",
+    clock: Callable[[Tensor], Tensor] | None = None,
+) -> Model:
+    """A network of one's own, ``network(x, time)`` or ``network(x, time, cond)``, as a model.
+
+    shape: of one x; schedule, prediction: the path it was trained on, and what its output means; clock: from the
+    schedule's time to what the network embeds. Everything that works on a model works on it.
+    """
+    from core.denoiser import Denoiser, identity
+    from core.grid import trailing
+    from core.sample.heun import heun
+    from core.systems.diffusion import Diffusion
+
+    system = Diffusion(Denoiser(_Foreign(network), schedule, prediction, clock or identity), conditioner).eval()
+    usual = sampling or Sampling(heun, trailing, steps=20)
+    return Model(CoreModel(system, tuple(shape), usual, modalities()[modality], prompts, "network"))
+
+
+def train(recipe: str, folder: PathLike, preset: str = "tiny", **arguments: Any) -> Model:
+    """Train a preset of a recipe, or go on with the run in ``folder``, and open it.
+
+    arguments: of the recipe, as ``langevin train RECIPE --preset PRESET --help`` lists them.
+    """
+    from core.recipe import build
+    from core.train.loop import Run
+    from core.train.loop import train as run
+
+    return open(run(build(find(recipe, preset)[0], arguments), Run(Path(folder), tensorboard=False)))
+
+
+class _Foreign(nn.Module):
+    """A network that may know nothing of conditions."""
+
+    def __init__(self, network: Callable[..., Tensor]) -> None:
+        super().__init__()
+        import inspect
+
+        self.network = network
+        call = network.forward if isinstance(network, nn.Module) else network
+        self.conditional = len(inspect.signature(call).parameters) > 2
+
+    def forward(self, x: Tensor, time: Tensor, cond: Any) -> Tensor:
+        return self.network(x, time, cond) if self.conditional else self.network(x, time)
+
+
+def _filled(kind: type[Any], flags: Mapping[str, Any]) -> Any:
+    """A dataclass of flags. Raises ValueError, the nearest name offered, for one that it does not have."""
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    for name in flags:
+        look_up("option", name, known, "the help of `langevin sample` or `langevin edit`")
+    return restored(kind, {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in flags.items()})

@@ -1,0 +1,103 @@
+"""What recipes from text to motion have in common: the built-in procedural motions, or a published folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from core.condition import Conditioner, Together, Valid
+from core.condition.words import Words
+from core.data.dataset import Dataset
+from core.nn.text import TextEncoder
+from core.objective import LogNormal, Weight
+from core.prompts import Captions, Conditions
+from core.recipe import Recipe, Sampling, Training
+from core.systems.diffusion import Diffusion
+from core.systems.sampling import Guide
+from motion.curves import FRAMES
+from motion.data import LONGEST, MotionFiles, published
+from motion.evaluation import evaluator
+from motion.features import Normal
+from motion.foot_skate import foot_skate_cleanup
+from motion.generator import Motions, motions, normal_of
+from motion.modality import MotionModality
+from motion.objectives import GeometricLoss
+from motion.skeleton import HUMAN
+from motion.smoothing import temporal_smoothing
+
+SHAPE = (FRAMES - 1, HUMAN.features)
+# Noise over signal: 263 numbers tell of each frame's pose many times over, so what is done still shows where noise is
+# ten times the signal, and is decided there. A density for pictures hardly goes so far.
+SEMANTIC_LEVELS = LogNormal(1.3, 2.0)
+
+
+def text_conditioner(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
+    """Captions through an encoder that learns with the model, and which frames exist."""
+    return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
+
+
+def clamped_weight(weight: Weight) -> Weight:
+    """A weight that rises no further where noise is less than a quarter of the signal."""
+    return lambda log_snr: weight(log_snr.clamp(max=2 * math.log(4)))
+
+
+def geometric_loss(normal: Callable[[], Normal], weight: float) -> GeometricLoss | None:
+    """Losses of what is seen first in a film: limbs that shake and feet that slide."""
+    return GeometricLoss(normal, positions=0, velocities=weight, contacts=weight, local=True) if weight else None
+
+
+def default_guidance() -> Guide:
+    """Guidance whose last estimates have limbs that do not shake and feet that do not slide."""
+    return foot_skate_cleanup(normal_of, within=temporal_smoothing())
+
+
+def procedural_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, count: int) -> Recipe:
+    """A recipe on ``count`` procedural motions. By default it samples captions that training never shows."""
+
+    @cache
+    def parts() -> tuple[Motions, Motions]:
+        return motions(count)
+
+    return _recipe(system, SHAPE[0], sampling, training, parts, normal_of, ("caption", "valid", "clip"))
+
+
+def folder_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
+    """A recipe on a folder of HumanML3D, or of recordings made like it by ``motion.data.prepare``."""
+
+    @cache
+    def parts() -> tuple[MotionFiles, MotionFiles]:
+        return published(Path(data), "train"), published(Path(data), "test")
+
+    return _recipe(system, LONGEST, sampling, training, parts, lambda: Normal.read(Path(data)), ("caption", "valid"))
+
+
+def _recipe(
+    system: Callable[[], Diffusion],
+    frames: int,
+    sampling: Sampling,
+    training: Training,
+    parts: Callable[[], tuple[Dataset, Dataset]],
+    normal: Callable[[], Normal],
+    named: Sequence[str],
+) -> Recipe:
+    """A recipe of text to motion; named: what its default conditions take from held-out clips."""
+
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
+        held_out = parts()[1]
+        found = held_out.get([number % len(held_out) for number in samples])
+        return {name: found[name] for name in named}
+
+    return Recipe(
+        system,
+        (frames, HUMAN.features),
+        sampling,
+        training,
+        parts,
+        MotionModality(normal, frames),
+        Captions(validation, lambda count: {"valid": torch.ones(count, frames, dtype=torch.bool)}),
+        evaluate=lambda: evaluator(*parts(), normal()),
+    )
