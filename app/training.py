@@ -45,6 +45,7 @@ class Options:
     hold_out: int = option(1000, "steps between two measurements of the held-out loss")
     show: int = option(1000, "steps between two sheets of samples")
     keep: int = option(2, "how many checkpoints to keep; 0 keeps all")
+    memory: float = option(4.0, "GiB of latents that each process may keep in memory; more lie in the run's folder")
     tensorboard: bool = option(False, "also write TensorBoard's files")
     cpu: bool = option(False, "stay on the CPU even if there is an accelerator")
 
@@ -103,7 +104,7 @@ def processes_for(recipe: Recipe, options: Options) -> int:
 
 def run_of(folder: Path, options: Options) -> Run:
     """The run that the options describe."""
-    for name in ("workers", "log", "save", "hold_out", "show", "keep"):
+    for name in ("workers", "log", "save", "hold_out", "show", "keep", "memory"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
     return Run(
@@ -116,6 +117,7 @@ def run_of(folder: Path, options: Options) -> Run:
         keep=options.keep or None,
         tensorboard=options.tensorboard,
         cpu=options.cpu,
+        memory=int(options.memory * 2**30),
     )
 
 

@@ -18,7 +18,7 @@ class Codec(nn.Module):
 
     @property
     def costly(self) -> bool:
-        """Whether describing costs so much, and depends so little on training, that it is done once."""
+        """Whether describing costs so much that it is done once; never of a codec that is trained with the rest."""
         return False
 
     def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
@@ -115,7 +115,7 @@ class Latents(Codec):
 
     @property
     def costly(self) -> bool:
-        return True
+        return not any(weight.requires_grad for weight in self.autoencoder.parameters())
 
     def train(self, mode: bool = True) -> Latents:
         """Stays as it is: the autoencoder is not trained here."""

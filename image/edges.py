@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.dataset import Batch, DataError, Dataset, Drawn, random
+from core.data.dataset import Batch, DataError, Dataset, Drawn, varies
 from core.media.picture import decode, resize_and_crop
 from core.random import Draw
 from core.train.order import arrange
@@ -56,7 +56,7 @@ class WithEdges:
     @property
     def random(self) -> bool:
         """Whether the data below are."""
-        return random(self.data)
+        return varies(self.data)
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """The same, with the randomness of the data below, if they have any."""

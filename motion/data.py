@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class MotionFiles:
     normal: Normal
     skeleton: Skeleton = HUMAN
     length: int = LONGEST
+    random: ClassVar[bool] = True  # which caption, and which part of a longer piece
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -37,10 +37,11 @@ class Arranged(Protocol):
 
 @runtime_checkable
 class Drawn(Protocol):
-    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding.
+    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
 
-    One that may also be asked for none of it says so by ``random``, see the function of that name.
-    """
+    @property
+    def random(self) -> bool:
+        """Whether ``get_drawn`` differs from ``get``, so that an example differs each time it is met."""
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""
@@ -61,9 +62,9 @@ class First:
         return self.data.get(indices)
 
 
-def random(data: Dataset) -> bool:
-    """Whether examples differ each time they are met: of Drawn data, unless an attribute ``random`` is False."""
-    return isinstance(data, Drawn) and bool(getattr(data, "random", True))
+def varies(data: Dataset) -> bool:
+    """Whether an example differs each time it is met."""
+    return isinstance(data, Drawn) and data.random
 
 
 def changes_x(augment: Augment) -> bool:

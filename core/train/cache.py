@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from core.weights.checkpoint import CheckpointError, write_whole
 
 Encode = Callable[[Batch], Batch]
 Row = Mapping[str, Tensor | str]  # one example
+Name = TypeVar("Name")
 
 KEY = "langevin-cache"  # the metadata entry of a shard that says whose it is and what it holds
 TEXT = ":text"  # how the names of texts end, which are kept as bytes of UTF-8
@@ -103,7 +104,7 @@ class Cached:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The encoded examples. Raises CheckpointError where an entry is damaged."""
-        return _joined([self._read(self._digests[index]) for index in indices])
+        return joined([self._read(self._digests[index]) for index in indices])
 
     def _known(self) -> dict[str, Entry]:
         """The entries that are there; a shard that cannot be read is deleted, to be made again."""
@@ -125,9 +126,9 @@ class Cached:
     def _fill(self, missing: Sequence[tuple[str, int]], encode: Encode, batch: int, shard: int) -> None:
         made: dict[str, Row] = {}
         for start in range(0, len(missing), batch):
-            for group in _alike(self.data, missing[start : start + batch]):
-                encoded = encode(_joined([row for _, row in group]))
-                made |= zip((digest for digest, _ in group), _rows(encoded, len(group)), strict=True)
+            for group in alike(self.data, missing[start : start + batch]):
+                encoded = encode(joined([row for _, row in group]))
+                made |= zip((digest for digest, _ in group), split(encoded, len(group)), strict=True)
             if len(made) >= shard or start + batch >= len(missing):
                 self._store(made)
                 made = {}
@@ -172,8 +173,7 @@ def content_hash(data: Dataset, index: int) -> str:
     """SHA-256 of an example: as the data set knows it, or else of everything that is in it, in hexadecimal."""
     if isinstance(data, Fingerprinted):
         return data.fingerprint(index).hex()
-    (row,) = _rows(data.get([index]), 1)
-    return _checksum({name: _packed(value) for name, value in row.items()})
+    return _checksum({name: _packed(value) for name, value in _example(data, index).items()})
 
 
 def latents(describe: Callable[[Tensor], Tensor]) -> Encode:
@@ -188,20 +188,30 @@ def texts(encode: Callable[[list[str]], Mapping[str, Tensor]]) -> Encode:
     return lambda batch: {**batch, **encode(batch["caption"])}
 
 
-def _alike(data: Dataset, missing: Iterable[tuple[str, int]]) -> list[list[tuple[str, Row]]]:
-    """Examples grouped by their shapes."""
-    groups: dict[tuple[object, ...], list[tuple[str, Row]]] = {}
-    for digest, index in missing:
-        (row,) = _rows(data.get([index]), 1)
+def _kept(value: object) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+def _example(data: Dataset, index: int) -> Row:
+    """The tensors and texts of an example. Anything else, such as how a picture was drawn, is no model's to read."""
+    (row,) = split({name: value for name, value in data.get([index]).items() if _kept(value)}, 1)
+    return row
+
+
+def alike(data: Dataset, wanted: Iterable[tuple[Name, int]]) -> list[list[tuple[Name, Row]]]:
+    """Examples by name, from their indices, grouped by their shapes."""
+    groups: dict[tuple[object, ...], list[tuple[Name, Row]]] = {}
+    for name, index in wanted:
+        row = _example(data, index)
         shapes = tuple(value.shape for value in row.values() if isinstance(value, Tensor))
-        groups.setdefault(shapes, []).append((digest, row))
+        groups.setdefault(shapes, []).append((name, row))
     return list(groups.values())
 
 
-def _rows(batch: Batch, count: int) -> list[Row]:
+def split(batch: Batch, count: int) -> list[Row]:
     """The examples of a batch. Raises ValueError where it is not of ``count`` tensors and texts, or not finite."""
     for name, value in batch.items():
-        if not isinstance(value, Tensor) and not (isinstance(value, list) and all(isinstance(x, str) for x in value)):
+        if not _kept(value):
             raise ValueError(f"a cache keeps tensors and lists of texts, and '{name}' is neither: leave it out")
         if len(value) != count:
             raise ValueError(f"'{name}' has {len(value)} rows for {count} examples: an encoder must keep their number")
@@ -210,7 +220,7 @@ def _rows(batch: Batch, count: int) -> list[Row]:
     return [{name: value[row] for name, value in batch.items()} for row in range(count)]
 
 
-def _joined(rows: Sequence[Row]) -> Batch:
+def joined(rows: Sequence[Row]) -> Batch:
     """The batch of some examples. Raises ValueError where their shapes differ."""
     batch: dict[str, Tensor | list[str]] = {}
     for name in rows[0]:

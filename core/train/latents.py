@@ -8,17 +8,16 @@ an augmentation changes at random are encoded each time that they are met, for t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.codec import Codec
-from core.data.dataset import Arranged, Augment, Batch, Dataset, changes_x, random
-from core.train.cache import Cached, latents, model_hash
+from core.data.dataset import Augment, Batch, Dataset, changes_x, varies
+from core.train.cache import Cached, Encode, Row, alike, joined, latents, model_hash, split
 from core.train.order import arrange
 
 NUMBERS = 3 * 2**18  # of data that are encoded at once: 256 pictures of 32 x 32
@@ -48,34 +47,35 @@ def encoded_once(
     memory: bytes of descriptions that each process may have in memory; more of them lie in ``folder``, where a resumed
     run finds them.
     """
-    if not codec.costly or len(data) == 0 or random(data) or (augment is not None and changes_x(augment)):
+    if not codec.costly or len(data) == 0 or varies(data) or (augment is not None and changes_x(augment)):
         return data
 
     def describe(x: Tensor) -> Tensor:
         with torch.no_grad():
             return codec.describe(x.to(device)).cpu()
 
+    encode = latents(describe)
     places = sorted({round(place) for place in torch.linspace(0, len(data) - 1, SAMPLED).tolist()})
-    rows = [latents(describe)(data.get([place])) for place in places]
+    rows = [encode(data.get([place])) for place in places]
     largest = max(sum(value.nbytes for value in row.values() if isinstance(value, Tensor)) for row in rows)
     batch = max(1, NUMBERS // math.prod(data.get([0])["x"].shape[1:]))
     if largest * len(data) <= memory:
-        return InMemory(data, describe, batch)
-    return Cached(data, latents(describe), folder, model_hash(codec), batch, process.rank, process.ranks, process.wait)
+        return InMemory(data, encode, batch)
+    return Cached(data, encode, folder, model_hash(codec), batch, process.rank, process.ranks, process.wait)
 
 
 class InMemory:
-    """A data set with what describes "x" under "described" in its place, and everything else as it was."""
+    """The data set ``encode(data.get(...))``, encoded when it is opened."""
 
-    def __init__(self, data: Dataset, describe: Callable[[Tensor], Tensor], batch: int = 256) -> None:
-        """Describes all of the data, about ``batch`` examples at once."""
+    def __init__(self, data: Dataset, encode: Encode, batch: int = 256) -> None:
+        """batch: examples encoded at once."""
         self.data = data
-        self.rows: list[dict[str, Any]] = [{} for _ in range(len(data))]
+        self.rows: list[Row] = [{}] * len(data)
         for start in range(0, len(data), batch):
-            for indices, found in _alike(data, range(start, min(start + batch, len(data)))):
-                columns = latents(describe)(found)
-                for row, index in enumerate(indices):
-                    self.rows[index] = {name: values[row] for name, values in columns.items()}
+            for group in alike(data, ((index, index) for index in range(start, min(start + batch, len(data))))):
+                encoded = split(encode(joined([row for _, row in group])), len(group))
+                for (index, _), row in zip(group, encoded, strict=True):
+                    self.rows[index] = row
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,27 +85,5 @@ class InMemory:
         return arrange(self.data, seed, positions)
 
     def get(self, indices: Sequence[int]) -> Batch:
-        """Descriptions and everything else at some indices."""
-        rows = [self.rows[index] for index in indices]
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return {
-            name: torch.stack(values) if isinstance(values[0], Tensor) else values for name, values in columns.items()
-        }
-
-
-def _alike(data: Dataset, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], Batch]]:
-    """The examples at some indices in batches of one shape."""
-    if not isinstance(data, Arranged):
-        yield indices, data.get(indices)
-        return
-    groups: dict[tuple[int, ...], list[tuple[int, Batch]]] = {}
-    for index in indices:
-        row = data.get([index])
-        groups.setdefault(tuple(row["x"].shape), []).append((index, row))
-    for group in groups.values():
-        columns = ((name, [row[name] for _, row in group]) for name in group[0][1])
-        joined = {
-            name: torch.cat(found) if isinstance(found[0], Tensor) else [value for [value] in found]
-            for name, found in columns
-        }
-        yield [index for index, _ in group], joined
+        """The encoded examples."""
+        return joined([self.rows[index] for index in indices])

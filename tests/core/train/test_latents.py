@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from toy.modality import PointModality
 from core.autoencoder import KLAutoencoder, Plan
 from core.codec import Chain, Codec, Latents, Scale
 from core.cond import Cond
-from core.data.dataset import Batch
+from core.data.dataset import Batch, Dataset
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
@@ -24,7 +26,7 @@ from core.recipe import Recipe, Sampling, Training
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.train.latents import InMemory, encoded_once
+from core.train.latents import SAMPLED, InMemory, Process, encoded_once
 from core.train.loop import StoppedError, train
 from core.weights.checkpoint import read
 from tests.support.runs import checkpoint, quiet
@@ -57,7 +59,11 @@ class Pictures:
 
     def get(self, indices: Sequence[int]) -> Batch:
         x = torch.randn(self.count, 3, 8, 8, generator=torch.Generator().manual_seed(self.count))
-        return {"x": x[list(indices)], "caption": [f"picture {index}" for index in indices]}
+        return {
+            "x": x[list(indices)],
+            "caption": [f"picture {index}" for index in indices],
+            "scene": [self] * len(indices),
+        }
 
     def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
         batch = self.get(indices)
@@ -197,4 +203,23 @@ def test_pictures_of_several_shapes_are_described(tmp_path: Path, memory: int) -
 
 def test_codecs_say_whether_they_are_costly() -> None:
     assert codec().costly and Chain(codec(), Scale(2)).costly
+    trained = codec()
+    trained.autoencoder.requires_grad_(True)
+    assert not trained.costly
     assert not Codec().costly and not Scale(2).costly and not Chain(Scale(2), codec()).costly and not Chain().costly
+
+
+def test_several_processes_share_what_is_missing(tmp_path: Path, encoded: list[int]) -> None:
+    barrier, made, data = threading.Barrier(2), codec(), Pictures()
+
+    def opened(rank: int) -> Dataset:
+        process = Process(rank, 2, lambda: barrier.wait(30) and None)
+        return encoded_once(data, made, None, torch.device("cpu"), tmp_path, 0, process)
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(opened, range(2)))
+    assert sum(encoded) == COUNT + 2 * SAMPLED  # and the examples from which each estimates the size
+    for part in parts:
+        assert torch.allclose(
+            part.get(range(COUNT))["described"], made.describe(data.get(range(COUNT))["x"]), atol=1e-6
+        )
