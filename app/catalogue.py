@@ -25,6 +25,8 @@ def table(width: int) -> str:
     """A paragraph for each recipe: its name and presets, and what it is, filled to ``width`` columns."""
     lines = []
     for name, outline in systems().items():
-        lines.append(f"{name:18} {' '.join(outline.presets)}")
+        lines += textwrap.wrap(
+            " ".join(outline.presets), width, initial_indent=f"{name:18} ", subsequent_indent=" " * 19
+        )
         lines += textwrap.wrap(outline.about, width, initial_indent=" " * 4, subsequent_indent=" " * 4)
     return "\n".join(lines)

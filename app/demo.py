@@ -7,17 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from app.options import parse
-from core.evaluation.distances import Interval
 from core.flags import option
 from core.model import Model, Request
-from core.recipe import build, load
 from core.registry import find
-from core.sample import SAMPLERS
-from core.settings import settings_of
-from core.train.loop import Run, train
 
 ABOUT = """Train the tiny EDM recipe on scikit-learn's 1,297 real training digits, draw digits with five samplers,
 measure each against 500 held-out digits, and write a sheet of samples. Minutes on two CPU cores.
@@ -48,6 +41,11 @@ class Options:
 def main(words: Sequence[str]) -> None:
     """Train unless it is done, sample, measure, show."""
     options, _ = parse(Options, "langevin demo", ABOUT, words)
+    import torch
+
+    from core.recipe import build, load
+    from core.train.loop import Run, train
+
     if options.count < 100:
         raise ValueError("--count must be at least 100, or the figures would mean nothing")
     recipe = build(find("edm", "tiny")[0], {"steps": options.steps})
@@ -64,8 +62,12 @@ def main(words: Sequence[str]) -> None:
 
 def table(model: Model, options: Options) -> None:
     """A line for each way to sample: quality, evaluations, seconds."""
+    import torch
     from rich.console import Console
     from rich.table import Table
+
+    from core.evaluation.distances import Interval
+    from core.sample import SAMPLERS
 
     assert model.evaluate is not None
     evaluate = model.evaluate()
@@ -90,6 +92,8 @@ def table(model: Model, options: Options) -> None:
 
 def sheet(model: Model, options: Options) -> None:
     """Ten columns, a digit each."""
+    from core.settings import settings_of
+
     request = model.modality.request(count=100, seed=options.seed, batch=256)
     out = options.out / "digits.png"
     model.modality.write(out, model.sample(request), settings_of(model, request))

@@ -46,7 +46,7 @@ def commands() -> dict[str, tuple[str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; bad input is one sentence on stderr and exit status 2, an interrupt is 130."""
+    """Run a command; bad input is one sentence on stderr and exit status 2, an interrupt is 130, a closed pipe 141."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: idle threads must not spin
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"langevin: {stop or 'interrupted'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 141
     except (ValueError, OSError) as error:
         print(f"langevin: {sentence(error)}", file=sys.stderr)
         return 2

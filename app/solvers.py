@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.options import parse
-from app.way import find_sampler
 from core.flags import option
-from core.sample import ALIASES, SAMPLERS, SamplerInfo
-from core.verify.orders import certify, markdown
-from core.verify.weak_orders import certify_weak, weak_markdown
-from core.weights.checkpoint import write_whole
+
+if TYPE_CHECKING:
+    from core.sample import SamplerInfo
 
 ABOUT = """Measure the order of convergence of every deterministic sampler, and mean, covariance and weak order of every
 stochastic one, against the exact denoiser of a Gaussian mixture on every kind of schedule. Minutes for all of them.
@@ -36,6 +35,8 @@ class Options:
 def main(words: Sequence[str]) -> None:
     """List, or measure and print; raises ValueError when a claim does not hold."""
     options, _ = parse(Options, "langevin solvers", ABOUT, words)
+    from core.sample import SAMPLERS, find_sampler
+
     chosen = dict(SAMPLERS)
     if options.only is not None:
         name, _ = find_sampler(options.only)
@@ -43,6 +44,10 @@ def main(words: Sequence[str]) -> None:
     if options.list:
         show(chosen)
         return
+    from core.verify.orders import certify, markdown
+    from core.verify.weak_orders import certify_weak, weak_markdown
+    from core.weights.checkpoint import write_whole
+
     rows, weak = certify(chosen), certify_weak(chosen)
     page = (markdown(rows) if rows else "") + (weak_markdown(weak) if weak else "")
     print(page)
@@ -57,6 +62,8 @@ def main(words: Sequence[str]) -> None:
 
 def show(chosen: dict[str, SamplerInfo]) -> None:
     """A line for each sampler."""
+    from core.sample import ALIASES
+
     others: dict[str, list[str]] = {}
     for alias, (name, _) in ALIASES.items():
         others.setdefault(name, []).append(alias)

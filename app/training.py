@@ -7,15 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from app.options import flags_of, flags_of_function, read
 from app.processes import side_by_side
 from core.flags import option
-from core.recipe import Recipe, build
 from core.registry import find
-from core.train.loop import Run, train
+
+if TYPE_CHECKING:
+    from core.recipe import Recipe
+    from core.train.loop import Run
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
 same settings, a run that was stopped or killed goes on as if nothing had happened.
@@ -58,6 +59,9 @@ def main(words: Sequence[str], system: str | None = None) -> None:
             _explain(words)
             return
         system, words = words[0], words[1:]
+    from core.recipe import build
+    from core.train.loop import train
+
     preset = _preset_in(words)
     name, function = find(system, preset)
     program = f"langevin train {system}"
@@ -95,6 +99,8 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
 
 def processes_for(recipe: Recipe, options: Options) -> int:
     """How many processes share each batch: as asked, or the recipe's number where it has cores for them."""
+    import torch
+
     if options.processes is not None:
         return options.processes
     count = min(recipe.training.processes, os.cpu_count() or 1)
@@ -107,6 +113,8 @@ def run_of(folder: Path, options: Options) -> Run:
     for name in ("workers", "log", "save", "hold_out", "show", "keep", "memory"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
+    from core.train.loop import Run
+
     return Run(
         folder,
         workers=options.workers,

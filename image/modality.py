@@ -52,7 +52,7 @@ class Pictures(Modality[Picture]):
     def write(self, path: Path, objects: Sequence[Picture], metadata: Metadata) -> None:
         images, captions = self.encode(objects), [found.caption for found in objects]
         about = dict(metadata)
-        if len(objects) == 1 and min(images.shape[-2:]) >= 64:
+        if len(objects) == 1:
             save_page(path, picture(images[0]), about)
         else:
             save_sheet(path, images, about, captions=captions if any(captions) else None)

@@ -88,7 +88,7 @@ def test_checkpoints_that_are_none(command: Command, run_folder: Path, tmp_path:
     empty = tmp_path / "empty"
     empty.mkdir()
     refused(command("sample", empty), "no checkpoint")
-    refused(command("replay", foreign), "not a readable PNG")
+    refused(command("replay", foreign), "does not say how it was made")
 
 
 def test_data_that_cannot_be_used(command: Command, tmp_path: Path) -> None:

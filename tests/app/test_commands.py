@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from PIL import Image
 
 from app.main import COMMANDS
 from core.media.sheet import read_settings
-from tests.support.commands import Command
+from core.registry import operations
+from tests.support.commands import ROOT, Command, environment
 
 
 def test_bare_command_teaches(command: Command) -> None:
@@ -60,6 +63,38 @@ def test_help_of_every_command_has_examples_that_are_understood(
                 command(name, *words)
 
 
+def test_help_of_edit_lists_every_operation_and_each_has_help(command: Command) -> None:
+    _, out, _ = command("edit", "--help")
+    for domain, own in operations().items():
+        assert f"{domain}:" in out.splitlines()
+        for name in own:
+            assert f"\n  {name} " in out
+            status, about, _ = command("edit", name, "--help")
+            assert status == 0 and f"langevin edit {name}" in about and "--count" in about
+
+
+def test_help_and_list_leave_torch_alone() -> None:
+    """They read the source of recipes and import none; `list` fits a terminal of 80 columns."""
+    lines = [[], ["list"], ["train", "--help"], *([word, "--help"] for word in COMMANDS)]
+    code = (
+        "import sys, io, contextlib, json\nfrom app.main import main\nprinted = []\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+        "        main(words)\n"
+        "    assert 'torch' not in sys.modules, words\n"
+        "    printed.append(out.getvalue())\n"
+        "print(json.dumps(printed))"
+    )
+    narrow = {**environment(), "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(lines)], cwd=ROOT, env=narrow, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert all(printed)
+    assert max(map(len, printed[1].splitlines())) <= 80
+
+
 def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:
     status, out, _ = command("train", "edm", "--help")
     assert status == 0
@@ -77,7 +112,7 @@ def test_sample_is_the_same_in_every_batch_and_replays(command: Command, run_fol
     assert (settings["sampler"], settings["steps"], settings["prompt"], settings["seed"]) == ("edm", 4, "3,5", 9)
 
     status, out, _ = command("replay", one)
-    assert status == 0 and "the same picture" in out
+    assert status == 0 and "the same as one.png" in out
     assert (tmp_path / "one-replay.png").read_bytes() == one.read_bytes()
 
 

@@ -79,8 +79,10 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_strength_says_how_much_stays(command: Command, pixels: Path, tmp_path: Path) -> None:
     known, out, away = picture(tmp_path / "known.png"), tmp_path / "out.png", []
     for strength in (0, 0.2, 1):
-        status, said, err = command("edit", pixels, known, "--strength", strength, "--out", out, "--steps", 6)
-        assert status == 0 and "image to image" in said, err
+        status, said, err = command(
+            "edit", "image-to-image", pixels, known, "--strength", strength, "--out", out, "--steps", 6
+        )
+        assert status == 0 and "image-to-image" in said, err
         away.append(float(np.abs(seen(out) - seen(known)).mean()))
     assert away[0] <= 1 and away[0] < away[1] < away[2]
 
@@ -88,22 +90,24 @@ def test_strength_says_how_much_stays(command: Command, pixels: Path, tmp_path: 
 def test_settings_are_in_the_picture_and_make_it_again(command: Command, pixels: Path, tmp_path: Path) -> None:
     known, out = picture(tmp_path / "known.png"), tmp_path / "out.png"
     words = ["--prompt", "3", "--guidance", 2, "--strength", 0.5, "--seed", 4, "--sampler", "euler", *FEW]
-    assert command("edit", pixels, known, *words, "--out", out)[0] == 0
+    assert command("edit", "image-to-image", pixels, known, *words, "--out", out)[0] == 0
     settings = read_settings(out)
-    wanted = {"edit": "image to image", "prompt": "3", "guidance": 2.0, "strength": 0.5, "seed": 4, "sampler": "euler"}
+    wanted = {"edit": "image-to-image", "prompt": "3", "guidance": 2.0, "strength": 0.5, "seed": 4, "sampler": "euler"}
     assert {key: settings[key] for key in wanted} == wanted
-    assert settings["picture"] == str(known) and len(str(settings["picture_sha256"])) == 64
+    assert settings["source"] == str(known) and len(str(settings["source_sha256"])) == 64
     assert json.dumps(settings) and settings["steps"] == 3
     first = out.read_bytes()
-    assert command("edit", pixels, known, *words, "--out", out)[0] == 0
-    assert out.read_bytes() == first
-    refused(command("replay", out), "is an edit")
+    status, said, err = command("replay", out)
+    assert (status, err) == (0, "") and "the same as out.png" in said
+    assert (tmp_path / "out-replay.png").read_bytes() == first
+    picture(known, seed=1)
+    refused(command("replay", out), "known.png", "content differs")
 
 
 def test_one_result_of_several_is_the_same_alone(command: Command, pixels: Path, tmp_path: Path) -> None:
     known, sheet, alone = picture(tmp_path / "known.png"), tmp_path / "sheet.png", tmp_path / "alone.png"
-    assert command("edit", pixels, known, "--count", 4, "--out", sheet, *FEW)[0] == 0
-    assert command("edit", pixels, known, "--first", 3, "--out", alone, *FEW)[0] == 0
+    assert command("edit", "image-to-image", pixels, known, "--count", 4, "--out", sheet, *FEW)[0] == 0
+    assert command("edit", "image-to-image", pixels, known, "--first", 3, "--out", alone, *FEW)[0] == 0
     # Four of 8 x 8 with a line around each, eight times enlarged.
     assert seen(sheet).shape == (152, 152)
     assert np.abs(seen(sheet)[::8, ::8][10:18, 10:18] - seen(alone)).max() <= 1
@@ -115,7 +119,7 @@ def test_inpainting_keeps_what_is_known_to_the_pixel(
 ) -> None:
     known, mask, out = picture(tmp_path / "known.png"), half(tmp_path / "mask.png"), tmp_path / "out.png"
     words = ["--mask", mask, "--repaint", walks, "--out", out, *FEW]
-    assert command("edit", pixels, known, *words)[0] == 0
+    assert command("edit", "inpaint", pixels, known, *words)[0] == 0
     assert np.array_equal(seen(out)[:, :4], seen(known)[:, :4])
     assert np.abs(seen(out)[:, 4:] - seen(known)[:, 4:]).mean() > 10
     assert read_settings(out)["mask"] == str(mask)
@@ -139,9 +143,9 @@ class Restoring:
 
 RIGHT = torch.cat([torch.zeros(1, 8, 4), torch.ones(1, 8, 4)], dim=2)  # white in ``half``: nothing is known there
 MEASURING = {
-    "blur": Measuring(["--restore", "blur", "--blur", "0.7"], Blur(gaussian_kernel(7, 0.7))),
-    "downsample": Measuring(["--restore", "downsample", "--factor", "4"], Downsample(4)),
-    "mask": Measuring(["--restore", "mask"], Mask(1 - RIGHT)),
+    "blur": Measuring(["--measurement", "blur", "--blur", "0.7"], Blur(gaussian_kernel(7, 0.7))),
+    "downsample": Measuring(["--measurement", "downsample", "--factor", "4"], Downsample(4)),
+    "mask": Measuring(["--measurement", "mask"], Mask(1 - RIGHT)),
 }
 RESTORING = {
     "pigdm": Restoring(
@@ -169,8 +173,8 @@ def test_every_measurement_is_restored_by_every_method(command: Command, pixels:
         for by, restoring in RESTORING.items():
             out = tmp_path / f"{of} by {by}.png"
             words = [*measuring.words, *restoring.words, *(["--mask", mask] if of == "mask" else [])]
-            status, printed, err = command("edit", pixels, known, *words, "--out", out, *FEW)
-            assert status == 0 and f"restored from {of}" in printed, err
+            status, printed, err = command("edit", "restore", pixels, known, *words, "--out", out, *FEW)
+            assert status == 0 and "restore" in printed, err
             restored = run(
                 heun(restoring.posterior(system.denoiser, operator, measured).bind(asked), start, times, noise)
             )
@@ -187,48 +191,50 @@ def test_latent_models_edit_too(command: Command, latents: Path, tmp_path: Path)
     """A picture of another size, in colour: scaled, encoded, changed, decoded; kept pixels are kept all the same."""
     known, mask = picture(tmp_path / "known.png", (40, 32), mode="RGB"), half(tmp_path / "mask.png", (40, 32))
     out = tmp_path / "out.png"
-    prompt = ["--prompt", "a red 7 on white", "--avoid", "a blue 2 on black", "--guidance", 3]
-    assert command("edit", latents, known, *prompt, "--out", out, *FEW)[0] == 0
+    prompt = ["--prompt", "a red 7 on white", "--negative-prompt", "a blue 2 on black", "--guidance", 3]
+    assert command("edit", "image-to-image", latents, known, *prompt, "--out", out, *FEW)[0] == 0
     assert seen(out).shape == (32, 32, 3)
-    assert command("edit", latents, known, "--mask", mask, *prompt, "--out", out, *FEW)[0] == 0
+    assert command("edit", "inpaint", latents, known, "--mask", mask, *prompt, "--out", out, *FEW)[0] == 0
     kept, cut = seen(out)[:, :16], seen(known)[:, 4:20]
     assert np.array_equal(kept, cut)
-    shows = ["--shows", "a blue 2 on white", "--prompt", "a red 2 on white", "--strength", 0.5]
-    assert command("edit", latents, known, "--invert", *shows, "--out", out, *FEW)[0] == 0
-    assert read_settings(out)["sampler"] == "euler"
-    refused(command("edit", latents, known, "--restore", "blur", "--out", tmp_path / "no.png"), "diffuses a code")
+    shows = ["--source-prompt", "a blue 2 on white", "--prompt", "a red 2 on white", "--strength", 0.5]
+    assert command("edit", "invert", latents, known, *shows, "--out", out, *FEW)[0] == 0
+    refused(command("edit", "restore", latents, known, "--out", tmp_path / "no.png"), "diffuses a code")
     assert not (tmp_path / "no.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("operation", "words", "said"),
     [
-        (["--strength", "1.5"], ["--strength", "1.5"]),
-        (["--strength", "-0.1"], ["--strength", "-0.1"]),
-        (["--strength", "nan"], ["--strength", "nan"]),
-        (["--guidance", "nan"], ["guidance", "nan"]),
-        (["--prompt", "12"], ["'12'"]),
-        (["--steps", "0"], ["at least 1"]),
-        (["--count", "0"], ["--count"]),
-        (["--restore", "blurr"], ["'blurr'", "'blur'"]),
-        (["--restore", "blur", "--method", "dsp"], ["'dsp'", "'dps'"]),
-        (["--restore", "blur", "--noise", "-1"], ["not negative"]),
-        (["--restore", "downsample", "--factor", "3"], ["does not divide"]),
-        (["--restore", "blur", "--method", "dps", "--pull", "inf"], ["--pull"]),
-        (["--restore", "mask"], ["--mask"]),
-        (["--invert", "--restore", "blur"], ["--invert"]),
-        (["--invert", "--sampler", "heun"], ["--sampler"]),
-        (["--invert", "--strength", "1"], ["pure noise"]),
-        (["--restore", "blur", "--strength", "0.5"], ["--strength"]),
-        (["--strenght", "0.5"], ["'--strenght'", "'--strength'"]),
+        ("image-to-image", ["--strength", "1.5"], ["--strength", "1.5"]),
+        ("image-to-image", ["--strength", "-0.1"], ["--strength", "-0.1"]),
+        ("image-to-image", ["--strength", "nan"], ["--strength", "nan"]),
+        ("image-to-image", ["--guidance", "nan"], ["guidance", "nan"]),
+        ("image-to-image", ["--prompt", "12"], ["'12'"]),
+        ("image-to-image", ["--steps", "0"], ["at least 1"]),
+        ("image-to-image", ["--count", "0"], ["--count"]),
+        ("image-to-image", ["--strenght", "0.5"], ["'--strenght'", "'--strength'"]),
+        ("image-to-image", ["--mask", "known.png"], ["'--mask'"]),
+        ("restore", ["--measurement", "blurr"], ["'blurr'", "'blur'"]),
+        ("restore", ["--method", "dsp"], ["'dsp'", "'dps'"]),
+        ("restore", ["--noise", "-1"], ["not negative"]),
+        ("restore", ["--measurement", "downsample", "--factor", "3"], ["does not divide"]),
+        ("restore", ["--method", "dps", "--pull", "inf"], ["--pull"]),
+        ("restore", ["--measurement", "mask"], ["--mask"]),
+        ("restore", ["--strength", "0.5"], ["--strength"]),
+        ("inpaint", [], ["--mask"]),
+        ("invert", ["--sampler", "heun"], ["--sampler"]),
+        ("invert", ["--strength", "1"], ["pure noise"]),
+        ("extend", ["--seconds", "3"], ["image", "no extend", "inpaint"]),
+        ("inpiant", [], ["'inpiant'", "'inpaint'"]),
     ],
-    ids=lambda value: " ".join(value),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_edits_that_cannot_be_are_refused(
-    command: Command, pixels: Path, tmp_path: Path, words: list[str], said: list[str]
+    command: Command, pixels: Path, tmp_path: Path, operation: str, words: list[str], said: list[str]
 ) -> None:
     known, out = picture(tmp_path / "known.png"), tmp_path / "results" / "out.png"
-    refused(command("edit", pixels, known, "--out", out, *words), *said)
+    refused(command("edit", operation, pixels, known, "--out", out, *words), *said)
     assert not out.parent.exists()
 
 
@@ -240,13 +246,13 @@ def test_pictures_that_are_none_are_refused(command: Command, pixels: Path, tmp_
     text.write_text("hello")
     small = half(tmp_path / "small.png", (8, 7))
     for words, said in (
-        ([tmp_path / "gone.png"], ["gone.png", "is no file"]),
-        ([broken], ["broken.png", "cannot be read as an image"]),
-        ([text], ["text.png", "cannot be read as an image"]),
-        ([known, "--mask", small], ["the mask is 8 x 7, the picture 8 x 8"]),
-        ([known, "--mask", text], ["text.png", "cannot be read as an image"]),
+        (["image-to-image", pixels, tmp_path / "gone.png"], ["gone.png", "is no file"]),
+        (["image-to-image", pixels, broken], ["broken.png", "cannot be read as an image"]),
+        (["image-to-image", pixels, text], ["text.png", "cannot be read as an image"]),
+        (["inpaint", pixels, known, "--mask", small], ["the mask is 8 x 7, the picture 8 x 8"]),
+        (["inpaint", pixels, known, "--mask", text], ["text.png", "cannot be read as an image"]),
     ):
-        refused(command("edit", pixels, *words, "--out", out), *said)
+        refused(command("edit", *words, "--out", out), *said)
     assert not out.parent.exists()
 
 

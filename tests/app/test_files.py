@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from app.inspect import weights_in
+from app.description import weights_in
 from core.weights.text_unet import load_diffusers
 from tests.support.commands import Command
 from tests.support.parameters import randomise
