@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Batch, Dataset
+from core.data.source import Source, split_source
 from core.evaluation.distances import features, frechet, kernel, neighbours
 from core.model import Evaluate
 from core.prompts import Captions, Conditions
@@ -22,7 +23,7 @@ from image.captions import CaptionedDigits, captioned_digits, scene
 from image.detector import Detector, caption_accuracy, train_detector
 from image.folder import open_source
 from image.modality import MODALITY
-from image.source import Captioned, Source, split_source
+from image.source import Captioned
 
 NEIGHBOURS = 3  # how many real pictures, or samples, a ball of precision and recall reaches
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import DataError
+from core.data.source import divided
 from core.media.picture import SUFFIXES, Size, decode, resize_and_crop, size_of, to_tensor
 
 
@@ -80,11 +81,8 @@ def digits() -> tuple[ImageArray, ImageArray]:
 
 def split(data: ImageArray | ImageFiles, held_out: float = 0.1) -> tuple[Subset, Subset]:
     """A training part and a held-out part, by a fixed shuffle; both have at least one image."""
-    if len(data) < 2:
-        raise DataError("one image cannot be split into a training and a held-out part: give at least two")
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
-    kept = max(1, min(len(data) - 1, round(len(data) * held_out)))
-    return Subset(data, tuple(order[kept:])), Subset(data, tuple(order[:kept]))
+    kept, out = divided(len(data), held_out)
+    return Subset(data, kept), Subset(data, out)
 
 
 @dataclass(frozen=True)

@@ -7,70 +7,21 @@ height and width before, "crop" how many rows and columns were cut off above and
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BufferedReader
-from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from core.data.dataset import Batch, DataError
+from core.data.source import Source, fingerprint
 from core.media import picture
 from core.media.picture import CENTRE, CropPosition, Size
 from core.media.sheet import picture as as_picture
 from core.random import Draw, Stream
 
 _DOWN, _ACROSS = 1, 2  # parts of Stream.AUGMENT; mirroring takes part 0
-
-
-class Source(Protocol):
-    """Captioned pictures by index, still encoded."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """What messages call a picture."""
-
-    def open(self, index: int) -> BufferedReader:
-        """The file of a picture, to be closed by the caller."""
-
-    def caption(self, index: int) -> str:
-        """What it shows. Raises DataError where there is none, or it cannot be read."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some pictures of a source."""
-
-    source: Source
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        """What messages call a picture."""
-        return self.source.name(self.indices[index])
-
-    def open(self, index: int) -> BufferedReader:
-        """The file of a picture."""
-        return self.source.open(self.indices[index])
-
-    def caption(self, index: int) -> str:
-        """What it shows."""
-        return self.source.caption(self.indices[index])
-
-
-def split_source(source: Source, held_out: float = 0.1) -> tuple[Part, Part]:
-    """A training part and a held-out part, by a fixed shuffle; both have at least one picture."""
-    if len(source) < 2:
-        raise DataError("one picture cannot be split into a training and a held-out part: give at least two")
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0)).tolist()
-    kept = max(1, min(len(source) - 1, round(len(source) * held_out)))
-    return Part(source, tuple(order[kept:])), Part(source, tuple(order[:kept]))
 
 
 @dataclass(frozen=True)
@@ -122,7 +73,7 @@ class Captioned:
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
-        return fingerprint(self.source, index, self.target, self.channels)
+        return fingerprint(self.source, index, f"{self.target} {self.channels}")
 
 
 def crop_positions(draw: Draw) -> list[CropPosition]:
@@ -161,14 +112,6 @@ def size_of(source: Source, index: int) -> Size:
     """The height and width of an upright picture, from its header alone."""
     with source.open(index) as file:
         return picture.size_of(file, source.name(index))
-
-
-def fingerprint(source: Source, index: int, target: Size, channels: int) -> bytes:
-    """SHA-256 of a picture's file, its caption and the size it is brought to."""
-    with source.open(index) as file:
-        content = hashlib.file_digest(file, "sha256").digest()
-    words = f"{target} {channels} {source.caption(index)}".encode()
-    return hashlib.sha256(content + words).digest()
 
 
 def resized(pixels: Tensor, size: Sequence[int], channels: int) -> Tensor:

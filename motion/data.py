@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.captions import read_text
+from core.data.dataset import DataError
 from core.random import Draw, Stream
 from motion.features import Normal, canonical, encode
 from motion.files import read
@@ -29,10 +31,6 @@ from motion.skeleton import HUMAN, Skeleton
 LONGEST = 196  # rows of features
 UNIT = 4  # lengths are multiples of this
 ENDINGS = (".bvh", ".npz", ".npy")
-
-
-class MotionError(ValueError):
-    """A data set that cannot be used; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class MotionFiles:
             start = piece.start + int(where[row] * (rows - kept + 1))
             found = torch.from_numpy(np.array(_open(piece.path)[start : start + kept], dtype=np.float32))
             if not bool(found.isfinite().all()):
-                raise MotionError(f"{piece.path} contains NaN or infinity: remove it from the lists")
+                raise DataError(f"{piece.path} contains NaN or infinity: remove it from the lists")
             x[row, :kept] = self.normal.apply(found)
             valid[row, :kept] = True
             captions.append(piece.captions[int(which[row] * len(piece.captions))])
@@ -98,29 +96,29 @@ def _open(path: Path) -> np.ndarray:
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise MotionError(f"{path} is not a readable .npy file: replace it or remove it from the lists") from error
+        raise DataError(f"{path} is not a readable .npy file: replace it or remove it from the lists") from error
     return found
 
 
 def published(folder: Path, part: str, skeleton: Skeleton = HUMAN, shortest: int = 0, longest: int = 0) -> MotionFiles:
     """A part ("train", "val", "test") of HumanML3D or KIT.
 
-    Pieces outside of the published lengths are left out: 40 to 199 rows, 24 to 199 for KIT. Raises MotionError for a
+    Pieces outside of the published lengths are left out: 40 to 199 rows, 24 to 199 for KIT. Raises DataError for a
     folder that is not laid out so.
     """
     shortest = shortest or (40 if skeleton is HUMAN else 24)
     longest = longest or 199
     listed = folder / f"{part}.txt"
     if not listed.is_file():
-        raise MotionError(f"{folder} has no {part}.txt: give the folder of HumanML3D or KIT-ML as it was published")
+        raise DataError(f"{folder} has no {part}.txt: give the folder of HumanML3D or KIT-ML as it was published")
     pieces: list[Piece] = []
     for name in listed.read_text().split():
         path = folder / "new_joint_vecs" / f"{name}.npy"
         if not path.is_file():
-            raise MotionError(f"{part}.txt lists {name}, but {path} is missing: finish the data set's own conversion")
+            raise DataError(f"{part}.txt lists {name}, but {path} is missing: finish the data set's own conversion")
         pieces += [p for p in _pieces(path, folder / "texts" / f"{name}.txt", skeleton) if _fits(p, shortest, longest)]
     if not pieces:
-        raise MotionError(f"none of the clips of {listed} has {shortest} to {longest} frames")
+        raise DataError(f"none of the clips of {listed} has {shortest} to {longest} frames")
     return MotionFiles(tuple(pieces), Normal.read(folder), skeleton)
 
 
@@ -132,12 +130,12 @@ def _pieces(path: Path, text: Path, skeleton: Skeleton) -> list[Piece]:
     """The pieces that a text describes: the whole file, and parts of it."""
     shape = _open(path).shape
     if len(shape) != 2 or shape[1] != skeleton.features:
-        raise MotionError(f"{path} has the shape {shape}: its rows must be {skeleton.features} features")
+        raise DataError(f"{path} has the shape {shape}: its rows must be {skeleton.features} features")
     if not text.is_file():
-        raise MotionError(f"{path.name} has no captions: {text} is missing")
+        raise DataError(f"{path.name} has no captions: {text} is missing")
     whole: list[str] = []
     parts: list[Piece] = []
-    for number, line in enumerate(text.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(text).splitlines(), start=1):
         if not line.strip():
             continue
         caption, start, stop = _line(line, f"{text}, line {number}")
@@ -153,11 +151,11 @@ def _line(line: str, place: str) -> tuple[str, float, float]:
     """A line "caption#words#from#to" of a published text; times that are not numbers count as 0."""
     words = line.strip().split("#")
     if len(words) != 4:
-        raise MotionError(f"{place}: a line should be caption#words#from#to, with three '#', not '{line[:60]}'")
+        raise DataError(f"{place}: a line should be caption#words#from#to, with three '#', not '{line[:60]}'")
     try:
         start, stop = float(words[2]), float(words[3])
     except ValueError as error:
-        raise MotionError(f"{place}: '{words[2]}' and '{words[3]}' should be times in seconds") from error
+        raise DataError(f"{place}: '{words[2]}' and '{words[3]}' should be times in seconds") from error
     return words[0], 0.0 if math.isnan(start) else start, 0.0 if math.isnan(stop) else stop
 
 
@@ -166,11 +164,11 @@ def prepare(folder: Path, into: Path) -> list[str]:
 
     Every tenth file is held out, as "test". Clips longer than 196 rows are cut into pieces, all of which are kept; what
     has no caption takes the words of its name. Returns a sentence for each file that had to be left out, and
-    raises MotionError if none could be used.
+    raises DataError if none could be used.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS) if folder.is_dir() else []
     if not files:
-        raise MotionError(f"{folder} holds no motions: put {', '.join(ENDINGS)} files into it, and captions as .txt")
+        raise DataError(f"{folder} holds no motions: put {', '.join(ENDINGS)} files into it, and captions as .txt")
     (into / "new_joint_vecs").mkdir(parents=True, exist_ok=True)
     (into / "texts").mkdir(exist_ok=True)
     names: list[str] = []
@@ -191,7 +189,7 @@ def prepare(folder: Path, into: Path) -> list[str]:
             names.append(name)
         frames.append(features)
     if not names:
-        raise MotionError(f"no file of {folder} could be used; the first: {complaints[0]}")
+        raise DataError(f"no file of {folder} could be used; the first: {complaints[0]}")
     Normal.of(torch.cat(frames), HUMAN.joints).write(into)
     held_out = names[9::10] or names[-1:]
     kept = [name for name in names if name not in set(held_out)] or names
@@ -203,6 +201,6 @@ def prepare(folder: Path, into: Path) -> list[str]:
 
 def _captions(path: Path, own: str) -> list[str]:
     text = path.with_suffix(".txt")
-    lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else [own]
+    lines = read_text(text).splitlines() if text.is_file() else [own]
     found = [line.split("#")[0].strip() for line in lines if line.strip()]
     return found or [path.stem.replace("_", " ").replace("-", " ")]

@@ -1,4 +1,16 @@
-"""What a data set is: examples by index, a batch at a time."""
+"""What a data set is: examples by index, a batch at a time. What a batch holds is called the same in every domain:
+
+    x                    what is diffused: grids (B, C, *grid), sequences and sets (B, N, D), as the codec takes them
+    described            what a codec describes x by, in its place: see ``core.codec``
+    valid                (B, N) bools: which positions of x exist
+    caption              B texts
+    label                (B,) whole numbers: the class
+    size, crop, target   (B, 2) pixels, height and width: of a picture before it was scaled, above and left of its crop,
+                         and of the crop
+    control              (B, C, *grid) bytes: what is followed, such as edges
+
+A domain may add its own; a list or tensor has a row for each example.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +18,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from core.random import Draw
 
 Batch = Mapping[str, Any]
 Augment = Callable[[Batch, Draw], Batch]  # takes its randomness from Stream.AUGMENT of the draw
+
+
+def _is_valid(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool and value.ndim == 2
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point() and value.ndim == 1
+
+
+def _is_caption(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+# What some of a batch must be, and in words.
+KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "valid": (_is_valid, "(B, N) bools"),
+    "label": (_is_label, "(B,) whole numbers"),
+    "caption": (_is_caption, "texts"),
+}
 
 
 class DataError(ValueError):
@@ -73,10 +106,14 @@ def changes_x(augment: Augment) -> bool:
 
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:
-    """The batch itself. Raises ValueError where it has no "x", nor what describes it, or a number is not finite."""
+    """The batch itself. Raises ValueError where it is not as it should be, or a number is not finite."""
     if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("described"), Tensor):
         raise ValueError("a data set must return batches with a tensor under 'x'")
     for name, value in batch.items():
+        if isinstance(value, Tensor | list) and len(value) != len(indices):
+            raise ValueError(f"'{name}' of a batch has {len(value)} rows for {len(indices)} examples: give one each")
+        if name in KINDS and not KINDS[name][0](value):
+            raise ValueError(f"'{name}' of a batch must be {KINDS[name][1]}")
         # One pass without a temporary: a sum is finite unless a term is not (or the terms are absurdly large).
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.sum().isfinite()):
             bad = ~value.isfinite().flatten(1).all(1) if value.ndim > 1 else ~value.isfinite()

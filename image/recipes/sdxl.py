@@ -11,6 +11,8 @@ from core.autoencoder.net import sd_vae
 from core.codec import Latents
 from core.condition.frame import NUMBERS, WITH_SCORE, Framed
 from core.condition.words import Words
+from core.data.buckets import bucket_sizes
+from core.data.source import Source
 from core.denoiser import Denoiser
 from core.grid import leading, trailing
 from core.nn import text_unet_plan as unet
@@ -24,12 +26,11 @@ from core.sample.euler import euler
 from core.schedule import Discrete, scaled_linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
-from image.buckets import Bucketed, bucket_sizes
+from image.buckets import Bucketed
 from image.captioned import CaptionDropout, captioned_recipe, digits_recipe
 from image.framed import framed_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
 from image.presets import tiny_plan
-from image.source import Source
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
 CLEANEST_FIFTH = Within(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000

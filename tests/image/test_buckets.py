@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from core.codec import Scale
 from core.cond import Cond
+from core.data.buckets import bucket_sizes, nearest_bucket
+from core.data.captions import CaptionedFolder
 from core.data.dataset import Batch, DataError
 from core.denoiser import Denoiser
 from core.grid import trailing
@@ -28,8 +30,8 @@ from core.train.cache import Cached, latents, model_hash
 from core.train.loop import steps
 from core.train.order import Ordered, Shares, stream
 from core.train.state import prepare
-from image.buckets import Bucketed, bucket_sizes, nearest_bucket
-from image.folder import CaptionedFolder, open_source
+from image.buckets import Bucketed
+from image.folder import open_source
 from image.modality import MODALITY
 
 SHAPES = [(8, 16), (16, 8), (12, 12), (8, 32)]
@@ -100,13 +102,13 @@ def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: CaptionedF
             order += data.arrange(0, range(step * batch, (step + 1) * batch))
             step += 1
         met = Counter(order)
-        for members in data.members:
+        for members in data.buckets.members:
             whole = epoch * len(members) // batch * batch  # all but less than a batch
             assert sum(met[index] for index in members) == whole
             assert {met[index] for index in members} <= {whole // len(members), -(-whole // len(members))}
         if batch == 1:
             assert set(met.values()) == {epoch}
-    for members in data.members:
+    for members in data.buckets.members:
         walk = [index for index in order if index in set(members.tolist())]
         passes = [walk[n : n + len(members)] for n in range(0, len(walk) - len(members) + 1, len(members))]
         assert all(sorted(one) == members.tolist() for one in passes)
@@ -119,14 +121,14 @@ def test_order_is_a_function_of_seed_and_step(source: CaptionedFolder) -> None:
     assert data.arrange(0, range(200, 204)) == walk[200:204]
     assert data.arrange(0, [399, 0, 201]) == [walk[399], walk[0], walk[201]]
     assert data.arrange(1, range(400)) != walk
-    shapes = [int(data.bucket[walk[step * 4]]) for step in range(100)]
+    shapes = [int(data.buckets.bucket[walk[step * 4]]) for step in range(100)]
     assert shapes[:24] != sorted(shapes[:24])  # buckets alternate
 
 
 def test_a_batch_of_two_buckets_is_refused(source: CaptionedFolder) -> None:
     data = Bucketed(source, SHAPES, batch=4)
     with pytest.raises(DataError, match="2 buckets at once, but buckets fill batches of 4"):
-        data.get([int(data.members[0][0]), int(data.members[1][0])])
+        data.get([int(data.buckets.members[0][0]), int(data.buckets.members[1][0])])
     with pytest.raises(DataError, match="need pictures"):
         Bucketed(source, [], batch=4)
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
+from core.data.source import split_source
 from core.media.picture import resize_and_crop
 from core.train.order import Ordered
-from image.folder import CaptionedArray, open_captioned, open_folder, open_source
-from image.source import Captioned, size_of, split_source
+from image.folder import CaptionedArray, open_captioned, open_source
+from image.source import Captioned, size_of
 
 
 def write(path: Path, size: tuple[int, int] = (8, 8), value: int = 255) -> None:
@@ -100,7 +101,7 @@ def test_pictures_are_upright_opaque_and_of_eight_bits(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 0x8000, dtype=np.uint16)).save(tmp_path / "c.png")
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name)
-    source = open_folder(tmp_path)
+    source = open_source(tmp_path)
     assert size_of(source, 0) == (16, 8)
     batch = Captioned(source, (16, 8)).get([0, 1, 2])
     assert batch["size"].tolist() == [[16, 8], [8, 8], [8, 8]]

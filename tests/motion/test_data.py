@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.data.dataset import DataError
 from core.train.order import Ordered
-from motion.data import MotionError, prepare, published
+from motion.data import prepare, published
 from motion.features import Normal, decode
 from motion.files import Take, write
 from motion.skeleton import HUMAN, KIT
@@ -70,7 +71,7 @@ def test_kit_has_its_own_width_and_lengths(humanml: Path) -> None:
     data = published(humanml, "train", KIT)
     assert [p.path.stem for p in data.pieces] == ["000001", "M000001", "000002", "000003", "000004"]
     assert (data.pieces[3].start, data.pieces[3].stop) == (25, 56)
-    with pytest.raises(MotionError, match="263 features"):
+    with pytest.raises(DataError, match="263 features"):
         published(humanml, "train")
 
 
@@ -95,7 +96,7 @@ def test_broken_folders_are_refused(humanml: Path, break_it: Callable[[Path], ob
 
 def test_nan_is_named_when_it_is_met(humanml: Path) -> None:
     np.save(humanml / "new_joint_vecs" / "000001.npy", np.full((60, 263), np.nan, dtype=np.float32))
-    with pytest.raises(MotionError, match=r"000001\.npy contains NaN"):
+    with pytest.raises(DataError, match=r"000001\.npy contains NaN"):
         published(humanml, "train").get([0])
 
 
@@ -123,5 +124,5 @@ def test_recordings_of_ones_own_become_such_a_folder(tmp_path: Path) -> None:
     assert int(batch["valid"].sum(1).min()) >= 1 and bool(batch["x"].isfinite().all())
     joints = decode(train.normal.undo(batch["x"][0]))
     assert joints.shape == (196, HUMAN.joints, 3)
-    with pytest.raises(MotionError, match="holds no motions"):
+    with pytest.raises(DataError, match="holds no motions"):
         prepare(tmp_path / "nothing", tmp_path / "ready2")

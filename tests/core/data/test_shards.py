@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
+from core.data.shards import braces, open_shards
 from core.train.order import Ordered, Shares, stream
-from image.folder import open_captioned
-from image.shards import braces, open_shards
+from image.folder import SHARDED, open_captioned
 
 COUNT = 11
 
@@ -79,10 +79,10 @@ def test_a_run_over_shards_starts_anywhere(folder: Path) -> None:
 def test_patterns_name_shards(folder: Path) -> None:
     shards = folder / "shards"
     for pattern, count in (("a-{003,010}.tar", 7), ("a-*.tar", COUNT), ("a-{003..003}.tar", 4), ("{a,a}-007.tar", 8)):
-        assert len(open_shards(shards / pattern)) == count
+        assert len(open_shards(shards / pattern, SHARDED)) == count
     assert list(braces("x{08..11}/{a,b}")) == [f"x{n}/{c}" for n in ("08", "09", "10", "11") for c in "ab"]
     with pytest.raises(DataError, match=r"a-004.tar does not exist"):
-        open_shards(shards / "a-{003..004}.tar")
+        open_shards(shards / "a-{003..004}.tar", SHARDED)
     with pytest.raises(DataError, match="no file matches"):
         open_captioned(shards / "b-*.tar", 8)
 
@@ -114,16 +114,16 @@ def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = tar(tmp_path / "whole.tar", {"a.png": b"x" * 700, "a.txt": b"a", "b.png": b"x" * 30, "b.txt": b"b"})
     content = whole.read_bytes()
     end = 512 * (1 + 2 + 2 + 2 + 2)
-    assert len(open_shards(whole)) == 2
+    assert len(open_shards(whole, SHARDED)) == 2
     for length in range(0, end + 1, 128):
         (tmp_path / "cut.tar").write_bytes(content[:length])
         with pytest.raises(DataError, match="cut short"):
-            open_shards(tmp_path / "cut.tar")
+            open_shards(tmp_path / "cut.tar", SHARDED)
     damaged = bytearray(content)
     damaged[512 * 5 + 3] ^= 0xFF  # in the third header
     (tmp_path / "cut.tar").write_bytes(damaged)
     with pytest.raises(DataError, match="cut short or damaged"):
-        open_shards(tmp_path / "cut.tar")
+        open_shards(tmp_path / "cut.tar", SHARDED)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_shards_are_refused(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        open_shards(tar(tmp_path / "a.tar", members))
+        open_shards(tar(tmp_path / "a.tar", members), SHARDED)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tar shards of captioned images (the WebDataset layout), by index.
+"""Tar shards of captioned files (the WebDataset layout), by index.
 
 Members that share a name up to its first dot are one example: ``000123.jpg`` and ``000123.txt`` (the caption), or
 ``000123.json`` with "caption" or "text". Only the headers are read when shards are opened; each member is then found by
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from core.data.dataset import DataError
+from core.data.source import Kind
 
-PICTURES = {"jpg", "jpeg", "png", "webp"}
 BLOCK = 512  # bytes: tar is made of these, and ends with blocks of zeros
 
 
@@ -33,17 +33,17 @@ class Member(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A picture and its caption in a shard."""
+    """A file and its caption in a shard."""
 
     shard: int
     key: str
-    picture: Member
+    content: Member
     caption: Member
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The captioned pictures of some tar files."""
+    """The captioned files of some tar files."""
 
     paths: tuple[Path, ...]
     examples: tuple[Example, ...]
@@ -52,14 +52,14 @@ class Shards:
         return len(self.examples)
 
     def name(self, index: int) -> str:
-        """The member that is the picture, and its shard."""
+        """The member that is the file, and its shard."""
         example = self.examples[index]
-        return f"{example.key}.{example.picture.kind} in {self.paths[example.shard]}"
+        return f"{example.key}.{example.content.kind} in {self.paths[example.shard]}"
 
     def open(self, index: int) -> io.BufferedReader:
-        """The file of a picture."""
+        """The open file."""
         example = self.examples[index]
-        return io.BufferedReader(Window(self.paths[example.shard], example.picture))
+        return io.BufferedReader(Window(self.paths[example.shard], example.content))
 
     def caption(self, index: int) -> str:
         """What it shows. Raises DataError where it is empty or not text."""
@@ -128,14 +128,14 @@ def is_shards(path: Path) -> bool:
     return ".tar" in path.suffixes or path.suffix == ".tgz"
 
 
-def open_shards(pattern: Path) -> Shards:
-    """The captioned pictures of every shard that a pattern means, in the order of the shards' names."""
+def open_shards(pattern: Path, kind: Kind) -> Shards:
+    """The captioned files of every shard that a pattern means, in the order of the shards' names."""
     paths = [path for name in braces(str(pattern)) for path in _matching(Path(name))]
     if not paths:
         raise DataError(f"no file matches {pattern}: give a .tar file, a folder of them, or a pattern")
-    examples = [example for number, path in enumerate(paths) for example in _examples(number, path)]
+    examples = [example for number, path in enumerate(paths) for example in _examples(number, path, kind)]
     if not examples:
-        raise DataError(f"{paths[0]} holds no captioned pictures: put NAME.jpg and NAME.txt into it")
+        raise DataError(f"{paths[0]} holds no captioned {kind.name}s: put {_first(kind)} and NAME.txt into it")
     return Shards(tuple(paths), tuple(examples))
 
 
@@ -164,7 +164,11 @@ def _matching(path: Path) -> list[Path]:
     return [path]
 
 
-def _examples(number: int, path: Path) -> Iterator[Example]:
+def _first(kind: Kind) -> str:
+    return f"NAME{min(kind.suffixes)}"
+
+
+def _examples(number: int, path: Path, kind: Kind) -> Iterator[Example]:
     """The examples of one shard; members that belong together follow each other."""
     for key, group in itertools.groupby(_members(path), lambda pair: pair[0]):
         kinds: dict[str, Member] = {}
@@ -172,13 +176,13 @@ def _examples(number: int, path: Path) -> Iterator[Example]:
             if member.kind in kinds:
                 raise DataError(f"{path} holds {key}.{member.kind} twice: write the shard again")
             kinds[member.kind] = member
-        pictures = [kind for kind in kinds if kind in PICTURES]
-        captions = [kind for kind in CAPTIONS if kind in kinds]
-        if len(pictures) != 1:
-            raise DataError(f"{path} holds {len(pictures)} pictures for '{key}': put exactly one there")
+        found = [name for name in kinds if f".{name}" in kind.suffixes]
+        captions = [name for name in CAPTIONS if name in kinds]
+        if len(found) != 1:
+            raise DataError(f"{path} holds {len(found)} {kind.name}s for '{key}': put exactly one there")
         if not captions:
-            raise DataError(f"{key}.{pictures[0]} in {path} has no caption: put {key}.txt right after it")
-        yield Example(number, key, kinds[pictures[0]], kinds[captions[0]])
+            raise DataError(f"{key}.{found[0]} in {path} has no caption: put {key}.txt right after it")
+        yield Example(number, key, kinds[found[0]], kinds[captions[0]])
 
 
 def _members(path: Path) -> Iterator[tuple[str, Member]]:
