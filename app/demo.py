@@ -66,7 +66,7 @@ def table(model: Model, options: Options) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from core.evaluation.distances import Interval
+    from core.evaluation.interval import Interval
     from core.sample import SAMPLERS
 
     assert model.evaluate is not None

@@ -13,7 +13,7 @@ from app.options import Flag
 from app.sampling import AVERAGE, asked
 from core.registry import open_model
 
-ABOUT = """Sample a model and measure the samples: distances to held-out data with their bootstrap
+ABOUT = """Sample a model and measure the samples: distances to held-out data with their
 intervals, precision and recall, nearest training example.
 
 Example:
@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> None:
     path, _, request, values = asked("langevin evaluate", ABOUT, [OUT, AVERAGE], words)
     import torch
 
-    from core.evaluation.distances import Interval
+    from core.evaluation.interval import Interval
     from core.settings import settings_of
     from core.weights.checkpoint import write_whole
 
@@ -59,7 +59,7 @@ def show(figures: Mapping[str, object]) -> None:
 
 def text(value: object) -> str:
     """A figure as a person reads it."""
-    from core.evaluation.distances import Interval
+    from core.evaluation.interval import Interval
 
     if isinstance(value, Interval) and math.isnan(value.low):
         return f"{value.value:.4g}"

@@ -68,12 +68,12 @@ def measure(name: str, seconds: float, seed: int, count: int, judge: Classifier)
         "training seconds": round(spent, 1),
         "sampling seconds": round(sampling, 1),
         "frechet distance to held-out": str(
-            frechet(judge.features(samples), judge.features(held_out.images), n_boot=100)
+            frechet(judge.features(samples), judge.features(held_out.images), groups=50)
         ),
         "frechet distance to training": round(
             frechet(judge.features(samples), judge.features(train_part.images)).value, 2
         ),
-        "nearest training image": str(nearest_median(samples.flatten(1), train_part.images.flatten(1), n_boot=100)),
+        "nearest training image": str(nearest_median(samples.flatten(1), train_part.images.flatten(1), groups=50)),
     }
     if "label" in asked:
         result["read as the asked digit"] = accuracy(judge, samples, asked["label"])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.evaluation.distances import Interval
+from core.evaluation.interval import Interval
 from core.model import Evaluate, Model
 from core.random import Noise
 from core.recipe import build, load

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from core.evaluation.distances import Interval, average
+from core.evaluation.interval import Interval, average
 
 # How CLIP's training images were normalised, for folders without a preprocessor configuration.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -74,13 +74,11 @@ class ClipScore:
         square = pixels[..., top : top + size, left : left + size].expand(-1, 3, -1, -1)
         return (square - self.mean) / self.deviation
 
-    def mean_of(
-        self, images: Tensor, captions: Sequence[str], batch: int = 64, n_boot: int = 0, seed: int = 0
-    ) -> Interval:
-        """The mean score of many images, with its bootstrap interval."""
+    def mean_of(self, images: Tensor, captions: Sequence[str], batch: int = 64) -> Interval:
+        """The mean score of many images."""
         starts = range(0, len(images), batch)
         scores = [self(images[start : start + batch], captions[start : start + batch]) for start in starts]
-        return average(torch.cat(scores), n_boot, seed)
+        return average(torch.cat(scores))
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -8,13 +8,14 @@ where the caption places them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.evaluation.judge import train_judge
 from image.captions import COLOURS, SIDE, CaptionedDigits, Item, Scene
 
 CELL = 4  # pixels
@@ -88,26 +89,17 @@ def targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def train_detector(data: CaptionedDigits, steps: int = 1200, batch: int = 64, seed: int = 0) -> Detector:
-    """Train a detector on real renders, slightly noisy and blurred; two or three minutes on one core.
+    """Train a detector on real renders, slightly noisy and blurred; two or three minutes on one core."""
 
-    torch's global generator is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        detector = Detector()
-        optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
-        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    def losses(detector: Detector) -> Iterator[Tensor]:
         for step in range(steps):
             shown = data.get([(step * batch + row) % len(data) for row in range(batch)])
             images = shown["x"] + 0.15 * torch.rand(batch, 1, 1, 1) * torch.randn_like(shown["x"])
             blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
             images = images.lerp(blurred, torch.rand(batch, 1, 1, 1))
-            loss = _loss(detector(images), shown["scene"])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-    return detector.eval().requires_grad_(False)
+            yield _loss(detector(images), shown["scene"])
+
+    return train_judge(Detector, losses, 3e-3, steps, seed=seed)
 
 
 def _loss(answer: Tensor, scenes: Sequence[Scene]) -> Tensor:

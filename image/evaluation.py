@@ -28,7 +28,7 @@ def evaluator(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evalua
 
 
 def evaluate_against(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]) -> Evaluate:
-    """Distances of samples to held-out images, with bootstrap intervals; how close they come to training images.
+    """Distances of samples to held-out images, with intervals; how close they come to training images.
 
     Without labels the features are the pixels themselves. The figures of the training images are the floor to compare
     with: what perfect samples would get.
@@ -41,17 +41,17 @@ def evaluate_against(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]
     def evaluate(samples: Tensor, asked: Mapping[str, Any]) -> Mapping[str, object]:
         shown = samples.clamp(-1, 1)
         sample_features = features(embed, shown)
-        shape = neighbours(held_out_features, sample_features, n_boot=100)
+        shape = neighbours(held_out_features, sample_features)
         figures: dict[str, object] = {
             "samples": len(samples),
-            "Frechet distance to held-out": frechet(sample_features, held_out_features, n_boot=100),
+            "Frechet distance to held-out": frechet(sample_features, held_out_features, groups=50),
             "Frechet distance, real training images": frechet(train_features, held_out_features),
-            "kernel distance to held-out": kernel(sample_features, held_out_features, n_boot=100),
+            "kernel distance to held-out": kernel(sample_features, held_out_features, groups=50),
             "precision": shape.precision,
             "recall": shape.recall,
             "density": shape.density,
             "coverage": shape.coverage,
-            "nearest training image (median L2)": nearest_median(shown.flatten(1), pixels, n_boot=100),
+            "nearest training image (median L2)": nearest_median(shown.flatten(1), pixels, groups=50),
             "nearest training image of held-out": nearest_median(held_out["x"].flatten(1), pixels),
         }
         if classifier is not None and "label" in asked:

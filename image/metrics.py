@@ -6,9 +6,13 @@ metrics of ``core.evaluation.distances`` as features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from core.evaluation.judge import train_judge
 
 
 class Classifier(nn.Module):
@@ -41,22 +45,15 @@ class Classifier(nn.Module):
 
 
 def train_classifier(images: Tensor, labels: Tensor, epochs: int = 60, batch: int = 64, seed: int = 0) -> Classifier:
-    """Train a classifier on labelled real images, a little noise added; seconds for thousands of small ones.
+    """Train a classifier on labelled real images, a little noise added; seconds for thousands of small ones."""
 
-    torch's global generator is left as it was, so that later draws do not depend on this training.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        classifier = Classifier(images.shape[1], int(labels.max()) + 1)
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+    def losses(classifier: Classifier) -> Iterator[Tensor]:
         for _ in range(epochs):
             for rows in torch.randperm(len(images)).split(batch):
                 noisy = images[rows] + 0.1 * torch.randn_like(images[rows])
-                loss = F.cross_entropy(classifier(noisy), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    return classifier.eval().requires_grad_(False)
+                yield F.cross_entropy(classifier(noisy), labels[rows])
+
+    return train_judge(lambda: Classifier(images.shape[1], int(labels.max()) + 1), losses, 1e-3, seed=seed)
 
 
 @torch.no_grad()

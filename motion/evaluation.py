@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Dataset
-from core.evaluation.distances import Interval
+from core.evaluation.interval import share
 from core.model import Evaluate
 from motion import physics
 from motion.features import Normal, decode
@@ -74,12 +74,4 @@ def _caption_agreement(joints: Tensor, valid: Tensor, clips: Sequence[Any]) -> d
         if not any(act.kind in MOVING for act in acts):
             walks += [direction_of_walk(observed) == act.direction for act in acts if act.kind is Kind.WALK]
     named = {"correct hand waves": waves, "correct direction": walks, "all actions present": whole}
-    return {name: _share(found) for name, found in named.items() if found}
-
-
-def _share(found: Sequence[bool]) -> Interval:
-    """The share that is true, with the 95 % interval of Wilson's."""
-    count, share = len(found), sum(found) / len(found)
-    middle = (share + 1.92 / count) / (1 + 3.84 / count)
-    reach = 1.96 * (share * (1 - share) / count + 0.96 / count**2) ** 0.5 / (1 + 3.84 / count)
-    return Interval(share, middle - reach, middle + reach)
+    return {name: share(found) for name, found in named.items() if found}

@@ -1,13 +1,12 @@
 """A matcher of texts and motions: two encoders into one space, trained so that what belongs together lies together.
 
-The loss is symmetric cross-entropy over a batch, in which each caption is to find its motion and each motion its
-caption (2103.00020, section 2.3). Equal captions are no rivals. It judges samples, so it never sees the model.
+It judges samples, so it never sees the model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from core.condition.words import Words
 from core.data.dataset import Dataset
+from core.evaluation.judge import contrastive_loss, train_judge
 from core.nn.text import TextEncoder
 from motion.nn.mdm import Encoder
 
@@ -55,12 +55,7 @@ class Matcher(nn.Module):
 
     def loss(self, x: Tensor, valid: Tensor, captions: Sequence[str]) -> Tensor:
         """How badly a batch is told apart, ()."""
-        alike = self.of_texts(captions) @ self.of_motions(x, valid).T * self.heat.exp().clamp(max=100)
-        rivals = torch.tensor([[a == b for b in captions] for a in captions], device=alike.device)
-        rivals.fill_diagonal_(False)
-        alike = alike.masked_fill(rivals, -1e4)
-        right = torch.arange(len(alike), device=alike.device)
-        return (F.cross_entropy(alike, right) + F.cross_entropy(alike.T, right)) / 2
+        return contrastive_loss(self.of_texts(captions), self.of_motions(x, valid), captions, self.heat)
 
 
 def train_matcher(
@@ -70,16 +65,10 @@ def train_matcher(
     generator = torch.Generator().manual_seed(seed)
     shown: Mapping[str, Any] = data.get(range(min(clips, len(data))))
     x, valid, captions = shown["x"], shown["valid"], shown["caption"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        matcher = Matcher(features)
-    optimiser = torch.optim.AdamW(matcher.parameters(), lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
-    for _ in range(steps):
-        rows = torch.randperm(len(x), generator=generator)[:batch]
-        optimiser.zero_grad()
-        loss = matcher.loss(x[rows], valid[rows], [captions[row] for row in rows.tolist()])
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return matcher.eval().requires_grad_(False)
+
+    def losses(matcher: Matcher) -> Iterator[Tensor]:
+        for _ in range(steps):
+            rows = torch.randperm(len(x), generator=generator)[:batch]
+            yield matcher.loss(x[rows], valid[rows], [captions[row] for row in rows.tolist()])
+
+    return train_judge(lambda: Matcher(features), losses, lr, steps, seed=seed)

@@ -6,13 +6,13 @@ random is repeated, and reported as the mean with a 95 % interval.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from core.evaluation.distances import Interval, frechet
+from core.evaluation.distances import frechet
+from core.evaluation.interval import Interval, average
 
 BATCH = 32
 REPEATS = 20
@@ -35,7 +35,7 @@ def r_precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int 
 
 def multimodal_distance(texts: Tensor, motions: Tensor) -> Interval:
     """MM-Dist: the mean distance of a motion to its text."""
-    return _mean((texts - motions).norm(dim=-1))
+    return average((texts - motions).norm(dim=-1))
 
 
 def diversity(motions: Tensor, draw: torch.Generator, pairs: int = 300) -> float:
@@ -59,19 +59,13 @@ def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS
     values = torch.tensor(
         [measure(torch.Generator().manual_seed(seed + number)) for number in range(repeats)], dtype=torch.float64
     )
-    return _mean(values)
-
-
-def _mean(values: Tensor) -> Interval:
-    """The mean of values (N,), and its 95 % interval."""
-    mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
-    return Interval(mean, mean - reach, mean + reach)
+    return average(values)
 
 
 def protocol_figures(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, Interval]:
     """FID to real motions (M, D), R-precision (where there is a batch), MM-Dist and Diversity of samples."""
     figures = {
-        "FID": frechet(motions, real, n_boot=repeats),
+        "FID": frechet(motions, real, groups=repeats),
         "MM-Dist": multimodal_distance(texts, motions),
         "Diversity": repeated(lambda draw: diversity(motions, draw), repeats),
     }
@@ -79,6 +73,5 @@ def protocol_figures(texts: Tensor, motions: Tensor, real: Tensor, repeats: int 
         return figures
     tops = torch.stack([r_precision(texts, motions, torch.Generator().manual_seed(seed)) for seed in range(repeats)])
     for place, values in enumerate(tops.T, start=1):
-        mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(repeats)
-        figures[f"R-precision top {place}"] = Interval(mean, mean - reach, mean + reach)
+        figures[f"R-precision top {place}"] = average(values)
     return figures

@@ -1,33 +1,21 @@
-"""Metrics: how far one set of samples is from another, in features of any kind, each with a bootstrap interval.
+"""Metrics: how far one set of samples is from another, in features of any kind, each with its interval.
 
-A metric takes features (N, D): what a network sees in a sample, or the flattened sample itself. Its interval says how
-much the figure would change with other samples. Resampling with replacement repeats points, which by itself moves most
-distances; so only the spread of the bootstrap is used, around the figure itself: the bias that any such figure has for
-its number of samples stays, and only figures of equally many samples compare.
+A metric takes features (N, D): what a network sees in a sample, or the flattened sample itself. ``groups`` is how many
+groups of samples are left out in turn to find the interval (see ``core.evaluation.interval``); 0 is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from core.evaluation.interval import Interval, average, share, without_groups
+
 BLOCK = 2048  # rows of a distance matrix held at a time
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and the 95 % interval of its sampling error; without a bootstrap the ends are NaN."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True)
@@ -59,19 +47,17 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(_frechet(*pairs)[0])
 
 
-def frechet(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def frechet(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> Interval:
     """The Frechet distance of features a (N, D) and b (M, D)."""
     a, b = _checked(a), _checked(b)
-    value = frechet_distance(moments(a), moments(b))
-    rng = np.random.default_rng(seed)
-    draws = [
-        _frechet(*_weighted_moments(a, _counts(rng, len(a), size)), *_weighted_moments(b, _counts(rng, len(b), size)))
-        for size in _portions(n_boot, a.shape[1] ** 2)
-    ]
-    return _interval(value, draws)
+
+    def distance(rows: Sequence[Tensor]) -> Tensor:
+        return _frechet(*_weighted_moments(a, rows[0]), *_weighted_moments(b, rows[1]))
+
+    return without_groups(distance, (len(a), len(b)), groups, seed)
 
 
-def kernel(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def kernel(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> Interval:
     """The kernel distance: the unbiased squared MMD under ``(x . y / D + 1)^3`` (1801.01401, section 4).
 
     Its expectation is 0 for equal laws, so it may be below 0. It takes memory for N x M numbers: see
@@ -80,18 +66,14 @@ def kernel(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
     a, b = _checked(a), _checked(b)
     aa, bb, ab = (_polynomial(left, right) for left, right in ((a, a), (b, b), (a, b)))
 
-    def distance(u: Tensor, v: Tensor) -> Tensor:  # how often each row counts, (R, N) and (R, M) -> (R,)
+    def distance(rows: Sequence[Tensor]) -> Tensor:
+        u, v = rows
         within = [
             ((w @ k * w).sum(1) - w**2 @ k.diagonal()) / (w.sum(1) ** 2 - (w**2).sum(1)) for w, k in ((u, aa), (v, bb))
         ]
         return within[0] + within[1] - 2 * (u @ ab * v).sum(1) / (u.sum(1) * v.sum(1))
 
-    value = float(distance(torch.ones(1, len(a)).double(), torch.ones(1, len(b)).double()))
-    rng = np.random.default_rng(seed)
-    draws = [
-        distance(_counts(rng, len(a), size), _counts(rng, len(b), size)) for size in _portions(n_boot, len(a) + len(b))
-    ]
-    return _interval(value, draws)
+    return without_groups(distance, (len(a), len(b)), groups, seed)
 
 
 def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, seed: int = 0) -> Interval:
@@ -106,8 +88,7 @@ def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, see
     for _ in range(count):
         rows = [torch.from_numpy(rng.choice(len(each), size, replace=False)) for each in (a, b)]
         values.append(kernel(a[rows[0]], b[rows[1]]).value)
-    reach = 1.96 * float(np.std(values)) * (size / min(len(a), len(b))) ** 0.5
-    return Interval(float(np.mean(values)), float(np.mean(values)) - reach, float(np.mean(values)) + reach)
+    return Interval.around(float(np.mean(values)), float(np.std(values)) * (size / min(len(a), len(b))) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -120,14 +101,12 @@ class Neighbours:
     coverage: Interval  # balls of real samples that hold any
 
 
-def neighbours(
-    real: Tensor, fake: Tensor, k: int = 3, n_boot: int = 0, seed: int = 0, k_density: int | None = None
-) -> Neighbours:
+def neighbours(real: Tensor, fake: Tensor, k: int = 3, k_density: int | None = None) -> Neighbours:
     """Precision, recall, density and coverage of features real (N, D) and fake (M, D).
 
     ``k_density`` is the k of density and coverage where it is another: the papers take 3 for the first two and 5 for
-    these. The intervals resample the samples that are counted, the balls held fixed. Raises ValueError where a set has
-    no k neighbours.
+    these. The intervals are those of the samples that are counted, among balls that stay. Raises ValueError where a set
+    has no k neighbours.
     """
     real, fake = _checked(real), _checked(fake)
     k_density = k if k_density is None else k_density
@@ -144,15 +123,8 @@ def neighbours(
         held.append(within.sum(1))  # in how many real balls each generated sample is
         covered += within.any(0)
         recalled += (distance <= around_fake[start : start + len(distance), None]).any(0)
-    rng = np.random.default_rng(seed)
-    counts = (torch.cat(inside), recalled > 0, torch.cat(held) / k_density, covered > 0)
-    shares = [each.double() for each in counts]
-    return Neighbours(*(_mean(values, n_boot, rng) for values in shares))
-
-
-def average(values: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
-    """The mean of a figure that each sample has by itself, values (N,)."""
-    return _mean(_checked(values[:, None])[:, 0], n_boot, np.random.default_rng(seed))
+    dense = average(torch.cat(held).double() / k_density)
+    return Neighbours(share(torch.cat(inside)), share(recalled > 0), dense, share(covered > 0))
 
 
 def nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,14 +135,14 @@ def nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     return (samples - train[which]).norm(dim=1), which
 
 
-def nearest_median(samples: Tensor, train: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def nearest_median(samples: Tensor, train: Tensor, groups: int = 0, seed: int = 0) -> Interval:
     """The median distance to the nearest training sample: small where a model has memorised."""
     found = nearest(samples, train)[0].numpy()
-    rng = np.random.default_rng(seed)
-    draws = [
-        torch.from_numpy(np.median(rng.choice(found, (size, len(found))), axis=1)) for size in _portions(n_boot, 1)
-    ]
-    return _interval(float(np.median(found)), draws)
+
+    def median(rows: Sequence[Tensor]) -> Tensor:
+        return torch.tensor([np.median(found[row.bool().numpy()]) for row in rows[0]])
+
+    return without_groups(median, (len(found),), groups, seed)
 
 
 def _checked(samples: Tensor) -> Tensor:
@@ -190,13 +162,13 @@ def _frechet(mean_a: Tensor, a: Tensor, mean_b: Tensor, b: Tensor) -> Tensor:
     return ((mean_a - mean_b) ** 2).sum(1) + traces - 2 * shared
 
 
-def _weighted_moments(samples: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Means (R, D) and covariances (R, D, D) of samples (N, D), row i taken ``counts[r, i]`` times."""
-    size = len(samples)
+def _weighted_moments(samples: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Means (R, D) and covariances (R, D, D) of samples (N, D), each of which counts or does not, rows (R, N)."""
+    size = rows.sum(1)[:, None]
     centred = samples - samples.mean(0)
-    mean = counts @ centred / size
-    second = torch.stack([(centred * row[:, None]).T @ centred for row in counts])
-    covariance = (second - size * mean[:, :, None] * mean[:, None]) / (size - 1)
+    mean = rows @ centred / size
+    second = torch.stack([(centred * row[:, None]).T @ centred for row in rows])
+    covariance = (second - size[..., None] * mean[:, :, None] * mean[:, None]) / (size[..., None] - 1)
     return mean + samples.mean(0), covariance
 
 
@@ -213,31 +185,3 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
 def _radii(samples: Tensor, k: int) -> Tensor:
     """The distance of each sample to its k-th neighbour; the nearest of all is itself."""
     return torch.cat([distance.kthvalue(k + 1, dim=1).values for _, distance in _distances(samples, samples)])
-
-
-def _counts(rng: np.random.Generator, size: int, repeats: int) -> Tensor:
-    """How often each of ``size`` samples is in each of ``repeats`` resamples, (repeats, size)."""
-    drawn = rng.integers(size, size=(repeats, size)) + size * np.arange(repeats)[:, None]
-    return torch.from_numpy(np.bincount(drawn.ravel(), minlength=repeats * size).reshape(repeats, size)).double()
-
-
-def _portions(n_boot: int, numbers: int) -> list[int]:
-    """``n_boot`` cut into portions that hold at most ten million numbers at a time."""
-    if n_boot < 0:
-        raise ValueError(f"the number of resamples must not be negative: {n_boot}")
-    most = max(1, 10_000_000 // numbers)
-    return [min(most, n_boot - start) for start in range(0, n_boot, most)]
-
-
-def _mean(values: Tensor, n_boot: int, rng: np.random.Generator) -> Interval:
-    draws = [_counts(rng, len(values), size) @ values / len(values) for size in _portions(n_boot, len(values))]
-    return _interval(float(values.mean()), draws)
-
-
-def _interval(value: float, draws: list[Tensor]) -> Interval:
-    """The figure, with the 2.5 % and 97.5 % quantiles of the resamples' deviations from their own mean."""
-    if not draws:
-        return Interval(value, float("nan"), float("nan"))
-    found = torch.cat(draws).numpy()
-    low, high = np.quantile(found - found.mean(), (0.025, 0.975))
-    return Interval(value, value + float(low), value + float(high))

@@ -129,7 +129,7 @@ def test_a_batch_of_two_buckets_is_refused(source: CaptionedFolder) -> None:
     data = Bucketed(source, SHAPES, batch=4)
     with pytest.raises(DataError, match="2 buckets at once, but buckets fill batches of 4"):
         data.get([int(data.buckets.members[0][0]), int(data.buckets.members[1][0])])
-    with pytest.raises(DataError, match="need pictures"):
+    with pytest.raises(DataError, match="need sizes"):
         Bucketed(source, [], batch=4)
 
 

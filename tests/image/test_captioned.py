@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.evaluation.distances import Interval, features, frechet, kernel, kernel_subsets, neighbours
+from core.evaluation.distances import features, frechet, kernel, kernel_subsets, neighbours
+from core.evaluation.interval import Interval
 from core.model import Evaluate
 from core.prompts import Captions
 from image import captioned

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.evaluation.distances import average, neighbours
+from core.evaluation.distances import neighbours
 
 
 def draw(count: int, size: int, seed: int = 0) -> Tensor:
@@ -98,10 +98,3 @@ def test_they_are_their_definitions() -> None:
     density = sum(map(sum, balls)) / (wide * 29)
     coverage = sum(map(any, zip(*balls))) / 37
     assert figures(real, fake, k, wide) == pytest.approx((precision, recall, density, coverage))
-
-
-def test_the_average_of_figures_has_the_interval_of_a_mean() -> None:
-    values = draw(400, 1)[:, 0] * 3 + 7
-    found = average(values, n_boot=2000)
-    assert found.value == pytest.approx(float(values.mean()))
-    assert found.high - found.low == pytest.approx(2 * 1.96 * float(values.std()) / 20, rel=0.08)
