@@ -104,7 +104,16 @@ class Cached:
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The encoded examples. Raises CheckpointError where an entry is damaged."""
-        return joined([self._read(self._digests[index]) for index in indices])
+        wanted: dict[
+            Path, set[str]
+        ] = {}  # each shard is opened once, for its header takes longer to read than an entry
+        for index in indices:
+            digest = self._digests[index]
+            wanted.setdefault(self._entries[digest].shard, set()).add(digest)
+        rows: dict[str, Row] = {}
+        for shard, digests in wanted.items():
+            rows |= self._read(shard, digests)
+        return joined([rows[self._digests[index]] for index in indices])
 
     def _known(self) -> dict[str, Entry]:
         """The entries that are there; a shard that cannot be read is deleted, to be made again."""
@@ -145,16 +154,19 @@ class Cached:
         for digest, (checksum, names) in entries.items():
             self._entries[digest] = Entry(path, tuple(names), checksum)
 
-    def _read(self, digest: str) -> Row:
-        entry = self._entries[digest]
+    def _read(self, shard: Path, digests: Iterable[str]) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
         try:
-            with safe_open(entry.shard, framework="pt") as file:
-                packed = {name: file.get_tensor(f"{digest}/{name}") for name in entry.names}
+            with safe_open(shard, framework="pt") as file:
+                for digest in digests:
+                    entry = self._entries[digest]
+                    packed = {name: file.get_tensor(f"{digest}/{name}") for name in entry.names}
+                    if _checksum(packed) != entry.checksum:
+                        raise _damaged(shard)
+                    rows[digest] = {name.removesuffix(TEXT): _unpacked(name, value) for name, value in packed.items()}
         except (SafetensorError, OSError) as error:
-            raise _damaged(entry.shard) from error
-        if _checksum(packed) != entry.checksum:
-            raise _damaged(entry.shard)
-        return {name.removesuffix(TEXT): _unpacked(name, value) for name, value in packed.items()}
+            raise _damaged(shard) from error
+        return rows
 
 
 def model_hash(*parts: nn.Module | str) -> str:
