@@ -301,7 +301,7 @@ class Modality(ABC, Generic[Object]):
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """The settings in a file that ``write`` wrote, with today's keys; None for a file of another kind."""
-        return provenance.read_sidecar(path) if path.suffix in self.suffixes else None
+        return provenance.read_sidecar(path) if path.suffix.lower() in self.suffixes else None
 
     def preview(self, path: Path, objects: Sequence[Object], metadata: Metadata) -> None:
         """Write a sheet for a person who follows a run; ``path`` ends in ``preview_suffix``."""

@@ -203,14 +203,15 @@ def write_film(
 
     Raises ValueError for another ending.
     """
-    if path.suffix not in {".gif", ".mp4"}:
+    suffix = path.suffix.lower()
+    if suffix not in {".gif", ".mp4"}:
         raise ValueError(f"films are written as .gif or .mp4, not '{path.suffix}'")
     longest = max(len(clip) for clip in clips)
     padded = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1)]) for clip in clips]
     rows = [
         film(clip, views, caption=words or " ", skeleton=skeleton) for clip, words in zip(padded, captions, strict=True)
     ]
-    (write_gif if path.suffix == ".gif" else write_mp4)(path, (_stacked(parts) for parts in zip(*rows)), fps)
+    (write_gif if suffix == ".gif" else write_mp4)(path, (_stacked(parts) for parts in zip(*rows)), fps)
 
 
 def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
