@@ -1,8 +1,8 @@
 """What scripts of others are written with is frozen: commands, their flags, and the parameters of recipes.
 
-``tests/files/flags.txt`` has a line for each. A new flag is a new line: run ``python -m tests.app.test_flags``. A line that
-goes or changes breaks somebody's script: it needs a note in CHANGELOG.md, and one minor version in which the old name
-still works and warns.
+``tests/files/flags.txt`` has a line for each. A new flag is a new line: run ``python -m tests.app.test_flags``. A line
+that goes or changes breaks somebody's script: it needs a note in CHANGELOG.md, and one minor version in which the old
+name still works and warns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator
 
 from app.main import COMMANDS
-from app.options import flags_of
+from app.options import Flag, flags_of
 from core.registry import operations, presets, requests, systems
 from tests.support.source import ROOT
 
@@ -22,8 +22,10 @@ FILE = ROOT / "tests" / "files" / "flags.txt"
 def flags() -> Iterator[str]:
     for command, (module, _) in COMMANDS.items():
         yield command
-        own = getattr(importlib.import_module(module), "Options", None)
-        yield from (f"{command} --{flag.name}" for flag in (flags_of(own) if own else ()))
+        names = vars(importlib.import_module(module))
+        shared = [value for value in names.values() if isinstance(value, Flag)]
+        own = flags_of(names["Options"]) if "Options" in names else []
+        yield from (f"{command} --{flag.name}" for flag in [*shared, *own])
     for domain, request in requests().items():
         yield from (f"sample {domain} --{flag.name}" for flag in flags_of(request))
     for domain, table in operations().items():
