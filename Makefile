@@ -37,7 +37,7 @@ certificates: setup
 	$(BIN)/langevin solvers --markdown docs/certificates.md
 
 api: setup
-	$(BIN)/pdoc -o docs/api langevin core image motion
+	$(BIN)/pdoc -o docs/api langevin langevin.api core image motion
 
 clean:
 	rm -rf .venv build docs/api *.egg-info .pytest_cache .mypy_cache .ruff_cache
