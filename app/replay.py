@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.edit import opened_for
 from app.options import parse
-from core.flags import option, restored
+from core.flags import IN_MEMORY, option, restored
 from core.model import digest
 from core.registry import modalities, modality_of, newest, open_model
 
@@ -33,6 +34,8 @@ def main(words: Sequence[str]) -> None:
     options, given = parse(Options, "langevin replay", ABOUT, words, known)
     old = Path(given["file"])
     settings = settings_in(old)
+    if IN_MEMORY in settings.values():
+        raise ValueError(f"{old.name} was made with what lay in no file, so it cannot be made again")
     from core.settings import in_words, unchanged
 
     path = options.checkpoint or Path(str(settings["checkpoint"]))
@@ -44,19 +47,20 @@ def main(words: Sequence[str]) -> None:
     started = time.perf_counter()
     path = newest(path)
     modality = modality_of(path)
-    request = restored(modality.request, settings)
-    model = open_model(path, settings["average"], request)
-    if "edit" in settings:
-        if "source" not in settings:
-            raise ValueError(f"{old.name} was edited from what lay in no file, so it cannot be made again")
-        source = Path(settings["source"])
-        unchanged({"files": {str(source): settings["source_sha256"]}}, old)
-        kind = modality.operations[settings["edit"]]
-        objects = model.edit(restored(kind, settings), source)
-    else:
-        objects = model.sample(request, seeds=settings.get("seeds"))
     new = options.out or old.with_name(f"{old.stem}-replay{old.suffix}")
     modality.check_output(new)
+    if new.suffix.lower() != old.suffix.lower():
+        raise ValueError(f"{new} cannot be compared with {old.name}: give a name that ends in {old.suffix}")
+    if "edit" in settings:
+        source = Path(settings["source"])
+        unchanged({"files": {str(source): settings["source_sha256"]}}, old)
+        operation = restored(modality.operations[settings["edit"]], settings)
+        model = open_model(path, settings["average"], opened_for(modality, operation))
+        objects = model.edit(operation, source)
+    else:
+        request = restored(modality.request, settings)
+        model = open_model(path, settings["average"], request)
+        objects = model.sample(request, seeds=settings.get("seeds"))
     modality.write(new, objects, {k: v for k, v in settings.items() if k not in ("format", "file")})
     made = modality.files_of(new, len(objects))[settings.get("file", 0)]
     same = modality.same(old, made, settings)

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.names import look_up
+from core.parameters import PARAMETERS, About
 
 if TYPE_CHECKING:
     from core.model import Modality, Model, Operation, Request
@@ -29,7 +30,7 @@ class Outline(NamedTuple):
 
     module: str  # dotted
     about: str  # the first sentence of its docstring
-    presets: tuple[str, ...]
+    presets: Mapping[str, tuple[str, ...]]  # the parameters of each
 
 
 def domains() -> list[str]:
@@ -53,8 +54,12 @@ def systems() -> dict[str, Outline]:
 def _outline(path: Path, module: str) -> Outline:
     tree = ast.parse(path.read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    presets = [node.name for node in functions if node.returns is not None and ast.unparse(node.returns) == "Recipe"]
-    return Outline(module, (ast.get_docstring(tree) or "").split("\n")[0], tuple(sorted(presets)))
+    presets = {
+        node.name: tuple(argument.arg for argument in node.args.args)
+        for node in sorted(functions, key=lambda node: node.name)
+        if node.returns is not None and ast.unparse(node.returns) == "Recipe"
+    }
+    return Outline(module, (ast.get_docstring(tree) or "").split("\n")[0], presets)
 
 
 def presets(module: ModuleType) -> dict[str, Callable[..., object]]:
@@ -66,6 +71,15 @@ def presets(module: ModuleType) -> dict[str, Callable[..., object]]:
         and function.__annotations__.get("return") == "Recipe"
         and not name.startswith("_")
     }
+
+
+def parameters() -> dict[str, About]:
+    """What the parameters of recipes mean, by name: those of every domain, and those that only one has."""
+    found = dict(PARAMETERS)
+    for domain in domains():
+        if (ROOT / domain / "parameters.py").is_file():
+            found |= importlib.import_module(f"{domain}.parameters").PARAMETERS
+    return found
 
 
 def find(system: str, preset: str) -> tuple[str, Callable[..., object]]:

@@ -115,6 +115,11 @@ def size_of(source: Source, index: int) -> Size:
 
 
 def resized(pixels: Tensor, size: Sequence[int], channels: int) -> Tensor:
-    """A picture (3, H, W) in [-1, 1], scaled to cover a height and width and cropped in the middle: (1, C, H, W)."""
+    """A picture (3, H, W) in [-1, 1], scaled to cover a height and width and cropped in the middle: (1, C, H, W).
+
+    One that has this size and these channels is left as it is; others pass through 8 bits.
+    """
+    if pixels.shape == (channels, *size):
+        return pixels.detach().cpu().float()[None]
     cut, _ = picture.resize_and_crop(as_picture(pixels).convert(picture.MODES[channels]), (size[0], size[1]))
     return picture.to_tensor(cut)[None]

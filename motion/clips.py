@@ -63,27 +63,28 @@ class Clips(Modality[Take]):
         names = self.files_of(path, len(objects))
         with ExitStack() as drafts:
             self._write([drafts.enter_context(whole(name)) for name in names], objects, metadata)
-        if path.suffix not in SHEETS:
+        if path.suffix.lower() not in SHEETS:
             for number, name in enumerate(names):
                 provenance.write_sidecar(name, {**metadata, "file": number})
 
     def files_of(self, path: Path, count: int) -> list[Path]:
         """The files that so many clips are written to under a name."""
-        if path.suffix in (*FILMS, *SHEETS) or count == 1:
+        if path.suffix.lower() in (*FILMS, *SHEETS) or count == 1:
             return [path]
         return [path.with_name(f"{path.stem}-{number:03d}{path.suffix}") for number in range(count)]
 
     def _write(self, files: Sequence[Path], takes: Sequence[Take], metadata: Metadata) -> None:
         clips, captions = [take.joints for take in takes], [take.caption for take in takes]
-        if files[0].suffix in SHEETS:
+        suffix = files[0].suffix.lower()
+        if suffix in SHEETS:
             save_page(files[0], sheet(clips, captions), metadata)
-        elif files[0].suffix in FILMS:
+        elif suffix in FILMS:
             write_film(files[0], clips[:FILMED], HUMAN.fps, captions[:FILMED])
         else:
             for name, take in zip(files, takes, strict=True):
                 write(name, take)
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
-        if path.suffix in SHEETS:
+        if path.suffix.lower() in SHEETS:
             return None  # a PNG's settings are the same for every modality, and pictures read them
         return super().read_metadata(path)

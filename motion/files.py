@@ -35,7 +35,8 @@ class Take:
 def write_npz(path: Path, take: Take) -> None:
     """Write poses, frame rate, caption and the names of the joints."""
     joints = take.joints.float().numpy()
-    np.savez_compressed(path, joints=joints, fps=take.fps, caption=take.caption, names=np.array(HUMAN.names))
+    with open(path, "wb") as file:  # for a name, NumPy adds .npz to other suffixes, .NPZ among them
+        np.savez_compressed(file, joints=joints, fps=take.fps, caption=take.caption, names=np.array(HUMAN.names))
 
 
 def read_npz(path: Path) -> Take:
@@ -50,12 +51,13 @@ def read_npz(path: Path) -> Take:
 
 def read(path: Path) -> Take:
     """Read .bvh, .npz, or .npy with poses (T, 22, 3) or features (T, 263). Raises ValueError for what is none."""
-    if path.suffix == ".bvh":
+    suffix = path.suffix.lower()
+    if suffix == ".bvh":
         bvh = read_bvh(path)
         return Take(retarget(bvh).float(), bvh.fps)
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         return read_npz(path)
-    if path.suffix == ".npy":
+    if suffix == ".npy":
         try:
             values = torch.from_numpy(np.load(path, allow_pickle=False)).float()
         except (OSError, ValueError, EOFError, TypeError) as error:
@@ -66,11 +68,12 @@ def read(path: Path) -> Take:
 
 def write(path: Path, take: Take) -> None:
     """Write .bvh (centimetres), .npz or .glb, by the ending of the name. Raises ValueError for another ending."""
-    if path.suffix == ".bvh":
+    suffix = path.suffix.lower()
+    if suffix == ".bvh":
         write_bvh(path, from_poses(take.joints, take.fps))
-    elif path.suffix == ".npz":
+    elif suffix == ".npz":
         write_npz(path, take)
-    elif path.suffix == ".glb":
+    elif suffix == ".glb":
         write_glb(path, take.joints, take.fps)
     else:
         raise ValueError(f"motions are written as .bvh, .npz or .glb, not '{path.suffix}'")

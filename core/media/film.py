@@ -15,10 +15,11 @@ COLOURS = 32  # of a .gif
 
 def write_film(path: Path, frames: Iterable[Image.Image], fps: float) -> None:
     """Write frames of one size. Raises ValueError for another ending or no frames, OSError where nothing is written."""
-    if path.suffix not in WRITERS:
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
         raise ValueError(f"films are written as {' or '.join(WRITERS)}, not '{path.suffix}'")
     with whole(path) as draft:
-        WRITERS[path.suffix](draft, frames, fps)
+        WRITERS[suffix](draft, frames, fps)
 
 
 def _write_gif(path: Path, frames: Iterable[Image.Image], fps: float) -> None:

@@ -1,4 +1,4 @@
-"""Recordings through the command: prompts that follow one another, changes of a clip, and what is refused."""
+"""Motions through the command: prompts that follow one another, edits of a clip, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from PIL import Image
 
 from app.main import main
-from app.recordings import spans
 from core.grid import trailing
 from core.random import Noise
-from core.recipe import Sampling, load
+from core.recipe import load
 from core.sample.dpm import dpmpp_2m
-from core.train.state import newest
-from motion.changing import parse_segments
+from core.systems.sampling import Sampling
+from motion.changing import timed
 from motion.compose import sequence
 from motion.features import canonical, decode, encode
 from motion.files import Take, read, write
 from motion.generator import Motions, normal_of
+from motion.operations.edits import spans
 from tests.support.commands import Command, refused
+from tests.support.runs import checkpoint
 
 FEW = ["--steps", "2"]
 
@@ -54,10 +55,10 @@ def test_prompts_follow_one_another(command: Command, motions: Path, tmp_path: P
     assert status == 0 and "1 samples" in said, err
     take = read(out)
     assert len(take.joints) == 150 and take.caption == "walks; waves; sits"
-    loaded = load(newest(motions) or motions)
-    way = Sampling(dpmpp_2m, trailing, 2, guidance=2.5)
+    model = load(checkpoint(motions))
+    sampling = Sampling(dpmpp_2m, trailing, 2, 2.5, model.sampling.guide)
     with torch.no_grad():
-        x = sequence(loaded.system, parse_segments("walks; waves; sits", [2, 3, 2.5], 120), 12, Noise(5, [0]), way)
+        x = sequence(model.diffusion, timed("walks; waves; sits", [2, 3, 2.5], 120), 12, Noise(5, [0]), sampling)
     assert float((take.joints - decode(normal_of().undo(x))[0]).abs().max()) < 1e-4
 
 
@@ -67,16 +68,16 @@ def test_a_sequence_is_replayed(command: Command, motions: Path, tmp_path: Path)
     assert command("sample", motions, *words, *FEW)[0] == 0
     with Image.open(out) as page:
         settings = json.loads(page.info["langevin"])
-    assert settings["seconds"] == [2.0] and settings["captions"] == ["walks; sits"] * 2
+    assert settings["seconds"] == [2.0] and settings["prompt"] == "walks; sits" and settings["count"] == 2
     status, said, err = command("replay", out)
-    assert status == 0 and "the same picture" in said and "NOT" not in said, err
+    assert status == 0 and "the same as long.png" in said and "NOT" not in said, err
 
 
 def test_kept_frames_are_kept_and_the_rest_is_new(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
     out, known = tmp_path / "between.npz", read(clip)
     words = ["--prompt", "waves the left hand", "--keep", "0:20,40:", "--out", out, *FEW]
-    status, said, err = command("edit", motions, clip, *words)
-    assert status == 0 and "clip.npz, changed" in said, err
+    status, said, err = command("edit", "in-between", motions, clip, *words)
+    assert status == 0 and "clip.npz, in-between" in said, err
     truth, found = decode(encode(canonical(known.joints))), read(out).joints
     assert found.shape == truth.shape
     away = (found - truth).norm(dim=-1).amax(-1)
@@ -86,16 +87,18 @@ def test_kept_frames_are_kept_and_the_rest_is_new(command: Command, motions: Pat
     assert read(out).caption == "waves the left hand"
 
 
-def test_limbs_move_anew_and_clips_go_on(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
+def test_limbs_are_regenerated_and_clips_extended(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
     out, truth = tmp_path / "upper.bvh", decode(encode(canonical(read(clip).joints)))
-    assert command("edit", motions, clip, "--part", "upper", "--count", 2, "--out", out, *FEW)[0] == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["upper-000.bvh", "upper-001.bvh"]
+    assert command("edit", "regenerate", motions, clip, "--part", "upper", "--count", 2, "--out", out, *FEW)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"upper-00{number}.bvh{end}" for number in range(2) for end in ("", ".json")
+    ]
     out = tmp_path / "upper.npz"
-    assert command("edit", motions, clip, "--part", "upper", "--out", out, *FEW)[0] == 0
+    assert command("edit", "regenerate", motions, clip, "--part", "upper", "--out", out, *FEW)[0] == 0
     away = (read(out).joints - truth).norm(dim=-1).mean(0)
     assert float(away[[0, 1, 4, 7, 10, 11]].max()) < 1e-4 and float(away[20]) > 0.01
     out = tmp_path / "on.npz"
-    assert command("edit", motions, clip, "--prompt", "sits", "--seconds", 9, "--out", out, *FEW)[0] == 0
+    assert command("edit", "extend", motions, clip, "--prompt", "sits", "--seconds", 9, "--out", out, *FEW)[0] == 0
     found = read(out).joints
     assert len(found) == 180 and float((found[:60] - truth).norm(dim=-1).max()) < 1e-4
 
@@ -103,17 +106,22 @@ def test_limbs_move_anew_and_clips_go_on(command: Command, motions: Path, clip: 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--keep", "0:20,70:80"], ["70 to 80", "of 60"]),
-        (["--keep", "20"], ["'20'", "0:20,60:80"]),
-        (["--keep", "30:10"], ["30 to 10"]),
-        (["--keep", ":"], ["nothing is made anew"]),
-        ([], ["nothing is made anew"]),
-        (["--part", "tail"], ["'tail'", "upper"]),
-        (["--seconds", "nan"], ["nan"]),
-        (["--mask", "hole.png"], ["--mask", "recordings"]),
-        (["--keep", "0:20", "--strength", "0.4"], ["--strength"]),
-        (["--keep", "0:20", "--count", "0"], ["--count"]),
-        (["--keep", "0:20", "--out", "a.txt"], [".txt"]),
+        (["in-between", "--keep", "0:20,70:80"], ["70 to 80", "of 60"]),
+        (["in-between", "--keep", "20"], ["'20'", "0:20,60:80"]),
+        (["in-between", "--keep", "30:10"], ["30 to 10"]),
+        (["in-between", "--keep", ":"], ["nothing is generated"]),
+        (["in-between"], ["--keep"]),
+        (["regenerate", "--part", "tail"], ["'tail'", "upper"]),
+        (["regenerate", "--part", "left-arm", "--keep", ":"], ["nothing is generated"]),
+        (["regenerate", "--keep", "20"], ["'20'", "0:20,60:80"]),
+        (["extend"], ["--seconds"]),
+        (["extend", "--seconds", "nan"], ["--seconds"]),
+        (["extend", "--seconds", "2"], ["nothing is generated"]),
+        (["inpaint", "--mask", "hole.png"], ["inpaint", "motion", "in-between"]),
+        (["in-between", "--mask", "hole.png"], ["--mask"]),
+        (["in-between", "--keep", "0:20", "--strength", "0.4"], ["--strength"]),
+        (["in-between", "--keep", "0:20", "--count", "0"], ["--count"]),
+        (["in-between", "--keep", "0:20", "--out", "a.txt"], ["a.txt", ".bvh"]),
     ],
     ids=" ".join,
 )
@@ -127,7 +135,7 @@ def test_changes_that_cannot_be(
     complaint: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(command("edit", motions, clip, *words, *FEW), *complaint)
+    refused(command("edit", words[0], motions, clip, *words[1:], *FEW), *complaint)
     assert not list(tmp_path.iterdir())
 
 
@@ -147,7 +155,7 @@ def test_files_that_are_no_motions(
     if content is not None:
         path.write_text(content)
     out = tmp_path / "out.png"
-    refused(command("edit", motions, path, "--keep", "0:2", "--out", out))
+    refused(command("edit", "in-between", motions, path, "--keep", "0:2", "--out", out))
     assert not out.exists()
 
 
@@ -155,17 +163,19 @@ def test_poses_that_are_none(command: Command, motions: Path, clip: Path, tmp_pa
     joints = read(clip).joints.numpy()
     for name, values in (("one", joints[:1]), ("nan", np.where(np.arange(61)[:, None, None] == 7, np.nan, joints))):
         np.savez(tmp_path / f"{name}.npz", joints=values, fps=20.0, caption="")
-        refused(command("edit", motions, tmp_path / f"{name}.npz", "--keep", "0:2", "--out", tmp_path / "out.png"))
+        file, out = tmp_path / f"{name}.npz", tmp_path / "out.png"
+        refused(command("edit", "in-between", motions, file, "--keep", "0:2", "--out", out))
     assert not (tmp_path / "out.png").exists()
 
 
-def test_what_only_recordings_have_is_refused_elsewhere(
+def test_what_only_motions_have_is_refused_elsewhere(
     command: Command, motions: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "known.png"
     Image.new("L", (8, 8)).save(picture)
-    refused(command("edit", run_folder, picture, "--keep", "0:2"), "--keep", "recordings")
-    refused(command("sample", run_folder, "--prompt", "3", "--seconds", "2"), "--seconds")
+    refused(command("edit", "in-between", run_folder, picture, "--keep", "0:2"), "in-between", "image")
+    refused(command("sample", run_folder, "--prompt", "3", "--seconds", "2"), "--seconds", "motion")
+    refused(command("sample", motions, "--control", picture), "--control", "image")
     refused(command("sample", motions, "--seconds", "2"), "--prompt")
     refused(command("sample", motions, "--prompt", "walks; sits", "--seconds", "2", "2", "2"), "2 prompts", "3")
     refused(command("sample", motions, "--prompt", "walks; sits", "--seconds", "9"), "'walks'", "9 s")
@@ -173,5 +183,4 @@ def test_what_only_recordings_have_is_refused_elsewhere(
 
 
 def test_spans_are_read() -> None:
-    assert spans(None) is None
     assert spans("0:20, 60:") == ((0, 20), (60, None)) and spans(":5") == ((0, 5),)

@@ -10,11 +10,11 @@ from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import X0
 from core.random import Noise
-from core.recipe import Change, Sampling
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Cosine
 from core.systems.diffusion import Diffusion
-from motion.changing import OVERLAP, body_parts, edit_mask, parse_segments, regenerate, spans_of
+from core.systems.sampling import Sampling
+from motion.changing import OVERLAP, body_parts, edit_mask, regenerate, spans_of, timed
 from motion.editing import joint_features
 from motion.features import Normal, decode_root
 from motion.generator import Motions, normal_of
@@ -57,14 +57,14 @@ def test_parts_of_a_body_are_apart() -> None:
 
 
 def test_masks_say_what_was_asked(rows: Tensor) -> None:
-    known, mask = edit_mask(rows, Change(keep=((0, 20), (60, None))))
+    known, mask = edit_mask(rows, kept=((0, 20), (60, None)))
     assert torch.equal(known[0], rows) and spans_of(mask[0].any(-1)) == [(20, 60)] and bool((mask[0, 20:60] == 1).all())
-    _, mask = edit_mask(rows, Change(keep=((5, 120),), part="left-arm"))
+    _, mask = edit_mask(rows, kept=((5, 120),), part="left-arm")
     assert torch.equal(mask[0, 2], joint_features(body_parts()["left-arm"])) and not mask[0, 5:].any()
-    known, mask = edit_mask(rows, Change(part="upper", seconds=7))
+    known, mask = edit_mask(rows, part="upper", seconds=7)
     assert known.shape[1] == 140 and bool((mask[0, 120:] == 1).all()) and not mask[0, :120, :4].any()
-    assert edit_mask(rows, Change(seconds=8))[1][0].any(-1).nonzero()[0] == 120
-    assert edit_mask(rows, Change(keep=((0, 10),), seconds=3))[0].shape[1] == 60
+    assert edit_mask(rows, seconds=8)[1][0].any(-1).nonzero()[0] == 120
+    assert edit_mask(rows, kept=((0, 10),), seconds=3)[0].shape[1] == 60
 
 
 def test_long_clips_are_changed_window_after_window(normal: Normal, rows: Tensor, system: Diffusion) -> None:
@@ -93,11 +93,11 @@ def test_a_gap_that_is_too_long_is_refused(normal: Normal, rows: Tensor, system:
 
 
 def test_segments_last_as_long_as_asked() -> None:
-    found = parse_segments("walks; waves ;sits", [3, 2, 5], 120)
+    found = timed("walks; waves ;sits", [3, 2, 5], 120)
     assert [segment.caption for segment in found] == ["walks", "waves", "sits"]
     assert sum(segment.frames for segment in found) - 2 * OVERLAP == 200
     assert [segment.frames for segment in found] == [66, 52, 106]
-    assert parse_segments("walks", [6], 120)[0].frames == 120
+    assert timed("walks", [6], 120)[0].frames == 120
     for seconds in ([0.1], [float("nan")], [7]):
         with pytest.raises(ValueError, match="cannot last"):
-            parse_segments("walks", seconds, 120)
+            timed("walks", seconds, 120)

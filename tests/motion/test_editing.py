@@ -18,12 +18,12 @@ from core.grid import trailing
 from core.guidance import Guided, Thresholded
 from core.prediction import X0
 from core.random import Noise
-from core.recipe import Sampling
 from core.sample.dpm import dpmpp_2m
 from core.sample.heun import heun
 from core.sample.step import run
 from core.schedule import Cosine, Flow
 from core.systems.diffusion import Diffusion
+from core.systems.sampling import Sampling
 from core.verify.mixture import Mixture
 from motion.compose import Segment, compose_limbs, segments, sequence
 from motion.editing import (
@@ -215,7 +215,7 @@ def test_a_sequence_of_one_is_plain_sampling_and_ends_are_their_own(system: Diff
     noise = Noise(3, [0, 1])
     one = sequence(system, [Segment("walks", 40)], 8, noise, SAMPLING)
     asked = {"caption": ["walks"] * 2, "valid": torch.ones(2, 40, dtype=torch.bool)}
-    steps = system.sample(noise, (40, 263), asked, sampler=dpmpp_2m, grid=trailing, steps=3, guidance=2.0)
+    steps = system.sample(noise, (40, 263), asked, SAMPLING)
     assert torch.equal(one, run(steps))
     both = sequence(system, [Segment("walks", 40), Segment("sits", 30)], 8, noise, SAMPLING)
     other = sequence(system, [Segment("walks", 40), Segment("jumps", 30)], 8, noise, SAMPLING)

@@ -20,6 +20,7 @@ from motion.skeleton import HUMAN, KIT
 
 CONTACTS, VELOCITY = Groups(22).slices()[-1], Groups(22).slices()[1]
 LEGS = [4, 5, 7, 8, 10, 11]  # knees, ankles, toes
+EVERY = torch.ones(1, 6, dtype=torch.bool)  # frame
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def gliding(features: Tensor) -> Tensor:
 def test_a_toe_that_creeps_while_it_rests_stands_in_the_middle() -> None:
     toe = torch.zeros(1, 6, 3, dtype=torch.float64)
     toe[0, :, 0] = torch.arange(6) * 0.02
-    found = corrected_toe(toe, *2 * [torch.ones(1, 6, dtype=torch.bool)])
+    found = corrected_toe(toe, EVERY, EVERY)
     torch.testing.assert_close(found[0, :, 0], torch.full((6,), 0.05, dtype=torch.float64))
     assert bool((found[..., 1:] == 0).all())
 
@@ -61,7 +62,7 @@ def test_a_shift_fades_from_plant_to_plant_and_is_held_at_the_ends() -> None:
 def test_between_two_plants_there_is_a_step() -> None:
     toe = torch.zeros(1, 6, 3)
     toe[0, 3:, 0] = 0.3  # a jump along the ground, from one frame to the next
-    found = corrected_toe(toe, *2 * [torch.ones(1, 6, dtype=torch.bool)])
+    found = corrected_toe(toe, EVERY, EVERY)
     arch = [(1 + math.cos(math.pi * away / 4)) / 2 for away in (3, 2, 1, 0, 1, 2)]
     assert found[0, :, 1].tolist() == pytest.approx([1.1 * NEAR * share for share in arch])
     assert found[0, [0, 1, 2, 4, 5], 0].tolist() == pytest.approx([0, 0, 0, 0.3, 0.3])

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.prompts import Captions
 from core.recipe import Recipe, build, load
 from core.train.ema import Constant
 from core.train.loop import train
@@ -53,9 +54,11 @@ def learning(name: str, clips: Starts) -> Recipe:
         shape=(FRAMES, made.shape[1]),
         training=training,
         data=lambda: (clips, None),
-        ask=lambda seed, samples: {
-            name: value for name, value in clips.get([i % len(clips) for i in samples]).items() if name != "x"
-        },
+        prompts=Captions(
+            lambda seed, samples: {
+                name: value for name, value in clips.get([i % len(clips) for i in samples]).items() if name != "x"
+            }
+        ),
     )
 
 

@@ -18,12 +18,14 @@ from core.grid import trailing
 from core.guidance import Guided
 from core.objective import velocity
 from core.prediction import X0
+from core.prompts import Captions
 from core.random import Draw, Noise
-from core.recipe import build, domains, draw, told
+from core.recipe import build, domains
 from core.sample.ddpm import ddpm
 from core.sample.step import run
 from core.schedule import Discrete, Schedule, cosine_betas
-from core.systems.diffusion import Diffusion, Guide
+from core.systems.diffusion import Diffusion
+from core.systems.sampling import Guide, Sampling
 from motion.features import Groups, decode
 from motion.generator import Motions, normal_of
 from motion.nn.mdm import MDM, Encoder
@@ -58,15 +60,10 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     assert losses.each.isfinite().all()
     assert all(value.grad is not None for value in system.denoiser.net.parameters() if value.requires_grad)
     asked = recipe.prompts.default(0, [0, 1])
-    sampler = recipe.sampling.sampler
-    x = run(
-        system.eval().sample(
-            Noise(0, [0, 1]), recipe.shape, asked, sampler=sampler, grid=trailing, steps=2, guidance=2.0
-        )
-    )
+    sampling = Sampling(recipe.sampling.sampler, trailing, 2, guidance=2.0)
+    x = run(system.eval().sample(Noise(0, [0, 1]), recipe.shape, asked, sampling))
     assert x.shape == (2, *recipe.shape) and bool(x.isfinite().all())
-    assert recipe.show is not None
-    recipe.show(tmp_path / "motions.png", x, told(asked))
+    recipe.modality.write(tmp_path / "motions.png", recipe.modality.decode(system.decode(x), asked), {})
     assert (tmp_path / "motions.png").stat().st_size > 1000
 
 
@@ -85,15 +82,16 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
     class Rough(Diffusion):
         """Whose x0 is always the rough clips."""
 
-        def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
+        def guided(self, scale: float, guide: Guide = Guided, negative: Mapping[str, Any] | None = None) -> Bindable:
             return guide(Fixed(self.denoiser.schedule, rough), Cond(), scale)
 
     system = recipe.system()
     assert isinstance(system, Diffusion)
     made = Rough(system.denoiser, system.conditioner, objective=system.objective).eval()
-    asked = replace(recipe, ask=lambda seed, samples: {"caption": found["caption"], "valid": valid})
+    asked = Captions(lambda seed, samples: {"caption": found["caption"], "valid": valid})
+    model = replace(recipe, prompts=asked).model(made)
     joints = {
-        chosen: decode(normal.undo(draw(asked, made, 0, range(8), replace(recipe.sampling, guide=guide))))
+        chosen: decode(normal.undo(model.draw(0, range(8), replace(recipe.sampling, guide=guide))))
         for chosen, guide in (("default", recipe.sampling.guide), ("plain", Guided))
     }
     slid, shook = (
@@ -118,8 +116,8 @@ def test_motion_is_a_domain_and_published_presets_build() -> None:
                 system = recipe.system()
             assert recipe.shape == (196, 263)
             assert sum(value.numel() for value in system.parameters()) > 1e6
-    assert recipe.understand is not None
-    assert recipe.understand("walks; runs", 3)["caption"] == ["walks", "runs", "walks"]
+    parsed = recipe.prompts.parse("walks; runs", 3)
+    assert parsed["caption"] == ["walks", "runs", "walks"] and parsed["valid"].shape == (3, 196)
 
 
 def test_the_published_networks_have_the_published_sizes() -> None:
