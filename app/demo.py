@@ -53,7 +53,9 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)  # at 8 x 8 pixels a second thread costs more than it brings
     print("training on 1,297 real digits (8x8, ten classes)", flush=True)
     started = time.perf_counter()
-    path = train(recipe, Run(options.out, log=250, save=500, hold_out=0, show=0, tensorboard=False))
+    path = train(
+        recipe, Run(options.out, log_every=250, save_every=500, validate_every=0, sample_every=0, tensorboard=False)
+    )
     print(f"trained in {time.perf_counter() - started:.0f} s; sampling", flush=True)
     model = load(path)
     table(model, options)

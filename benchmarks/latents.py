@@ -27,7 +27,7 @@ from core.media.sheet import picture
 from core.recipe import Recipe, build
 from core.train.latents import encoded_once
 from core.train.loop import steps
-from core.train.order import Ordered, Shares
+from core.train.order import BatchSharding, OrderedDataset
 from core.train.state import prepare
 from image.captions import captioned_digits
 from image.source import resized
@@ -67,7 +67,9 @@ def run(recipe: Recipe, folder: Path, memory: int, once: bool) -> tuple[Iterator
     if once:
         data = encoded_once(data, state.system.codec, training.augment, accelerator.device, folder, memory)
     spent = time.process_time() - started
-    return steps(training, state, accelerator, Ordered(data, 0, training.augment), Shares(training.batch)), spent
+    return steps(
+        training, state, accelerator, OrderedDataset(data, 0, training.augment), BatchSharding(training.batch)
+    ), spent
 
 
 def timed(steps_of_run: Iterator[Tensor], count: int) -> float:

@@ -8,7 +8,7 @@ from core.data.buckets import Buckets, nearest_bucket
 from core.data.dataset import Batch, DataError
 from core.data.source import Source, fingerprint
 from core.media.picture import CENTRE, CropPosition, Size
-from core.random import Draw
+from core.random import TrainingRNG
 from image.source import crop_positions, read_batch, size_of
 
 
@@ -35,9 +35,9 @@ class Bucketed:
     def __len__(self) -> int:
         return len(self.source)
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """Which pictures the positions of the run stand for: those of a step are of one bucket."""
-        return self.buckets.arrange(seed, positions)
+        return self.buckets.example_order(seed, positions)
 
     def get(self, indices: Sequence[int]) -> Batch:
         """What ``Captioned.get`` gives, at the size of the bucket. Raises DataError for pictures of two buckets."""
@@ -45,12 +45,12 @@ class Bucketed:
 
     @property
     def random(self) -> bool:
-        """Whether ``get_drawn`` differs from ``get``."""
+        """Whether ``get_augmented`` differs from ``get``."""
         return self.random_crop
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """The same, with random crops if they are wanted."""
-        return self._read(indices, crop_positions(draw)) if self.random_crop else self.get(indices)
+        return self._read(indices, crop_positions(rng)) if self.random_crop else self.get(indices)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.dataset import Batch, DataError, Dataset, Drawn, varies
+from core.data.dataset import Batch, DataError, Dataset, HasAugmentation, varies
 from core.media.picture import decode, resize_and_crop
-from core.random import Draw
-from core.train.order import arrange
+from core.random import TrainingRNG
+from core.train.order import example_order
 
 
 def edges(x: Tensor) -> Tensor:
@@ -45,9 +45,9 @@ class WithEdges:
     def __len__(self) -> int:
         return len(self.data)
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """The order of the data below."""
-        return arrange(self.data, seed, positions)
+        return example_order(self.data, seed, positions)
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The examples and their edges."""
@@ -58,10 +58,10 @@ class WithEdges:
         """Whether the data below are."""
         return varies(self.data)
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """The same, with the randomness of the data below, if they have any."""
         return _with_edges(
-            self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices)
+            self.data.get_augmented(indices, rng) if isinstance(self.data, HasAugmentation) else self.data.get(indices)
         )
 
 

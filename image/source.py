@@ -19,7 +19,7 @@ from core.data.source import Source, fingerprint
 from core.media import picture
 from core.media.picture import CENTRE, CropPosition, Size
 from core.media.sheet import picture as as_picture
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 
 _DOWN, _ACROSS = 1, 2  # parts of Stream.AUGMENT; mirroring takes part 0
 
@@ -62,23 +62,23 @@ class Captioned:
 
     @property
     def random(self) -> bool:
-        """Whether ``get_drawn`` differs from ``get``."""
+        """Whether ``get_augmented`` differs from ``get``."""
         return self.random_crop
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """The same, with random crops if they are wanted."""
         if not self.random_crop:
             return self.get(indices)
-        return read_batch(self.source, indices, self.target, crop_positions(draw), self.channels)
+        return read_batch(self.source, indices, self.target, crop_positions(rng), self.channels)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
         return fingerprint(self.source, index, f"{self.target} {self.channels}")
 
 
-def crop_positions(draw: Draw) -> list[CropPosition]:
+def crop_positions(rng: TrainingRNG) -> list[CropPosition]:
     """A random place for the crop of each row of a batch."""
-    down, across = draw.uniform(Stream.AUGMENT, _DOWN), draw.uniform(Stream.AUGMENT, _ACROSS)
+    down, across = rng.uniform(Stream.AUGMENT, _DOWN), rng.uniform(Stream.AUGMENT, _ACROSS)
     return list(zip(down.tolist(), across.tolist()))
 
 

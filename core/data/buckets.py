@@ -58,7 +58,7 @@ class Buckets:
         self.bucket = np.asarray(bucket)  # (N,)
         self.members = [np.flatnonzero(self.bucket == number) for number in range(int(self.bucket.max()) + 1)]
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """Which examples the positions of the run stand for: those of a step are of one bucket."""
         counts = tuple(len(members) for members in self.members)
         found = []

@@ -21,10 +21,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from core.random import Draw
+from core.random import TrainingRNG
 
 Batch = Mapping[str, Any]
-Augment = Callable[[Batch, Draw], Batch]  # takes its randomness from Stream.AUGMENT of the draw
+Augment = Callable[[Batch, TrainingRNG], Batch]  # takes its randomness from Stream.AUGMENT of the draw
 
 
 def _is_valid(value: Any) -> bool:
@@ -61,22 +61,22 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Arranged(Protocol):
+class HasOrder(Protocol):
     """A data set with an order of its own, such as one that fills each batch from one bucket of shapes."""
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """Which examples the positions of the run stand for: a function of the seed and the positions only."""
 
 
 @runtime_checkable
-class Drawn(Protocol):
+class HasAugmentation(Protocol):
     """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
 
     @property
     def random(self) -> bool:
-        """Whether ``get_drawn`` differs from ``get``, so that an example differs each time it is met."""
+        """Whether ``get_augmented`` differs from ``get``, so that an example differs each time it is met."""
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""
 
 
@@ -97,7 +97,7 @@ class First:
 
 def varies(data: Dataset) -> bool:
     """Whether an example differs each time it is met."""
-    return isinstance(data, Drawn) and data.random
+    return isinstance(data, HasAugmentation) and data.random
 
 
 def changes_x(augment: Augment) -> bool:
@@ -107,7 +107,7 @@ def changes_x(augment: Augment) -> bool:
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:
     """The batch itself. Raises ValueError where it is not as it should be, or a number is not finite."""
-    if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("described"), Tensor):
+    if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("moments"), Tensor):
         raise ValueError("a data set must return batches with a tensor under 'x'")
     for name, value in batch.items():
         if isinstance(value, Tensor | list) and len(value) != len(indices):

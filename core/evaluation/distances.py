@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluation.interval import Interval, average, share, without_groups
+from core.evaluation.interval import ConfidenceInterval, average, share, without_groups
 
 BLOCK = 2048  # rows of a distance matrix held at a time
 
@@ -47,7 +47,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(_frechet(*pairs)[0])
 
 
-def frechet(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> Interval:
+def frechet(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The Frechet distance of features a (N, D) and b (M, D)."""
     a, b = _checked(a), _checked(b)
 
@@ -57,7 +57,7 @@ def frechet(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> Interval:
     return without_groups(distance, (len(a), len(b)), groups, seed)
 
 
-def kernel(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> Interval:
+def kernel(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The kernel distance: the unbiased squared MMD under ``(x . y / D + 1)^3`` (1801.01401, section 4).
 
     Its expectation is 0 for equal laws, so it may be below 0. It takes memory for N x M numbers: see
@@ -76,7 +76,7 @@ def kernel(a: Tensor, b: Tensor, groups: int = 0, seed: int = 0) -> Interval:
     return without_groups(distance, (len(a), len(b)), groups, seed)
 
 
-def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, seed: int = 0) -> Interval:
+def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, seed: int = 0) -> ConfidenceInterval:
     """The kernel distance as the mean over ``count`` random subsets of ``size`` of each set.
 
     The interval is that of the whole sets, to which the spread of the subsets is scaled.
@@ -88,17 +88,21 @@ def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, see
     for _ in range(count):
         rows = [torch.from_numpy(rng.choice(len(each), size, replace=False)) for each in (a, b)]
         values.append(kernel(a[rows[0]], b[rows[1]]).value)
-    return Interval.around(float(np.mean(values)), float(np.std(values)) * (size / min(len(a), len(b))) ** 0.5)
+    return ConfidenceInterval.around(
+        float(np.mean(values)), float(np.std(values)) * (size / min(len(a), len(b))) ** 0.5
+    )
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """How real and generated samples lie among each other, by balls around each that reach its k-th neighbour."""
 
-    precision: Interval  # generated samples inside a ball of a real one (1904.06991)
-    recall: Interval  # real samples inside a ball of a generated one
-    density: Interval  # balls of real samples that hold a generated one, over k: 1 for equal laws (2002.09797)
-    coverage: Interval  # balls of real samples that hold any
+    precision: ConfidenceInterval  # generated samples inside a ball of a real one (1904.06991)
+    recall: ConfidenceInterval  # real samples inside a ball of a generated one
+    density: (
+        ConfidenceInterval  # balls of real samples that hold a generated one, over k: 1 for equal laws (2002.09797)
+    )
+    coverage: ConfidenceInterval  # balls of real samples that hold any
 
 
 def neighbours(real: Tensor, fake: Tensor, k: int = 3, k_density: int | None = None) -> Neighbours:
@@ -116,14 +120,14 @@ def neighbours(real: Tensor, fake: Tensor, k: int = 3, k_density: int | None = N
             f"{most} neighbours need more samples than the {len(real)} real and {len(fake)} generated ones"
         )
     around_real, around_fake, around_dense = _radii(real, k), _radii(fake, k), _radii(real, k_density)
-    inside, held, recalled, covered = [], [], torch.zeros(len(real)), torch.zeros(len(real))
+    inside, ball_counts, recalled, covered = [], [], torch.zeros(len(real)), torch.zeros(len(real))
     for start, distance in _distances(fake, real):  # (rows, N)
         inside.append((distance <= around_real).any(1))
         within = distance <= around_dense
-        held.append(within.sum(1))  # in how many real balls each generated sample is
+        ball_counts.append(within.sum(1))  # in how many real balls each generated sample is
         covered += within.any(0)
         recalled += (distance <= around_fake[start : start + len(distance), None]).any(0)
-    dense = average(torch.cat(held).double() / k_density)
+    dense = average(torch.cat(ball_counts).double() / k_density)
     return Neighbours(share(torch.cat(inside)), share(recalled > 0), dense, share(covered > 0))
 
 
@@ -135,7 +139,7 @@ def nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     return (samples - train[which]).norm(dim=1), which
 
 
-def nearest_median(samples: Tensor, train: Tensor, groups: int = 0, seed: int = 0) -> Interval:
+def nearest_median(samples: Tensor, train: Tensor, groups: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The median distance to the nearest training sample: small where a model has memorised."""
     found = nearest(samples, train)[0].numpy()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from core.codec import Codec
 from core.data.dataset import Augment, Batch, Dataset, changes_x, varies
 from core.train.cache import Cached, Encode, Row, alike, joined, latents, model_hash, split
-from core.train.order import arrange
+from core.train.order import example_order
 
 NUMBERS = 3 * 2**18  # of data that are encoded at once: 256 pictures of 32 x 32
 SAMPLED = 8  # examples from which the size of the cache is estimated
@@ -80,9 +80,9 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """The order of the data below."""
-        return arrange(self.data, seed, positions)
+        return example_order(self.data, seed, positions)
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The encoded examples."""

@@ -21,7 +21,7 @@ from core.data.dataset import Batch, Dataset
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
-from core.random import Draw
+from core.random import TrainingRNG
 from core.recipe import Recipe, Sampling, Training
 from core.sample.euler import euler
 from core.schedule import Flow
@@ -65,7 +65,7 @@ class Pictures:
             "scene": [self] * len(indices),
         }
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         batch = self.get(indices)
         return {**batch, "x": batch["x"].flip(-1)} if self.random else batch
 
@@ -77,7 +77,7 @@ class Wide:
     def __len__(self) -> int:
         return COUNT
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         return [position // BATCH % 2 + position % BATCH * 2 for position in positions]
 
     def get(self, indices: Sequence[int]) -> Batch:
@@ -129,7 +129,7 @@ def each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The checkpoint of a run that encodes at each step."""
     with monkeypatch.context() as patch:
         patch.setattr(Latents, "costly", False)
-        return train(recipe(), quiet(tmp_path / "each", hold_out=4))
+        return train(recipe(), quiet(tmp_path / "each", validate_every=4))
 
 
 @pytest.mark.parametrize("memory", [2**32, 0])
@@ -138,7 +138,7 @@ def test_nothing_is_encoded_after_the_first_pass_and_the_run_is_the_same(
 ) -> None:
     assert sum(encoded) == STEPS * BATCH + 3 * 5
     encoded.clear()
-    run = dataclasses.replace(quiet(tmp_path / "once", hold_out=4), memory=memory)
+    run = dataclasses.replace(quiet(tmp_path / "once", validate_every=4), memory=memory)
     assert same(train(recipe(), run), each_step)
     assert sum(encoded) <= COUNT + 5 + 16  # and a few examples from which the size is estimated
     assert (tmp_path / "once" / "latents").exists() == (memory == 0)
@@ -148,9 +148,11 @@ def test_a_resumed_run_finds_what_is_encoded(tmp_path: Path, encoded: list[int],
     def stop(self: object, *rest: object) -> None:
         raise StoppedError
 
-    run = dataclasses.replace(quiet(tmp_path / "run", save=5), memory=0)
+    run = dataclasses.replace(quiet(tmp_path / "run", save_every=5), memory=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.train.loop.Teller.tell", lambda self, state, *rest: stop(self) if state.step == 6 else None)
+        patch.setattr(
+            "core.train.loop.Monitor.tell", lambda self, state, *rest: stop(self) if state.step == 6 else None
+        )
         with pytest.raises(StoppedError):
             train(recipe(), run)
     assert checkpoint(run.folder).stem.endswith("5")
@@ -166,7 +168,7 @@ class Flip:
 
     changes_x: bool
 
-    def __call__(self, batch: Batch, draw: Draw) -> Batch:
+    def __call__(self, batch: Batch, rng: TrainingRNG) -> Batch:
         return (
             {**batch, "x": batch["x"].flip(-1)}
             if self.changes_x
