@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.evaluation.distances import Interval
+from core.evaluation.distances import ConfidenceInterval
 from core.model import Evaluate, Model
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import build, load
 from core.sample import SAMPLERS
 from core.sample.step import run
@@ -66,7 +66,7 @@ def steps_for(sampling: Sampling, schedule: Schedule, evaluations: int) -> int:
     for steps in range(1, evaluations + 1):
         asked.clear()
         times = sampling.grid(schedule, steps)
-        run(sampling.sampler(Bound(schedule, estimate), torch.zeros(1, 1), times, Noise(0, [0])))
+        run(sampling.sampler(Bound(schedule, estimate), torch.zeros(1, 1), times, SamplingRNG(0, [0])))
         if len(asked) > evaluations:
             break
         best = steps
@@ -101,7 +101,7 @@ def head(*cells: str) -> None:
 
 def text(cell: object) -> str:
     """A cell as a person reads it."""
-    value = cell.value if isinstance(cell, Interval) else cell
+    value = cell.value if isinstance(cell, ConfidenceInterval) else cell
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -143,7 +143,7 @@ def thousand(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
 
 def number(value: object) -> float:
     """A figure without its interval."""
-    return value.value if isinstance(value, Interval) else float(str(value))
+    return value.value if isinstance(value, ConfidenceInterval) else float(str(value))
 
 
 def moves(joints: Tensor, order: int) -> Tensor:
@@ -166,7 +166,7 @@ def between(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     known, captions = clips(loaded, options.count)
     mend = gap_constraint(normal, known, FIRST, LAST)
     made = inpaint_clips(
-        loaded.diffusion, captions, known, gap_mask(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend
+        loaded.diffusion, captions, known, gap_mask(CLIP, FIRST, LAST), SamplingRNG(0, range(len(known))), way, mend
     )
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
@@ -201,7 +201,7 @@ def joins(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     rates: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     for prompt in PROMPTS:
         script = timed(prompt, SECONDS, loaded.shape[0])
-        made = sequence(loaded.diffusion, script, OVERLAP, Noise(0, range(each)), loaded.sampling)
+        made = sequence(loaded.diffusion, script, OVERLAP, SamplingRNG(0, range(each)), loaded.sampling)
         joints = decode(normal.undo(made.float()))
         inside = torch.zeros(joints.shape[1], dtype=torch.bool)
         for start, _weights in segments(script, OVERLAP)[1:]:
