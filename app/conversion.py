@@ -15,7 +15,7 @@ from torch import Tensor
 
 from app.description import refusal, weights_in
 from core.train.state import newest
-from core.weights.autoencoder import Beside
+from core.weights.autoencoder import LatentConfig
 from core.weights.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_streamed
 from core.weights.conversion import DIFFUSERS, LATENTS, Source, Target, read_config
 from core.weights.detect import WHOLE, detect, split
@@ -84,7 +84,7 @@ def of_folder(folder: Path) -> Source:
 
 def latents(
     to: str, scale: float | None, shift: float | None, family: str, sources: Mapping[str, Source]
-) -> Beside | None:
+) -> LatentConfig | None:
     """What an original autoencoder's file does not say: as asked, as its system's, or as all of four channels have."""
     autoencoders = [s for s in sources.values() if s.found.kind == "vae" and s.config is None]
     beside = LATENTS.get(family or "sd", LATENTS["sd"])

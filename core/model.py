@@ -26,7 +26,7 @@ from core.prompts import Conditions, Prompts, Unconditional
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.random import Noise
+    from core.random import SamplingRNG
     from core.sample.step import Step
     from core.systems.diffusion import Diffusion
     from core.systems.sampling import Sampling
@@ -71,7 +71,7 @@ class Model:
         """
         import torch
 
-        from core.random import Noise
+        from core.random import SamplingRNG
         from core.systems.compiled import compile_for_sampling
         from core.systems.lora import with_loras
 
@@ -83,7 +83,7 @@ class Model:
                 compile_for_sampling(model.diffusion)
             size = request.batch or len(numbers)
             for start in range(0, len(numbers), size):
-                noise = Noise(request.seed, numbers[start : start + size])
+                noise = SamplingRNG(request.seed, numbers[start : start + size])
                 x, conditions = request.draw(model, noise, on_step)
                 yield model.decoded(x), conditions
 
@@ -91,10 +91,10 @@ class Model:
         """Decoded samples (len(samples), ...) for the default conditions, the same in any batch and order."""
         import torch
 
-        from core.random import Noise
+        from core.random import SamplingRNG
         from core.sample.step import run
 
-        conditions, noise = self.prompts.default(seed, samples), Noise(seed, samples)
+        conditions, noise = self.prompts.default(seed, samples), SamplingRNG(seed, samples)
         with torch.no_grad():
             steps = self.diffusion.sample(noise, self.shape, conditions, sampling or self.sampling)
             return self.diffusion.decode(run(steps))
@@ -211,7 +211,7 @@ class Request(SamplingFlags):
             return model.prompts.default(self.seed, samples)
         return model.prompts.parse(self.prompt, len(samples))
 
-    def draw(self, model: Model, noise: Noise, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
+    def draw(self, model: Model, noise: SamplingRNG, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
         """Finished x (B, ...) of the samples of ``noise``, before decoding, and the conditions it was made under."""
         from core.sample.step import run
 

@@ -113,7 +113,7 @@ class Training:
         return self.lr * risen * self.decay(progress)
 
 
-def brief(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
+def tiny_training(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
     """How tiny transformers and U-Nets train on two cores: a large rate that rises for some steps and falls to 0."""
     return Training(
         batch,

@@ -15,7 +15,7 @@ from core.data.dataset import Batch, Dataset
 from core.evaluation.distances import features, frechet, kernel, neighbours
 from core.model import Evaluate
 from core.prompts import Captions, Conditions
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.recipe import Initialize, Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
@@ -39,8 +39,8 @@ class CaptionDropout:
 
     share: float = 0.1
 
-    def __call__(self, batch: Batch, draw: Draw) -> Batch:
-        gone = (draw.uniform(Stream.DROP) < self.share).tolist()
+    def __call__(self, batch: Batch, rng: TrainingRNG) -> Batch:
+        gone = (rng.uniform(Stream.DROP) < self.share).tolist()
         return {**batch, "caption": ["" if none else text for none, text in zip(gone, batch["caption"], strict=True)]}
 
 

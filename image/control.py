@@ -15,14 +15,14 @@ from torch import Tensor
 from core.codec import Latents
 from core.condition.control import ControlPicture
 from core.model import Model
-from core.systems.controlnet import led
+from core.systems.controlnet import with_controlnet
 from core.systems.diffusion import Diffusion
 from core.weights.controlnet import load_diffusers
 from core.weights.lora import path_and_weight
 from image.edges import read_control
 
 
-def with_controlnet(model: Model, controlnet: str) -> Model:
+def attach_controlnet(model: Model, controlnet: str) -> Model:
     """A published pipeline with the ControlNet of a folder.
 
     Raises ValueError where a model has no place for one, and CheckpointError for a folder that is none.
@@ -35,7 +35,7 @@ def with_controlnet(model: Model, controlnet: str) -> Model:
     factor = system.codec.autoencoder.plan.factor
     if net.reduction != factor:
         raise ValueError(f"{folder} halves its picture to 1/{net.reduction}, and the model's latents are 1/{factor}")
-    return dataclasses.replace(model, system=led(system, net, scale))
+    return dataclasses.replace(model, system=with_controlnet(system, net, scale))
 
 
 def control_condition(model: Model, asked: bool, control: str | None, edges: str | None) -> Mapping[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from core.data.dataset import Batch
 from core.prompts import Classes, Unconditional
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
@@ -43,8 +43,8 @@ def image_recipe(
     return Recipe(system, shape, sampling, training, data, MODALITY, prompts, evaluate=evaluator(data))
 
 
-def flip(batch: Batch, draw: Draw) -> Batch:
+def flip(batch: Batch, rng: TrainingRNG) -> Batch:
     """Mirror half of the images, left to right."""
     x = batch["x"]
-    mirrored = draw.uniform(Stream.AUGMENT) < 0.5
+    mirrored = rng.uniform(Stream.AUGMENT) < 0.5
     return {**batch, "x": torch.where(mirrored[:, None, None, None], x.flip(-1), x)}

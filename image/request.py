@@ -13,7 +13,7 @@ from core.model import Model, OnStep, Request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.random import Noise
+    from core.random import SamplingRNG
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class ImageRequest(Request):
 
     def prepared(self, model: Model) -> Model:
         """The model with the ControlNet, if one is named. Raises ValueError where it has no place for it."""
-        from image.control import with_controlnet
+        from image.control import attach_controlnet
 
         if self.size is not None and not model.published:
             raise ValueError(f"{model.name} has a size of its own, and only published pipelines take one: omit --size")
-        return model if self.controlnet is None else with_controlnet(model, self.controlnet)
+        return model if self.controlnet is None else attach_controlnet(model, self.controlnet)
 
     def conditions(self, model: Model, samples: Sequence[int]) -> Mapping[str, Any]:
         """The prompt's conditions and the control picture, one for all samples."""
@@ -54,7 +54,7 @@ class ImageRequest(Request):
         spread = {name: value.expand(len(samples), *value.shape[1:]) for name, value in found.items()}
         return {**super().conditions(model, samples), **spread}
 
-    def draw(self, model: Model, noise: Noise, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
+    def draw(self, model: Model, noise: SamplingRNG, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
         """Latents or pixels (B, C, H, W), by the base alone or with its refiner."""
         if self.refiner is None:
             return super().draw(model, noise, on_step)

@@ -116,13 +116,13 @@ class Model:
     def log_prob(self, x: Tensor, conditions: Conditions | None = None, probes: int = 8) -> Any:
         """log p(x) of data (B, ...) in nats, with its error bar: a ``core.likelihood.Likelihood``."""
         from core.likelihood import exact_trace, hutchinson, log_prob
-        from core.random import Noise
+        from core.random import SamplingRNG
 
         system = self.model.diffusion
         code = system.codec.encode(x.to(system.like))
         bound = system.denoiser.bind(system.conditioner(conditions or {}).to(system.like.device))
         small = code[0].numel() <= probes
-        trace = exact_trace if small else hutchinson(Noise(0, range(len(code))), code, probes)
+        trace = exact_trace if small else hutchinson(SamplingRNG(0, range(len(code))), code, probes)
         return log_prob(bound, code, trace=trace)
 
     def _opened_for(self, asked: Request | Operation) -> CoreModel:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.model import Model
 from core.prompts import split
-from core.random import Noise
+from core.random import SamplingRNG
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
 from motion.clips import Clips
@@ -91,7 +91,7 @@ def regenerate(
     caption: str,
     known: Tensor,
     mask: Tensor,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     normal: Normal,
     longest: int,
@@ -132,7 +132,9 @@ def spans_of(made: Tensor) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-def sample_sequence(model: Model, prompt: str, seconds: Sequence[float], noise: Noise, sampling: Sampling) -> Tensor:
+def sample_sequence(
+    model: Model, prompt: str, seconds: Sequence[float], noise: SamplingRNG, sampling: Sampling
+) -> Tensor:
     """Features (B, T, D) of prompts, with semicolons between them, one after another."""
     return sequence(model.diffusion, timed(prompt, seconds, clips_of(model).frames), OVERLAP, noise, sampling)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from core.cond import Cond
 from core.denoiser import Bound
 from core.edit.parts import Part, in_parts, ramp
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.step import noise_at, run
 from core.schedule import Schedule
 from core.systems.diffusion import Diffusion
@@ -52,7 +52,7 @@ def sequence(
     system: Diffusion,
     plan: Sequence[Segment],
     overlap: int,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     skeleton: Skeleton = HUMAN,
     correction: float = 0.0,
@@ -74,7 +74,7 @@ def compose_limbs(
     system: Diffusion,
     plan: Sequence[tuple[str, Sequence[int]]],
     frames: int,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     skeleton: Skeleton = HUMAN,
     correction: float = 0.0,
@@ -115,7 +115,7 @@ def _sampled(
     system: Diffusion,
     parts: Sequence[Part],
     shape: tuple[int, int],
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     correction: float,
 ) -> Tensor:

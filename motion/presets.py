@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from core.condition import Conditioner, Together, Valid
+from core.condition import CombinedConditioner, Conditioner, Valid
 from core.condition.words import Words
 from core.data.dataset import Dataset
 from core.nn.text import TextEncoder
@@ -37,7 +37,7 @@ SEMANTIC_LEVELS = LogNormal(1.3, 2.0)
 
 def text_conditioner(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
     """Captions through an encoder that learns with the model, and which frames exist."""
-    return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
+    return CombinedConditioner([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
 
 
 def clamped_weight(weight: Weight) -> Weight:

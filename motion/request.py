@@ -12,7 +12,7 @@ from core.model import Model, OnStep, Request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.random import Noise
+    from core.random import SamplingRNG
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MotionRequest(Request):
         if self.seconds:
             raise ValueError("samples are measured as long as the model makes them: leave --seconds out")
 
-    def draw(self, model: Model, noise: Noise, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
+    def draw(self, model: Model, noise: SamplingRNG, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
         """Features (B, T, D), of one prompt each, or of prompts that follow one another."""
         if not self.seconds:
             return super().draw(model, noise, on_step)

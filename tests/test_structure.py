@@ -60,7 +60,7 @@ BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
     "train.order": {"data", "random"},
     "train.cache": BELOW_SYSTEMS | {"train.order"},
-    "train.described": BELOW_SYSTEMS | {"train.order"},
+    "train.precomputed": BELOW_SYSTEMS | {"train.order"},
     "train.logger": {"weights"},
     "systems.sampling": {"cond", "denoiser", "grid", "guidance", "sample"},
     "systems": BELOW_SYSTEMS,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from core.nn.lora import ATTENTION, Attached, LoRA
+from core.nn.lora import ATTENTION, AttachedLoRAs, LoRA
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
 from core.weights.lora import load, path_and_weight
@@ -21,7 +21,7 @@ from core.weights.lora import load, path_and_weight
 OWN = "lora."  # how the names of what is saved begin
 
 
-class Adapted(Diffusion):
+class LoRADiffusion(Diffusion):
     """A model and a LoRA on its network."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Adapted(Diffusion):
         if not isinstance(net, nn.Module):
             raise ValueError("a LoRA is on the layers of a network, and this model has none")
         self.lora = LoRA.of(net, rank, alpha, targets)
-        self.attached = Attached(net, [self.lora])
+        self.attached = AttachedLoRAs(net, [self.lora])
         save_only(self, OWN)
 
     def names_layers(self) -> tuple[str, nn.Module]:
@@ -72,7 +72,7 @@ def with_loras(system: System, files: Sequence[str]) -> Iterator[System]:
     if not isinstance(net, nn.Module):
         raise ValueError("LoRA files are applied to the network of a diffusion model, and this model has none")
     named = [path_and_weight(file) for file in files]
-    attached = Attached(net, [load(path, net) for path, _ in named], [weight for _, weight in named])
+    attached = AttachedLoRAs(net, [load(path, net) for path, _ in named], [weight for _, weight in named])
     attached.fuse()
     try:
         yield system

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.cond import Cond
-from core.denoiser import Bindable
+from core.denoiser import DenoiserLike
 from core.grid import Grid
 from core.guidance import Guided
 from core.sample.step import Sampler
 
-Guide = Callable[[Bindable, Cond, float], Bindable]  # denoiser, null condition, scale -> the guided denoiser
+Guide = Callable[[DenoiserLike, Cond, float], DenoiserLike]  # denoiser, null condition, scale -> the guided denoiser
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from core.objective import Losses
-from core.random import Draw
+from core.random import TrainingRNG
 
 
 class System(nn.Module, ABC):
@@ -18,12 +18,12 @@ class System(nn.Module, ABC):
     makes_samples: ClassVar[bool] = True  # whether a request can be drawn from it, as sheets of a run are
 
     @abstractmethod
-    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+    def loss(self, batch: Mapping[str, Any], rng: TrainingRNG, quantiles: Tensor | None = None) -> Losses:
         """The loss of a batch, a function of the weights, the batch and the draw."""
 
-    def forward(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+    def forward(self, batch: Mapping[str, Any], rng: TrainingRNG, quantiles: Tensor | None = None) -> Losses:
         """``loss``, under the name by which distributed wrappers call it."""
-        return self.loss(batch, draw, places)
+        return self.loss(batch, rng, quantiles)
 
     def decode(self, x: Tensor) -> Tensor:
         """What the system makes (B, ...) -> data (B, ...)."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.cond import Cond
-    from core.denoiser import Bindable
-    from core.random import Noise
+    from core.denoiser import DenoiserLike
+    from core.random import SamplingRNG
     from core.sample.step import Step
     from core.systems.diffusion import Diffusion
     from core.systems.sampling import Sampling
@@ -55,19 +55,19 @@ class Job:
     model: Model
     operation: PictureOperation
     sampling: Sampling
-    noise: Noise
+    noise: SamplingRNG
     shape: tuple[int, int, int]  # of the pictures that the model makes
     picture: Picture
 
     @classmethod
     def of(cls, operation: PictureOperation, model: Model, picture: Picture) -> Job:
         """Raises ValueError for a model that makes no pictures."""
-        from core.random import Noise
+        from core.random import SamplingRNG
         from image.published.scheduler import without_unit_noise
 
         sampling = operation.sampling(model.sampling)
         sampling = dataclasses.replace(sampling, sampler=without_unit_noise(sampling.sampler))
-        noise = Noise(operation.seed, operation.samples())
+        noise = SamplingRNG(operation.seed, operation.samples())
         return cls(model, operation, sampling, noise, shape_of(model), picture)
 
     @property
@@ -92,7 +92,7 @@ class Job:
             return self.system.conditioner.null(self.operation.count).to(device)
         return self.system.conditioner(self.model.prompts.parse(prompt, self.operation.count)).to(device)
 
-    def guided(self) -> Bindable:
+    def guided(self) -> DenoiserLike:
         """The denoiser under guidance; without any where there is no prompt."""
         prompt, negative = self.operation.prompt, self.operation.negative_prompt
         scale = 1.0 if prompt is None and negative is None else self.sampling.guidance

@@ -26,11 +26,11 @@ class Invert(PictureOperation):
             raise ValueError("inversion walks the steps of Euler's method back and down again: leave --sampler out")
 
     def edited(self, job: Job) -> Tensor:
-        from core.edit import invert, strengthened
+        from core.edit import invert, partial_grid
         from core.sample.euler import euler
 
         denoiser, condition = job.system.guided(1.0, job.sampling.guide), job.condition(self.source_prompt)
-        times = strengthened(job.sampling.grid, self.strength)(denoiser.schedule, job.sampling.steps)
+        times = partial_grid(job.sampling.grid, self.strength)(denoiser.schedule, job.sampling.steps)
         plain = denoiser.bind(condition)
         noisy = invert(plain, job.encode(job.known()), times)
         down = plain if self.prompt is None else job.guided().bind(job.condition(self.prompt))

@@ -15,7 +15,7 @@ from image.operations.base import Job, PictureOperation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.denoiser import Bindable
+    from core.denoiser import DenoiserLike
     from core.edit.operator import Operator
 
     Measured = tuple[Operator, Tensor]  # the measurement operator, and what it gave
@@ -46,7 +46,7 @@ class Restore(PictureOperation):
         import torch
 
         from core.codec import Latents
-        from core.edit import Linear
+        from core.edit import LinearOperator
         from core.sample.step import noise_at
 
         system, shape = job.system, job.model.shape
@@ -55,7 +55,7 @@ class Restore(PictureOperation):
         operator, measured = OPERATORS[self.measurement](self, job)
         # The codec is affine: what it adds to a measurement by itself goes to the other side.
         nothing = operator.apply(system.decode(torch.zeros(1, *shape).to(system.like)))
-        inner = Linear(lambda x: operator.apply(system.codec.decode(x)) - nothing, shape)
+        inner = LinearOperator(lambda x: operator.apply(system.codec.decode(x)) - nothing, shape)
         wanted = (measured.to(nothing) - nothing).repeat(self.count, 1, 1, 1)
         posterior = METHODS[self.method](self, job.guided(), inner, wanted)
         times = job.sampling.grid(posterior.schedule, job.sampling.steps)
@@ -101,28 +101,30 @@ MASK = "mask"
 OPERATORS: dict[str, Callable[[Restore, Job], Measured]] = {"blur": blurred, "downsample": downsampled, MASK: masked}
 
 
-def pigdm(operation: Restore, denoiser: Bindable, operator: Operator, measured: Tensor) -> Bindable:
+def pigdm(operation: Restore, denoiser: DenoiserLike, operator: Operator, measured: Tensor) -> DenoiserLike:
     """With the variance of the picture itself for that of the data."""
-    from core.edit import Posterior, scalar_variance
+    from core.edit import MeasurementPosterior, scalar_variance
 
-    return Posterior(denoiser, operator, measured, operation.noise, scalar_variance(max(float(measured.var()), 1e-3)))
+    return MeasurementPosterior(
+        denoiser, operator, measured, operation.noise, scalar_variance(max(float(measured.var()), 1e-3))
+    )
 
 
-def covariance(operation: Restore, denoiser: Bindable, operator: Operator, measured: Tensor) -> Bindable:
+def covariance(operation: Restore, denoiser: DenoiserLike, operator: Operator, measured: Tensor) -> DenoiserLike:
     """With the model's own covariance."""
-    from core.edit import Posterior
+    from core.edit import MeasurementPosterior
 
-    return Posterior(denoiser, operator, measured, operation.noise)
+    return MeasurementPosterior(denoiser, operator, measured, operation.noise)
 
 
-def dps(operation: Restore, denoiser: Bindable, operator: Operator, measured: Tensor) -> Bindable:
+def dps(operation: Restore, denoiser: DenoiserLike, operator: Operator, measured: Tensor) -> DenoiserLike:
     """Which knows nothing of the noise."""
     from core.edit import DPS
 
     return DPS(denoiser, operator, measured, operation.pull)
 
 
-METHODS: dict[str, Callable[[Restore, Bindable, Operator, Tensor], Bindable]] = {
+METHODS: dict[str, Callable[[Restore, DenoiserLike, Operator, Tensor], DenoiserLike]] = {
     "pigdm": pigdm,
     "covariance": covariance,
     "dps": dps,

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.cond import Cond
 from core.model import Model, Request
 from core.prompts import Conditions
-from core.random import Noise
+from core.random import SamplingRNG
 from core.registry import open_model
 from core.sample.step import noise_at, run
 from core.schedule import Discrete
@@ -30,7 +30,7 @@ def open_refiner(path: Path, base: Model, request: Request) -> Model:
 
 
 @torch.no_grad()
-def refine(base: Model, refiner: Model, request: Request, noise: Noise) -> tuple[Tensor, Conditions]:
+def refine(base: Model, refiner: Model, request: Request, noise: SamplingRNG) -> tuple[Tensor, Conditions]:
     """Latents (B, C, H, W) of a request by both, on the base's grid and under its guidance, and their conditions.
 
     Raises ValueError where they are no base and refiner, or one of them has no step to make.
@@ -56,7 +56,7 @@ def refine(base: Model, refiner: Model, request: Request, noise: Noise) -> tuple
 def hand_off(
     base: Pipeline,
     refiner: Pipeline,
-    noise: Noise,
+    noise: SamplingRNG,
     asked: Mapping[str, Any],
     *,
     share: float = 0.8,

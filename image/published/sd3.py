@@ -31,7 +31,9 @@ def open_sd3(folder: PipelineFolder, size: Size | None, dtype: torch.dtype) -> P
     cell = downsampling(codec) * net.patch
     height, width = picture_size(size, net.size * downsampling(codec), cell)
     if max(height, width) > net.table * cell:
-        raise ValueError(f"this model knows no places beyond {net.table * cell} pixels: ask for a smaller size")
+        raise ValueError(
+            f"this model has no position embeddings beyond {net.table * cell} pixels: ask for a smaller size"
+        )
     grid = read_flow(folder.scheduler(), str(folder.path), (height // cell) * (width // cell))
     denoiser = Denoiser(net.to(dtype), Flow(), FlowVelocity(), thousandths)
     shape = (net.channels, height // downsampling(codec), width // downsampling(codec))

@@ -53,7 +53,7 @@ def open_sdxl(folder: PipelineFolder, size: Size | None, dtype: torch.dtype) -> 
     return Pipeline(folder.name, system, shape, Sampling(found.sampler, found.grid, steps=50, guidance=5.0))
 
 
-def open_net(folder: PipelineFolder, vector: bool) -> tuple[TextUNet, text_unet.Beside]:
+def open_net(folder: PipelineFolder, vector: bool) -> tuple[TextUNet, text_unet.UNetExtras]:
     """The U-Net. Raises ValueError for one of another system, such as inpainting's; vector: it takes one, as SDXL's."""
     net, extra = text_unet.load_diffusers(folder.part("unet"))
     plan = net.plan
@@ -65,7 +65,7 @@ def open_net(folder: PipelineFolder, vector: bool) -> tuple[TextUNet, text_unet.
     return net, extra
 
 
-def side_of(extra: text_unet.Beside, usual: int) -> int:
+def side_of(extra: text_unet.UNetExtras, usual: int) -> int:
     """The side of the latents that the network was trained on."""
     size = extra.size or usual
     return size if isinstance(size, int) else size[0]

@@ -9,14 +9,14 @@ from core.autoencoder.net import sd3_vae
 from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
-from core.distill import Imitation, Teacher, imitating, inherit
+from core.distill import GuidanceDistillation, Teacher, embed_guidance, load_partial
 from core.grid import shifted, trailing
 from core.model import Model
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Initialize, Recipe, Sampling, Training, brief, build, load
+from core.recipe import Initialize, Recipe, Sampling, Training, build, load, tiny_training
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
@@ -39,13 +39,13 @@ def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recip
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
         words = published_words(length).requires_grad_(False)
-        objective = Imitation(
+        objective = GuidanceDistillation(
             Teacher(lambda: open_teacher(teacher).diffusion.denoiser), words.null, SCALES, LogitNormal(), flow
         )
         return Diffusion(denoiser, words, published_latents(), objective)
 
     tokens = (size // 16) ** 2
-    sampling = Sampling(euler, shifted(trailing, shift_from_mu(tokens)), steps=28, guidance=3.5, guide=imitating)
+    sampling = Sampling(euler, shifted(trailing, shift_from_mu(tokens)), steps=28, guidance=3.5, guide=embed_guidance)
     training = Training(256, 50_000, 1e-5, warmup=256_000, ema={"ema": Constant(0.999)})
     return captioned_recipe(
         system, (LATENT, size // 8, size // 8), sampling, training, data, size, from_teacher(teacher)
@@ -106,7 +106,7 @@ def tiny(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
         )
 
-    training = brief(batch, steps, lr)
+    training = tiny_training(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = from_autoencoder(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return digits_recipe(system, (4, 8, 8), sampling, training, count, start)
@@ -128,7 +128,7 @@ def distilled(
 
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
-        objective = Imitation(
+        objective = GuidanceDistillation(
             Teacher(lambda: open_teacher(teacher).diffusion.denoiser),
             words.null,
             SCALES,
@@ -139,8 +139,8 @@ def distilled(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
         )
 
-    training = brief(batch, steps, lr, 50)
-    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=imitating)
+    training = tiny_training(batch, steps, lr, 50)
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=embed_guidance)
     return digits_recipe(system, (4, 8, 8), sampling, training, count, from_teacher(teacher))
 
 
@@ -184,6 +184,6 @@ def from_teacher(teacher: str) -> Initialize:
     """Initialize a run from its teacher's weights."""
 
     def start(system: System, folder: Path) -> None:
-        inherit(system, open_teacher(teacher).system.state_dict())
+        load_partial(system, open_teacher(teacher).system.state_dict())
 
     return start

@@ -21,7 +21,7 @@ class MotionOperation(Operation):
 
     def run(self, model: Model, source: Take) -> list[Take]:
         """The edited motions, one for each result. Raises ValueError where the clip cannot be edited so."""
-        from core.random import Noise
+        from core.random import SamplingRNG
         from motion.changing import FPS, clips_of, edit_mask, regenerate
         from motion.features import canonical, encode
         from motion.kinematics import resample
@@ -32,7 +32,7 @@ class MotionOperation(Operation):
         normal = clips.normal()
         features = normal.apply(encode(canonical(resample(source.joints, source.fps, FPS))).float())
         known, mask = edit_mask(features, self.kept, self.body_part, self.length)
-        known, noise = known.expand(self.count, -1, -1), Noise(self.seed, self.samples())
+        known, noise = known.expand(self.count, -1, -1), SamplingRNG(self.seed, self.samples())
         x = regenerate(model.diffusion, prompt, known, mask, noise, sampling, normal, clips.frames)
         return list(clips.decode(model.decoded(x), {"caption": [prompt] * self.count}))
 

@@ -8,7 +8,7 @@ from core.denoiser import Denoiser
 from core.grid import trailing
 from core.objective import Objective, indices, velocity
 from core.prediction import X0
-from core.recipe import Recipe, Sampling, Training, brief
+from core.recipe import Recipe, Sampling, Training, tiny_training
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, cosine_betas
@@ -75,11 +75,11 @@ def tiny(
         net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 4, dropout=0.0), text_width, words=True)
         denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
         objective = Objective(
-            SEMANTIC_LEVELS, clamped_weight(velocity), drop=0.1, beside=geometric_loss(normal_of, geometry)
+            SEMANTIC_LEVELS, clamped_weight(velocity), drop=0.1, auxiliary_loss=geometric_loss(normal_of, geometry)
         )
         return Diffusion(denoiser, text_conditioner(text_width), objective=objective)
 
-    training = replace(brief(batch, steps, lr, 100), seconds=seconds)
+    training = replace(tiny_training(batch, steps, lr, 100), seconds=seconds)
     return procedural_recipe(
         system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=default_guidance()), training, count
     )

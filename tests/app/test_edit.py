@@ -15,12 +15,23 @@ from PIL import Image
 from torch import Tensor
 
 from app.main import main
-from core.denoiser import Bindable
-from core.edit import DPS, Blur, Downsample, Mask, Posterior, inpaint, invert, repaint, scalar_variance, strengthened
+from core.denoiser import DenoiserLike
+from core.edit import (
+    DPS,
+    Blur,
+    Downsample,
+    Mask,
+    MeasurementPosterior,
+    inpaint,
+    invert,
+    partial_grid,
+    repaint,
+    scalar_variance,
+)
 from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
 from core.model import Model
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import load
 from core.sample.euler import euler
 from core.sample.heun import heun
@@ -79,10 +90,10 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_strength_says_how_much_stays(command: Command, pixels: Path, tmp_path: Path) -> None:
     known, out, away = picture(tmp_path / "known.png"), tmp_path / "out.png", []
     for strength in (0, 0.2, 1):
-        status, said, err = command(
+        status, fragments, err = command(
             "edit", "image-to-image", pixels, known, "--strength", strength, "--out", out, "--steps", 6
         )
-        assert status == 0 and "image-to-image" in said, err
+        assert status == 0 and "image-to-image" in fragments, err
         away.append(float(np.abs(seen(out) - seen(known)).mean()))
     assert away[0] <= 1 and away[0] < away[1] < away[2]
 
@@ -97,8 +108,8 @@ def test_settings_are_in_the_picture_and_make_it_again(command: Command, pixels:
     assert settings["source"] == str(known) and len(str(settings["source_sha256"])) == 64
     assert json.dumps(settings) and settings["steps"] == 3
     first = out.read_bytes()
-    status, said, err = command("replay", out)
-    assert (status, err) == (0, "") and "the same as out.png" in said
+    status, fragments, err = command("replay", out)
+    assert (status, err) == (0, "") and "the same as out.png" in fragments
     assert (tmp_path / "out-replay.png").read_bytes() == first
     picture(known, seed=1)
     refused(command("replay", out), "known.png", "content differs")
@@ -138,7 +149,7 @@ class Restoring:
     """A method as the command names it, and the same by the core: (denoiser, operator, measured) -> a denoiser."""
 
     words: list[str]
-    posterior: Callable[[Bindable, Operator, Tensor], Bindable]
+    posterior: Callable[[DenoiserLike, Operator, Tensor], DenoiserLike]
 
 
 RIGHT = torch.cat([torch.zeros(1, 8, 4), torch.ones(1, 8, 4)], dim=2)  # white in ``half``: nothing is known there
@@ -150,16 +161,18 @@ MEASURING = {
 RESTORING = {
     "pigdm": Restoring(
         ["--noise", "0.1"],
-        lambda model, operator, y: Posterior(model, operator, y, 0.1, scalar_variance(float(y.var()))),
+        lambda model, operator, y: MeasurementPosterior(model, operator, y, 0.1, scalar_variance(float(y.var()))),
     ),
-    "covariance": Restoring(["--method", "covariance"], lambda model, operator, y: Posterior(model, operator, y, 0.02)),
+    "covariance": Restoring(
+        ["--method", "covariance"], lambda model, operator, y: MeasurementPosterior(model, operator, y, 0.02)
+    ),
     "dps": Restoring(["--method", "dps", "--pull", "3"], lambda model, operator, y: DPS(model, operator, y, 3.0)),
 }
 
 
 def test_every_measurement_is_restored_by_every_method(command: Command, pixels: Path, tmp_path: Path) -> None:
     """Within a grey level of the core, no two alike; by the model's covariance near what was measured."""
-    system, mask, noise = load(checkpoint(pixels)).system, half(tmp_path / "missing.png"), Noise(0, [0])
+    system, mask, noise = load(checkpoint(pixels)).system, half(tmp_path / "missing.png"), SamplingRNG(0, [0])
     asked, start = system.conditioner.null(1), noise.start((1, 8, 8)).float()
     times = trailing(system.denoiser.schedule, 3)
     made: dict[tuple[str, str], np.ndarray] = {}
@@ -204,7 +217,7 @@ def test_latent_models_edit_too(command: Command, latents: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("operation", "words", "said"),
+    ("operation", "words", "fragments"),
     [
         ("image-to-image", ["--strength", "1.5"], ["--strength", "1.5"]),
         ("image-to-image", ["--strength", "-0.1"], ["--strength", "-0.1"]),
@@ -231,10 +244,10 @@ def test_latent_models_edit_too(command: Command, latents: Path, tmp_path: Path)
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_edits_that_cannot_be_are_refused(
-    command: Command, pixels: Path, tmp_path: Path, operation: str, words: list[str], said: list[str]
+    command: Command, pixels: Path, tmp_path: Path, operation: str, words: list[str], fragments: list[str]
 ) -> None:
     known, out = picture(tmp_path / "known.png"), tmp_path / "results" / "out.png"
-    refused(command("edit", operation, pixels, known, "--out", out, *words), *said)
+    refused(command("edit", operation, pixels, known, "--out", out, *words), *fragments)
     assert not out.parent.exists()
 
 
@@ -245,14 +258,14 @@ def test_pictures_that_are_none_are_refused(command: Command, pixels: Path, tmp_
     text = tmp_path / "text.png"
     text.write_text("hello")
     small = half(tmp_path / "small.png", (8, 7))
-    for words, said in (
+    for words, fragments in (
         (["image-to-image", pixels, tmp_path / "gone.png"], ["gone.png", "is no file"]),
         (["image-to-image", pixels, broken], ["broken.png", "cannot be read as an image"]),
         (["image-to-image", pixels, text], ["text.png", "cannot be read as an image"]),
         (["inpaint", pixels, known, "--mask", small], ["the mask is 8 x 7, the picture 8 x 8"]),
         (["inpaint", pixels, known, "--mask", text], ["text.png", "cannot be read as an image"]),
     ):
-        refused(command("edit", *words, "--out", out), *said)
+        refused(command("edit", *words, "--out", out), *fragments)
     assert not out.parent.exists()
 
 
@@ -292,7 +305,7 @@ def test_a_trained_model_fills_what_is_missing(trained: Model, judge: Classifier
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 4:, :] = 1
     denoiser, cond = trained.system.denoiser, of_class(trained.system, labels)
-    noise = Noise(0, range(len(images)))
+    noise = SamplingRNG(0, range(len(images)))
     gone = (judge(images * (1 - mask) - mask).argmax(1) == labels).float().mean()
     for sampler in (heun, repaint(euler, 1, 3)):
         made = run(inpaint(denoiser, cond, images, mask, noise, sampler=sampler, grid=trailing, steps=15))
@@ -312,14 +325,16 @@ def test_a_trained_model_inverts_what_it_can_make_again(trained: Model, judge: C
     images, labels = real()
     system = trained.system
     plain = system.denoiser.bind(of_class(system, labels))
-    times = strengthened(trailing, 0.98)(plain.schedule, 100)
+    times = partial_grid(trailing, 0.98)(plain.schedule, 100)
     noisy = invert(plain, images, times)
     assert 0.7 < float(noisy.std()) < 1.3
-    back = run(euler(plain, noisy, times, Noise(0, range(len(images)))))
+    back = run(euler(plain, noisy, times, SamplingRNG(0, range(len(images)))))
     assert float((back - images).abs().mean()) < 0.02
     assert float((judge(back).argmax(1) == labels).float().mean()) > 0.9
     turned = (labels + 1) % 10
-    edited = run(euler(system.guided(2.0).bind(of_class(system, turned)), noisy, times, Noise(0, range(len(images)))))
+    edited = run(
+        euler(system.guided(2.0).bind(of_class(system, turned)), noisy, times, SamplingRNG(0, range(len(images))))
+    )
     assert float((judge(edited.clamp(-1, 1)).argmax(1) == turned).float().mean()) > 0.7
 
 
@@ -340,13 +355,13 @@ def test_a_trained_model_restores_better_than_the_measurement(trained: Model) ->
         before = float((naive(measured) - images).square().mean())
         errors = {}
         for name, seen_by in (
-            ("pigdm", Posterior(system.denoiser, operator, measured, 0.02, variance)),
-            ("covariance", Posterior(system.denoiser, operator, measured, 0.02)),
+            ("pigdm", MeasurementPosterior(system.denoiser, operator, measured, 0.02, variance)),
+            ("covariance", MeasurementPosterior(system.denoiser, operator, measured, 0.02)),
             ("dps", DPS(system.denoiser, operator, measured, 10.0)),
         ):
-            start = Noise(0, range(len(images))).start((1, 8, 8)).float()
+            start = SamplingRNG(0, range(len(images))).start((1, 8, 8)).float()
             bound = seen_by.bind(of_class(system, labels))
-            made = run(heun(bound, start, trailing(bound.schedule, 20), Noise(0, range(len(images)))))
+            made = run(heun(bound, start, trailing(bound.schedule, 20), SamplingRNG(0, range(len(images)))))
             errors[name] = float((made - images).square().mean())
         assert errors["pigdm"] < 0.7 * before, (operator, errors, before)
         assert errors["covariance"] < 0.7 * before, (operator, errors, before)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.main import main
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import load
 from core.sample.dpm import dpmpp_2m
 from core.systems.sampling import Sampling
@@ -51,14 +51,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_prompts_follow_one_another(command: Command, motions: Path, tmp_path: Path) -> None:
     out = tmp_path / "long.npz"
     words = ["--prompt", "walks; waves; sits", "--seconds", "2", "3", "2.5", "--count", "1", "--seed", "5"]
-    status, said, err = command("sample", motions, *words, "--out", out, *FEW)
-    assert status == 0 and "1 samples" in said, err
+    status, printed, err = command("sample", motions, *words, "--out", out, *FEW)
+    assert status == 0 and "1 samples" in printed, err
     take = read(out)
     assert len(take.joints) == 150 and take.caption == "walks; waves; sits"
     model = load(checkpoint(motions))
     sampling = Sampling(dpmpp_2m, trailing, 2, 2.5, model.sampling.guide)
     with torch.no_grad():
-        x = sequence(model.diffusion, timed("walks; waves; sits", [2, 3, 2.5], 120), 12, Noise(5, [0]), sampling)
+        x = sequence(model.diffusion, timed("walks; waves; sits", [2, 3, 2.5], 120), 12, SamplingRNG(5, [0]), sampling)
     assert float((take.joints - decode(normal_of().undo(x))[0]).abs().max()) < 1e-4
 
 
@@ -69,15 +69,15 @@ def test_a_sequence_is_replayed(command: Command, motions: Path, tmp_path: Path)
     with Image.open(out) as page:
         settings = json.loads(page.info["langevin"])
     assert settings["seconds"] == [2.0] and settings["prompt"] == "walks; sits" and settings["count"] == 2
-    status, said, err = command("replay", out)
-    assert status == 0 and "the same as long.png" in said and "NOT" not in said, err
+    status, printed, err = command("replay", out)
+    assert status == 0 and "the same as long.png" in printed and "NOT" not in printed, err
 
 
 def test_kept_frames_are_kept_and_the_rest_is_new(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
     out, known = tmp_path / "between.npz", read(clip)
     words = ["--prompt", "waves the left hand", "--keep", "0:20,40:", "--out", out, *FEW]
-    status, said, err = command("edit", "in-between", motions, clip, *words)
-    assert status == 0 and "clip.npz, in-between" in said, err
+    status, printed, err = command("edit", "in-between", motions, clip, *words)
+    assert status == 0 and "clip.npz, in-between" in printed, err
     truth, found = decode(encode(canonical(known.joints))), read(out).joints
     assert found.shape == truth.shape
     away = (found - truth).norm(dim=-1).amax(-1)

@@ -36,8 +36,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def replayed(command: Command, file: Path) -> None:
     """Replay makes a file of the same bytes, and notices when the old one was changed."""
     new = file.with_name(f"{file.stem}-replay{file.suffix}")
-    status, said, err = command("replay", file)
-    assert status == 0 and f"the same as {file.name}" in said and "NOT" not in said, err
+    status, printed, err = command("replay", file)
+    assert status == 0 and f"the same as {file.name}" in printed and "NOT" not in printed, err
     numbered = sorted(file.parent.glob(f"{file.stem}-replay*{file.suffix}"))
     assert any(made.read_bytes() == file.read_bytes() for made in numbered), new
 
@@ -63,8 +63,8 @@ def test_each_of_several_files_is_made_again(command: Command, motions: Path, tm
     replayed(command, two)
     # Settings beside the wrong file are noticed: it is not the first clip that is made.
     one.write_bytes(two.read_bytes())
-    status, said, err = command("replay", one)
-    assert status == 2 and "NOT the same" in said and "differs" in err
+    status, printed, err = command("replay", one)
+    assert status == 2 and "NOT the same" in printed and "differs" in err
 
 
 @pytest.mark.parametrize(

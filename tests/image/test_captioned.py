@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.evaluation.distances import Interval, features, frechet, kernel, kernel_subsets, neighbours
+from core.evaluation.distances import ConfidenceInterval, features, frechet, kernel, kernel_subsets, neighbours
 from core.model import Evaluate
 from core.prompts import Captions
 from image import captioned
@@ -60,10 +60,14 @@ def test_the_figures_of_a_measure(measured: Evaluate, parts: tuple[CaptionedDigi
     noise = measured(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), asked)
     for name in ("Frechet distance to held-out", "kernel distance to held-out"):
         near, far = figures[name], noise[name]
-        assert isinstance(near, Interval) and isinstance(far, Interval) and near.value < far.value, name
+        assert (
+            isinstance(near, ConfidenceInterval) and isinstance(far, ConfidenceInterval) and near.value < far.value
+        ), name
     for name in ("precision", "recall"):
         near, far = figures[name], noise[name]
-        assert isinstance(near, Interval) and isinstance(far, Interval) and near.value > far.value, name
+        assert (
+            isinstance(near, ConfidenceInterval) and isinstance(far, ConfidenceInterval) and near.value > far.value
+        ), name
 
 
 def test_few_samples_have_captions_but_no_neighbours(
@@ -83,8 +87,8 @@ def test_distances_are_in_any_features(parts: tuple[CaptionedDigits, CaptionedDi
     train, held_out = (part.get(range(96))["x"] for part in parts)
     noise = torch.rand(train.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     shrunk = torch.nn.AvgPool2d(8)
-    for look in (timm_features("test_resnet", random_seed=0), shrunk, lambda x: x[..., ::8, ::8]):
-        real, other, wrong = (features(look, x) for x in (train, held_out, noise))
+    for extractor in (timm_features("test_resnet", random_seed=0), shrunk, lambda x: x[..., ::8, ::8]):
+        real, other, wrong = (features(extractor, x) for x in (train, held_out, noise))
         assert abs(kernel(real, other).value) < 0.1 * kernel(real, wrong).value
         assert frechet(real, other).value < 0.5 * frechet(real, wrong).value
         subsets = kernel_subsets(real, wrong, size=48, count=10)
@@ -98,7 +102,7 @@ def test_features_of_a_file_decide_the_figure(tmp_path: Path) -> None:
     """The same pictures in another network are at another distance: figures compare within one set of weights."""
     x, y = torch.rand(2, 16, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     found = [
-        kernel(features(look, x), features(look, y - 0.3)).value
-        for look in (timm_features("test_resnet", random_seed=seed) for seed in (0, 0, 1))
+        kernel(features(extractor, x), features(extractor, y - 0.3)).value
+        for extractor in (timm_features("test_resnet", random_seed=seed) for seed in (0, 0, 1))
     ]
     assert found[0] == found[1] != found[2]

@@ -40,7 +40,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = build("image.recipes.autoencoder.tiny", SHORT)
     short = dataclasses.replace(recipe, data=lambda: (recipe.data()[0], None))
     folder = tmp_path_factory.mktemp("autoencoder")
-    return train(short, quiet(folder, log=1))
+    return train(short, quiet(folder, log_every=1))
 
 
 def test_every_system_has_its_three_presets() -> None:
@@ -56,15 +56,15 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     given = SHORT | {"autoencoder": str(code)}
     made = build(name, {key: value for key, value in given.items() if key in build(name).arguments})
     recipe = dataclasses.replace(made, data=lambda: (made.data()[0], None))
-    path = train(recipe, quiet(tmp_path, log=1, hold_out=2))
+    path = train(recipe, quiet(tmp_path, log_every=1, validate_every=2))
     loaded = load(path)
     assert loaded.metadata["arguments"]["batch"] == 4
     start = recipe.system().state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in load(path, "model").system.state_dict().items())
-    way = dataclasses.replace(loaded.sampling, steps=2)
-    samples = loaded.draw(0, range(3), way)
+    options = dataclasses.replace(loaded.sampling, steps=2)
+    samples = loaded.draw(0, range(3), options)
     assert len(samples) == 3 and bool(samples.isfinite().all())
-    assert torch.allclose(loaded.draw(0, [2], way), samples[2:], atol=1e-4)
+    assert torch.allclose(loaded.draw(0, [2], options), samples[2:], atol=1e-4)
     objects = loaded.modality.decode(samples, loaded.prompts.default(0, range(3)))
     loaded.modality.write(tmp_path / "sheet.png", objects, {"seed": 0})
     assert read_settings(tmp_path / "sheet.png") == {"seed": 0, "format": FORMAT}

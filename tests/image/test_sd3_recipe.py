@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from core.model import Model
 from core.nn.mmdit import MMDiT
-from core.random import Draw
+from core.random import TrainingRNG
 from core.recipe import build, load
 from core.schedule import Flow
 from tests.support.runs import trained
@@ -60,11 +60,11 @@ def test_what_it_learned_is_in_the_checkpoint(run: Model) -> None:
 
 def test_a_sample_is_the_same_in_any_company(run: Model) -> None:
     """Captions of other lengths in the batch pad this one, which its mask must hide."""
-    way = dataclasses.replace(run.sampling, steps=2)
-    together = run.draw(0, range(6), way)
+    options = dataclasses.replace(run.sampling, steps=2)
+    together = run.draw(0, range(6), options)
     assert together.shape == (6, 3, 32, 32) and bool(together.isfinite().all())
     for number in (1, 4):
-        alone = run.draw(0, [number], way)
+        alone = run.draw(0, [number], options)
         torch.testing.assert_close(together[[number]], alone, rtol=0, atol=1e-4)
 
 
@@ -87,7 +87,7 @@ def test_every_part_that_learns_is_taught(run: Model) -> None:
     data = recipe.data()[0].get(range(4))
     for _ in range(5):  # the readout and every gate begin at 0, and let nothing through at first
         system.zero_grad()
-        system.loss(data, Draw(0, range(4))).mean.backward()
+        system.loss(data, TrainingRNG(0, range(4))).mean.backward()
         with torch.no_grad():
             for value in system.parameters():
                 if value.grad is not None:

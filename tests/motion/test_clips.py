@@ -55,9 +55,9 @@ def test_each_suffix_makes_its_files(tmp_path: Path, takes: list[Take]) -> None:
     written = ["a-000.npz", "a-001.npz", "a.gif", "b.bvh"]
     expected = sorted([*written, *(f"{name}.json" for name in written), "new"])
     assert sorted(path.name for path in tmp_path.iterdir()) == expected
-    beside = json.loads((tmp_path / "a-001.npz.json").read_text())
-    assert beside == {**SETTINGS, "file": 1, "format": FORMAT}
-    assert MODALITY.read_metadata(tmp_path / "a-001.npz") == beside
+    extras = json.loads((tmp_path / "a-001.npz.json").read_text())
+    assert extras == {**SETTINGS, "file": 1, "format": FORMAT}
+    assert MODALITY.read_metadata(tmp_path / "a-001.npz") == extras
 
 
 @pytest.mark.parametrize("suffix", [".PNG", ".GIF", ".BVH", ".NPZ", ".GLB"])

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Denoiser, Estimate
+from core.denoiser import Bound, Denoiser, DenoiserLike, Estimate
 from core.grid import trailing
 from core.guidance import Guided
 from core.objective import velocity
 from core.prediction import X0
 from core.prompts import Captions
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.recipe import build, domains
 from core.sample.ddpm import ddpm
 from core.sample.step import run
@@ -55,13 +55,13 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     system = recipe.system()
     assert isinstance(system, Diffusion)
     batch = recipe.data()[0].get(range(4))
-    losses = system.loss(batch, Draw(0, range(4)))
+    losses = system.loss(batch, TrainingRNG(0, range(4)))
     losses.mean.backward()
     assert losses.each.isfinite().all()
     assert all(value.grad is not None for value in system.denoiser.net.parameters() if value.requires_grad)
     asked = recipe.prompts.default(0, [0, 1])
     sampling = Sampling(recipe.sampling.sampler, trailing, 2, guidance=2.0)
-    x = run(system.eval().sample(Noise(0, [0, 1]), recipe.shape, asked, sampling))
+    x = run(system.eval().sample(SamplingRNG(0, [0, 1]), recipe.shape, asked, sampling))
     assert x.shape == (2, *recipe.shape) and bool(x.isfinite().all())
     recipe.modality.write(tmp_path / "motions.png", recipe.modality.decode(system.decode(x), asked), {})
     assert (tmp_path / "motions.png").stat().st_size > 1000
@@ -82,7 +82,9 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
     class Rough(Diffusion):
         """Whose x0 is always the rough clips."""
 
-        def guided(self, scale: float, guide: Guide = Guided, negative: Mapping[str, Any] | None = None) -> Bindable:
+        def guided(
+            self, scale: float, guide: Guide = Guided, negative: Mapping[str, Any] | None = None
+        ) -> DenoiserLike:
             return guide(Fixed(self.denoiser.schedule, rough), Cond(), scale)
 
     system = recipe.system()
@@ -102,7 +104,7 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
     assert shook["default"] < 0.4 * shook["plain"]
 
 
-def test_a_held_weight_stays_where_noise_is_small() -> None:
+def test_a_clamped_weight_stays_where_noise_is_small() -> None:
     ratio = torch.tensor([0.5, 2.0, 4.0, 100.0], dtype=torch.float64)  # of signal to noise
     assert clamped_weight(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
 
@@ -138,7 +140,7 @@ def test_mdm_samples_step_by_step_as_published_in_double_precision() -> None:
     betas = torch.tensor(shrunk, dtype=torch.float64).clamp(max=0.999)
     bar = (1 - betas).cumprod(0)
     before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
-    denoiser, noise = Denoiser(net, Discrete(cosine_betas()), X0()), Noise(0, [0])
+    denoiser, noise = Denoiser(net, Discrete(cosine_betas()), X0()), SamplingRNG(0, [0])
     times = trailing(denoiser.schedule, 1000)
     x = noise.start((4, 3))
     expected, worst = x, 0.0

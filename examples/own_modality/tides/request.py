@@ -12,7 +12,7 @@ from core.model import Model, OnStep, Request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.random import Noise
+    from core.random import SamplingRNG
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TideRequest(Request):
 
     spring: float = option(1.0, "how much higher than usual the tide is: 1.5 at new and full moon")
 
-    def draw(self, model: Model, noise: Noise, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
+    def draw(self, model: Model, noise: SamplingRNG, on_step: OnStep | None = None) -> tuple[Tensor, Mapping[str, Any]]:
         """Days (B, 1, 24), walked by a sampler or continued hour by hour."""
         from tides.systems import Autoregression
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.objective import Losses
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.systems.system import System
 
 HOURS = 24
@@ -23,7 +23,7 @@ class Autoregression(System):
         self.line = nn.Linear(2, 1)
         self.log_spread = nn.Parameter(torch.zeros(()))
 
-    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+    def loss(self, batch: Mapping[str, Any], rng: TrainingRNG, quantiles: Tensor | None = None) -> Losses:
         """The negative log-likelihood of days "x" (B, 1, 24)."""
         x = batch["x"][:, 0]
         before = nn.functional.pad(x, (2, 0)).unfold(1, 2, 1)[:, :HOURS]  # (B, 24, 2)
@@ -32,7 +32,7 @@ class Autoregression(System):
         return Losses(each.mean(), each.detach(), torch.zeros(len(x), dtype=torch.float64))
 
     @torch.no_grad()
-    def generate(self, noise: Noise) -> Tensor:
+    def generate(self, noise: SamplingRNG) -> Tensor:
         """Days (B, 1, 24), a sample for each of the noise."""
         unit = noise.start((HOURS,)).float()
         hours = [torch.zeros(len(unit)), torch.zeros(len(unit))]

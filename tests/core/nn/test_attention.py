@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from core.nn import attention
-from core.nn.attention import attend, by_products, filled
+from core.nn.attention import attend, by_products, zero_padded
 
 
 def heads(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -36,14 +36,14 @@ def test_two_products_equal_the_fused_kernel(mask: Tensor | None, scale: float |
 def test_narrow_heads_filled_with_zeros_say_the_same(
     monkeypatch: pytest.MonkeyPatch, mask: Tensor | None, scale: float | None
 ) -> None:
-    ways = {}
+    results = {}
     for few in (0, 10**9):
         monkeypatch.setattr(attention, "FEW", few)
         parts = [x.requires_grad_() for x in heads()]
         out = attend(*parts, mask, scale)
         out.square().sum().backward()
-        ways[few] = [out, *(part.grad for part in parts)]
-    for one, other in zip(*ways.values()):
+        results[few] = [out, *(part.grad for part in parts)]
+    for one, other in zip(*results.values()):
         assert torch.allclose(one.nan_to_num(), other.nan_to_num(), rtol=0, atol=1e-13)
 
 
@@ -64,7 +64,7 @@ def test_only_narrow_heads_with_many_pairs_are_filled(monkeypatch: pytest.Monkey
 
     def counted(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
         widths.append(query.shape[-1])
-        return filled(query, key, value, mask, scale)
+        return zero_padded(query, key, value, mask, scale)
 
     monkeypatch.setattr(attention, "filled", counted)
     for width, places in ((8, 128), (8, 127), (16, 128), (15, 128)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.sample.deterministic import DETERMINISTIC
 from core.sample.info import SamplerInfo
 from core.sample.solvers.adams import deis
-from core.sample.solvers.exponential import exponential
+from core.sample.solvers.exponential import exponential_multistep
 from core.sample.solvers.unipc import unipc
 from core.schedule import VP, Flow, Schedule
 from core.verify.mixture import Mixture
@@ -89,7 +89,7 @@ def test_third_order_needs_its_factor_of_two() -> None:
     assert exact.smallest < classic.smallest / 50
 
 
-@pytest.mark.parametrize("sampler", [partial(deis, start=None), partial(exponential, start=None)])
+@pytest.mark.parametrize("sampler", [partial(deis, start=None), partial(exponential_multistep, start=None)])
 def test_a_multistep_method_is_no_better_than_its_start(sampler: partial) -> None:
     row = measure("cold", SamplerInfo(sampler, order=2, evaluations=1), "VP", VP(), problem())
     assert row.measured == pytest.approx(2, abs=0.2)
@@ -103,12 +103,12 @@ def test_the_corrector_gains_an_order(order: int, correct: bool, expected: int) 
 
 @pytest.mark.parametrize("label", ["VE", "flow"])
 @pytest.mark.parametrize("name", FIXED)
-def test_the_way_from_pure_noise_to_clean_data_converges(name: str, label: str) -> None:
-    whole_way = whole(label)
+def test_the_path_from_pure_noise_to_clean_data_converges(name: str, label: str) -> None:
+    whole_path = whole(label)
     errors = []
     for steps in (16, 64, 256):
-        end, _ = whole_way.solve(FIXED[name].sampler, SCHEDULES[label], steps)
-        errors.append(float((end - whole_way.end).abs().max()))
+        end, _ = whole_path.solve(FIXED[name].sampler, SCHEDULES[label], steps)
+        errors.append(float((end - whole_path.end).abs().max()))
     power = 1 if FIXED[name].order == 1 else 1.4
     assert errors[2] < errors[0] / 16**power * 1.2
     assert errors[2] < (0.02 if FIXED[name].order == 1 else 6e-4)

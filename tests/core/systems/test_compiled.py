@@ -20,7 +20,7 @@ from core.nn.mmdit import MMDiT
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from core.prediction import FlowVelocity
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import SAMPLERS
 from core.schedule import Flow
 from core.systems.compiled import compile_for_sampling, compile_network
@@ -44,7 +44,7 @@ def dit() -> nn.Module:
     return DiT(Patches((8, 8), 4, 32, 2), 2, 2)
 
 
-def told(kind: Callable[[], nn.Module]) -> Cond:
+def make_cond(kind: Callable[[], nn.Module]) -> Cond:
     if kind is dit:
         return Cond(vector=torch.randn(2, 32))
     tokens = torch.randn(2, 5, 12)
@@ -55,7 +55,9 @@ def told(kind: Callable[[], nn.Module]) -> Cond:
 
 def sampled(denoiser: Denoiser, cond: Cond, start: Tensor, steps: int) -> Tensor:
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return [step.x for step in SAMPLERS["euler"].sampler(denoiser.bind(cond), start, times, Noise(0, range(2)))][-1]
+    return [step.x for step in SAMPLERS["euler"].sampler(denoiser.bind(cond), start, times, SamplingRNG(0, range(2)))][
+        -1
+    ]
 
 
 def compilations() -> tuple[int, int]:
@@ -72,7 +74,7 @@ def test_a_compiled_sampler_walks_as_the_eager_one_and_compiles_one_graph(kind: 
     torch.manual_seed(0)
     torch._dynamo.reset()
     net = randomise(kind())
-    cond, start = told(kind), torch.randn(2, 4, 8, 8)
+    cond, start = make_cond(kind), torch.randn(2, 4, 8, 8)
     eager = Denoiser(net, Flow(), FlowVelocity(), lambda t: 1000 * t)
     system = Diffusion(copy.deepcopy(eager))
     compile_for_sampling(system)

@@ -19,7 +19,7 @@ from diffusers import (
 from torch import Tensor
 
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Sampling
 from core.sample import SAMPLERS
 from core.sample.step import run
@@ -31,13 +31,15 @@ PROMPT, NEGATIVE = "a red cat, and a dog", "dog!"
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
-def ours(pipeline: Pipeline, way: Sampling, avoid: str | None = NEGATIVE, dtype: torch.dtype = torch.float32) -> Tensor:
+def ours(
+    pipeline: Pipeline, method: Sampling, avoid: str | None = NEGATIVE, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Our picture (1, 3, H, W) in [0, 1]."""
     steps = pipeline.system.sample(
-        Noise(0, [0]),
+        SamplingRNG(0, [0]),
         pipeline.shape,
         {"caption": [PROMPT]},
-        way,
+        method,
         negative=None if avoid is None else {"caption": [avoid]},
     )
     return (pipeline.system.decode(run(steps)).clamp(-1, 1) + 1) / 2
@@ -47,7 +49,7 @@ def theirs(folder: Path, pipeline: Pipeline, steps: int, **options: Any) -> Tens
     """diffusers' picture from the same noise."""
     found = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     found.set_progress_bar_config(disable=True)
-    latents = Noise(0, [0]).start(pipeline.shape).float()
+    latents = SamplingRNG(0, [0]).start(pipeline.shape).float()
     if "Flux" in pipeline.name:
         latents = found._pack_latents(latents, 1, *latents.shape[1:])
     height, width = SIZE
@@ -56,7 +58,7 @@ def theirs(folder: Path, pipeline: Pipeline, steps: int, **options: Any) -> Tens
     ).images
 
 
-def ways(pipeline: Pipeline, steps: int, guidance: float) -> Sampling:
+def sampling_of(pipeline: Pipeline, steps: int, guidance: float) -> Sampling:
     return dataclasses.replace(pipeline.sampling, steps=steps, guidance=guidance)
 
 
@@ -73,7 +75,7 @@ CASES = {
 def test_the_same_picture(folders: dict[str, Path], family: str) -> None:
     steps, guidance, options = CASES[family]
     pipeline = open_pipeline(folders[family], SIZE)
-    found = ours(pipeline, ways(pipeline, steps, guidance))
+    found = ours(pipeline, sampling_of(pipeline, steps, guidance))
     expected = theirs(folders[family], pipeline, steps, **options)
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
@@ -81,7 +83,7 @@ def test_the_same_picture(folders: dict[str, Path], family: str) -> None:
 
 def test_without_a_negative_prompt_sdxl_moves_away_from_zeros(folders: dict[str, Path]) -> None:
     pipeline = open_pipeline(folders["sdxl"], SIZE)
-    found = ours(pipeline, ways(pipeline, 4, 5.0), avoid=None)
+    found = ours(pipeline, sampling_of(pipeline, 4, 5.0), avoid=None)
     expected = theirs(folders["sdxl"], pipeline, 4, guidance_scale=5.0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
@@ -122,7 +124,7 @@ def test_other_schedulers(folders: dict[str, Path], tmp_path: Path, name: str) -
     (folder / "model_index.json").write_text(index.replace("PNDMScheduler", type(SCHEDULERS[name]).__name__))
     pipeline = open_pipeline(folder, SIZE)
     steps = 16 if name == "dpm++ 3m" else 5  # in fewer than 15, theirs takes a lower order at the end
-    found = ours(pipeline, ways(pipeline, steps, 4.0))
+    found = ours(pipeline, sampling_of(pipeline, steps, 4.0))
     expected = theirs(folder, pipeline, steps, guidance_scale=4.0, negative_prompt=NEGATIVE)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
@@ -133,10 +135,10 @@ def test_faster_samplers_run_on_the_same_folder(folders: dict[str, Path], family
     pipeline = open_pipeline(folders[family], 16)
 
     def picture(name: str, steps: int) -> Tensor:
-        way = dataclasses.replace(
+        method = dataclasses.replace(
             pipeline.sampling, sampler=SAMPLERS[name].sampler, grid=trailing, steps=steps, guidance=2.0
         )
-        return ours(pipeline, way)
+        return ours(pipeline, method)
 
     fine = picture("heun", 100)
     for name in ("dpmpp_2m", "heun", "unipc"):
@@ -148,26 +150,26 @@ def test_a_base_that_hands_off_to_itself_is_not_interrupted(folders: dict[str, P
     base = open_pipeline(folders["sdxl"], 16)
     asked, avoid = {"caption": [PROMPT, "dog"]}, {"caption": [NEGATIVE]}
     whole = base.system.sample(
-        Noise(0, [0, 1]),
+        SamplingRNG(0, [0, 1]),
         base.shape,
         asked,
         dataclasses.replace(base.sampling, steps=10, guidance=5.0),
         avoid,
     )
-    found = hand_off(base, base, Noise(0, [0, 1]), asked, steps=10, avoid=avoid)
+    found = hand_off(base, base, SamplingRNG(0, [0, 1]), asked, steps=10, avoid=avoid)
     torch.testing.assert_close(found, run(whole), rtol=0, atol=1e-6)
 
 
 def test_base_and_refiner_as_in_diffusers(folders: dict[str, Path]) -> None:
     base, refiner = open_pipeline(folders["sdxl"], SIZE), open_pipeline(folders["refiner"], SIZE)
     found = hand_off(
-        base, refiner, Noise(0, [0]), {"caption": [PROMPT]}, steps=10, avoid={"caption": [NEGATIVE]}, guidance=5.0
+        base, refiner, SamplingRNG(0, [0]), {"caption": [PROMPT]}, steps=10, avoid={"caption": [NEGATIVE]}, guidance=5.0
     )
     first, second = (
         DiffusionPipeline.from_pretrained(folders[name], local_files_only=True) for name in ("sdxl", "refiner")
     )
     common = {"num_inference_steps": 10, "guidance_scale": 5.0, "negative_prompt": NEGATIVE, "output_type": "latent"}
-    noise = Noise(0, [0]).start(base.shape).float()
+    noise = SamplingRNG(0, [0]).start(base.shape).float()
     half = first(PROMPT, height=SIZE[0], width=SIZE[1], latents=noise, denoising_end=0.8, **common).images
     expected = second(PROMPT, image=half, denoising_start=0.8, **common).images
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
@@ -178,7 +180,7 @@ def test_size_and_crop_reach_the_network(folders: dict[str, Path]) -> None:
     base = open_pipeline(folders["sdxl"], SIZE)
     asked = {"caption": [PROMPT]}
     plain, cropped = conditions(base, asked), conditions(base, {**asked, "crop": (5, 9)})
-    x = Noise(0, [0]).start(base.shape).float()
+    x = SamplingRNG(0, [0]).start(base.shape).float()
     with torch.no_grad():
         one, other = (base.system.denoiser.bind(cond)(x, torch.tensor(500.0)) for cond in (plain, cropped))
     assert (one - other).abs().max() > 1e-3
@@ -191,14 +193,14 @@ def test_prepared_is_unprepared(folders: dict[str, Path], family: str) -> None:
     """What sampling runs (condition read once, guidance in one batch) is the plain network, twice."""
     pipeline = open_pipeline(folders[family], 16)
     denoiser, words = pipeline.system.denoiser, pipeline.system.conditioner
-    x = Noise(0, [0, 1]).start(pipeline.shape).float()
+    x = SamplingRNG(0, [0, 1]).start(pipeline.shape).float()
     asked = {"caption": [PROMPT, "dog"]}
     t = torch.tensor(0.6 if denoiser.schedule.noisiest == 1 else 600.0, dtype=torch.float64)
     with torch.no_grad():
-        said = words(asked)
-        plain, nothing = denoiser(x, t, said), denoiser(x, t, words.null(2))
-        torch.testing.assert_close(denoiser.bind(said)(x, t), plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
-        found = pipeline.system.guided(3.0).bind(said)(x, t)
+        text_cond = words(asked)
+        plain, nothing = denoiser(x, t, text_cond), denoiser(x, t, words.null(2))
+        torch.testing.assert_close(denoiser.bind(text_cond)(x, t), plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
+        found = pipeline.system.guided(3.0).bind(text_cond)(x, t)
     expected = nothing + 3.0 * (plain - nothing)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
@@ -210,6 +212,6 @@ def test_bfloat16(folders: dict[str, Path], family: str) -> None:
     assert half.system.like.dtype == torch.bfloat16
     if family == "sdxl":
         assert {value.dtype for value in half.system.codec.parameters()} == {torch.float32}
-    found, expected = (ours(pipeline, ways(pipeline, 3, 2.0)) for pipeline in (half, whole))
+    found, expected = (ours(pipeline, sampling_of(pipeline, 3, 2.0)) for pipeline in (half, whole))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1)

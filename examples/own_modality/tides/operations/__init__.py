@@ -18,7 +18,7 @@ class Raise(Operation):
 
     def run(self, model: Model, source: Any) -> Sequence[Any]:
         from core.edit import image_to_image
-        from core.random import Noise
+        from core.random import SamplingRNG
         from core.sample.step import run
 
         system, sampling = model.diffusion, self.sampling(model.sampling)
@@ -26,7 +26,7 @@ class Raise(Operation):
         walk = image_to_image(
             system.denoiser.bind(system.conditioner({})),
             raised,
-            Noise(self.seed, self.samples()),
+            SamplingRNG(self.seed, self.samples()),
             sampler=sampling.sampler,
             grid=sampling.grid,
             steps=sampling.steps,
