@@ -24,7 +24,7 @@ def led(loaded: Loaded, controlnet: str | None) -> Loaded:
     if controlnet is None:
         return loaded
     from core.codec import Latents
-    from core.systems.controlnet import led as led_by
+    from core.systems.controlnet import with_controlnet as led_by
     from core.weights.controlnet import load_diffusers
     from image.edges import read_control
 

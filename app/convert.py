@@ -19,7 +19,7 @@ from app.inspect import refusal, weights_in
 from app.names import look_up
 from app.options import option, parse
 from core.train.state import newest
-from core.weights.autoencoder import Beside
+from core.weights.autoencoder import LatentConfig
 from core.weights.checkpoint import DRAFT, KEY, CheckpointError, outline, read, write_streamed
 from core.weights.conversion import DIFFUSERS, LATENTS, ORIGINAL, Source, Target, cast, convert, read_config
 from core.weights.detect import WHOLE, detect, split
@@ -143,7 +143,7 @@ def of_folder(folder: Path) -> Source:
     return Source(found, tensors, read_config(folder), str(folder))
 
 
-def latents(options: Options, family: str, sources: Mapping[str, Source]) -> Beside | None:
+def latents(options: Options, family: str, sources: Mapping[str, Source]) -> LatentConfig | None:
     """What an original autoencoder's file does not say: as asked, as its system's, or as all of four channels have."""
     autoencoders = [s for s in sources.values() if s.found.kind == "vae" and s.config is None]
     beside = LATENTS.get(family or "sd", LATENTS["sd"])

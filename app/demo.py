@@ -13,7 +13,7 @@ from torch import Tensor
 from app.options import option, parse
 from app.sampling import digest, draw, newest
 from app.way import describe
-from core.evaluation.distances import Interval
+from core.evaluation.distances import ConfidenceInterval
 from core.grid import GRIDS
 from core.recipe import Loaded, Sampling, build, load
 from core.sample import SAMPLERS
@@ -55,7 +55,9 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)  # at 8 x 8 pixels a second thread costs more than it brings
     print("training on 1,297 real digits (8x8, ten classes)", flush=True)
     started = time.perf_counter()
-    path = train(recipe, Run(options.out, log=250, save=500, hold_out=0, show=0, tensorboard=False))
+    path = train(
+        recipe, Run(options.out, log_every=250, save_every=500, validate_every=0, sample_every=0, tensorboard=False)
+    )
     print(f"trained in {time.perf_counter() - started:.0f} s; sampling", flush=True)
     loaded = load(newest(path))
     table(loaded, options)
@@ -79,11 +81,11 @@ def table(loaded: Loaded, options: Options) -> None:
         seconds = time.perf_counter() - started
         figures = evaluate(samples, asked)
         distance, read = figures["Frechet distance to held-out"], figures["read as the asked class"]
-        assert isinstance(distance, Interval) and isinstance(read, float)
+        assert isinstance(distance, ConfidenceInterval) and isinstance(read, float)
         shown.add_row(name, str(steps), str(info.count(steps)), str(distance), f"{100 * read:.1f} %", f"{seconds:.1f}")
     Console().print(shown)
     floor = figures["Frechet distance, real training images"]
-    assert isinstance(floor, Interval)
+    assert isinstance(floor, ConfidenceInterval)
     print(f"real training digits against the same held-out digits: {floor.value:.4g}")
 
 

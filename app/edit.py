@@ -17,7 +17,7 @@ from app.options import parse
 from app.recordings import OF_PICTURES, OF_RECORDINGS, refuse, revised
 from app.sampling import digest, newest, opened, warn_of_cuts, words_of
 from app.way import describe
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Loaded, Recipe, Sampling
 from core.sample.euler import euler
 
@@ -66,7 +66,7 @@ def edited(loaded: Loaded, options: Options, file: Path, edit: Callable[[Job], T
 
     way = options.sampling(loaded.recipe)
     way = dataclasses.replace(way, sampler=euler if options.invert else plain(way.sampler))
-    noise = Noise(options.seed, range(options.first, options.first + options.count))
+    noise = SamplingRNG(options.seed, range(options.first, options.first + options.count))
     with torch.no_grad():
         return edit(Job(loaded, options, way, noise, shape_of(loaded), file)), way
 

@@ -18,23 +18,23 @@ from app.sampling import conditions
 from app.way import Way
 from core.codec import Latents
 from core.cond import Cond
-from core.denoiser import Bindable
+from core.denoiser import DenoiserLike
 from core.edit import (
     DPS,
     Blur,
     Downsample,
-    Linear,
+    LinearOperator,
     Mask,
-    Posterior,
+    MeasurementPosterior,
     image_to_image,
     inpaint,
     invert,
+    partial_grid,
     repaint,
     scalar_variance,
-    strengthened,
 )
 from core.edit.operator import Operator, gaussian_kernel
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Loaded, Sampling
 from core.sample.step import Step
 
@@ -73,7 +73,7 @@ class Job:
     loaded: Loaded
     options: Options
     way: Sampling
-    noise: Noise
+    noise: SamplingRNG
     shape: tuple[int, int, int]  # of the pictures that the model makes
     picture: Path
 
@@ -99,7 +99,7 @@ class Job:
         said = conditions(self.loaded.recipe, self.options.seed, self.noise.samples, prompt)
         return system.conditioner(said).to(system.like.device)
 
-    def guided(self) -> Bindable:
+    def guided(self) -> DenoiserLike:
         """The denoiser under guidance; plain where nothing is asked for."""
         prompt, avoid = self.options.prompt, self.options.avoid
         scale = 1.0 if prompt is None and avoid is None else self.way.guidance
@@ -158,7 +158,7 @@ def inpainted(job: Job) -> Tensor:
 def inverted(job: Job) -> Tensor:
     """To the noise of the picture, under what it shows, and down: as it was, or under a prompt."""
     denoiser, asked = job.loaded.system.guided(1.0, job.way.guide), job.asked(job.options.shows)
-    times = strengthened(job.way.grid, strength_of(job.options))(denoiser.schedule, job.way.steps)
+    times = partial_grid(job.way.grid, strength_of(job.options))(denoiser.schedule, job.way.steps)
     plain = denoiser.bind(asked)
     noisy = invert(plain, job.encode(job.known()), times)
     down = plain if job.options.prompt is None else job.guided().bind(job.asked(job.options.prompt))
@@ -173,7 +173,7 @@ def restored(job: Job) -> Tensor:
     operator, measured = OPERATORS[options.restore or ""](job)
     # The codec is affine: what it adds to a measurement by itself goes to the other side.
     nothing = operator.apply(system.decode(torch.zeros(1, *job.loaded.recipe.shape).to(system.like)))
-    inner = Linear(lambda x: operator.apply(system.codec.decode(x)) - nothing, job.loaded.recipe.shape)
+    inner = LinearOperator(lambda x: operator.apply(system.codec.decode(x)) - nothing, job.loaded.recipe.shape)
     wanted = (measured.to(nothing) - nothing).repeat(options.count, 1, 1, 1)
     seen = METHODS[options.method](job.guided(), inner, wanted, options)
     times = job.way.grid(seen.schedule, job.way.steps)
@@ -209,22 +209,24 @@ def masked(job: Job) -> Measured:
 OPERATORS: dict[str, Callable[[Job], Measured]] = {"blur": blurred, "downsample": shrunk, "mask": masked}
 
 
-def pigdm(denoiser: Bindable, operator: Operator, measured: Tensor, options: Options) -> Bindable:
+def pigdm(denoiser: DenoiserLike, operator: Operator, measured: Tensor, options: Options) -> DenoiserLike:
     """With the spread of the picture itself for that of the data."""
-    return Posterior(denoiser, operator, measured, options.noise, scalar_variance(max(float(measured.var()), 1e-3)))
+    return MeasurementPosterior(
+        denoiser, operator, measured, options.noise, scalar_variance(max(float(measured.var()), 1e-3))
+    )
 
 
-def covariance(denoiser: Bindable, operator: Operator, measured: Tensor, options: Options) -> Bindable:
+def covariance(denoiser: DenoiserLike, operator: Operator, measured: Tensor, options: Options) -> DenoiserLike:
     """With the model's own."""
-    return Posterior(denoiser, operator, measured, options.noise)
+    return MeasurementPosterior(denoiser, operator, measured, options.noise)
 
 
-def dps(denoiser: Bindable, operator: Operator, measured: Tensor, options: Options) -> Bindable:
+def dps(denoiser: DenoiserLike, operator: Operator, measured: Tensor, options: Options) -> DenoiserLike:
     """Which knows nothing of the noise."""
     return DPS(denoiser, operator, measured, options.pull)
 
 
-METHODS: dict[str, Callable[[Bindable, Operator, Tensor, Options], Bindable]] = {
+METHODS: dict[str, Callable[[DenoiserLike, Operator, Tensor, Options], DenoiserLike]] = {
     "pigdm": pigdm,
     "covariance": covariance,
     "dps": dps,

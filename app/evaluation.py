@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.options import option, parse
 from app.sampling import Drawing, conditions, drawn, newest, settings_of
-from core.evaluation.distances import Interval
+from core.evaluation.distances import ConfidenceInterval
 from core.recipe import load
 from core.weights.checkpoint import write_whole
 
@@ -46,7 +46,9 @@ def main(words: Sequence[str]) -> None:
     figures = dict(loaded.recipe.evaluate()(samples, asked)) | {"seconds": round(seconds, 2)}
     show(figures)
     if options.out is not None:
-        plain = {name: asdict(value) if isinstance(value, Interval) else value for name, value in figures.items()}
+        plain = {
+            name: asdict(value) if isinstance(value, ConfidenceInterval) else value for name, value in figures.items()
+        }
         page = json.dumps({"figures": plain, "settings": settings_of(path, options, sampling)}, indent=1)
         write_whole(options.out, page.encode())
 
@@ -60,6 +62,6 @@ def show(figures: Mapping[str, object]) -> None:
 
 def text(value: object) -> str:
     """A figure as a person reads it."""
-    if isinstance(value, Interval) and math.isnan(value.low):
+    if isinstance(value, ConfidenceInterval) and math.isnan(value.low):
         return f"{value.value:.4g}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

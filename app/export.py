@@ -9,14 +9,14 @@ from pathlib import Path
 from core.autoencoder import KLAutoencoder
 from core.codec import Latents
 from core.condition.control import ControlPicture
-from core.condition.frame import Framed
+from core.condition.micro import MicroConditioning
 from core.nn.flux import Flux
 from core.nn.mmdit import MMDiT
 from core.nn.text_unet import TextUNet
 from core.recipe import load
-from core.systems.controlnet import WithControl
+from core.systems.controlnet import ControlNetDiffusion
 from core.systems.diffusion import Diffusion
-from core.systems.lora import Adapted
+from core.systems.lora import LoRADiffusion
 from core.weights import autoencoder, controlnet, flux, lora, mmdit, text_unet
 from core.weights.checkpoint import DRAFT, CheckpointError
 from core.weights.conversion import DIFFUSERS
@@ -28,7 +28,7 @@ def export(path: Path, out: Path, to: str) -> str:
     Raises CheckpointError for networks that published layouts have no words for.
     """
     system = load(path).system
-    if isinstance(system, Adapted):
+    if isinstance(system, LoRADiffusion):
         if out.suffix != ".safetensors":
             raise ValueError(f"a LoRA is one file: call it {out.name}.safetensors")
         save = lora.save_diffusers if to == DIFFUSERS else lora.save_kohya
@@ -36,7 +36,7 @@ def export(path: Path, out: Path, to: str) -> str:
         return f"{out}: the LoRA with the names of {'diffusers' if to == DIFFUSERS else 'kohya'}"
     if to != DIFFUSERS:
         raise CheckpointError(f"{path} is a checkpoint of Langevin: convert it to diffusers first, then that folder")
-    if isinstance(system, WithControl):
+    if isinstance(system, ControlNetDiffusion):
         controlnet.save_diffusers(out, system.control, numbers_of(system))
         return f"{out}: the ControlNet; the model that it belongs to is converted by itself"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +65,14 @@ def save_parts(folder: Path, system: Diffusion, path: Path) -> list[str]:
     if isinstance(codec, Latents) and isinstance(codec.autoencoder, KLAutoencoder):
         # Each channel has a mean and a deviation of its own, where published autoencoders have one scale.
         mean, deviation = tuple(codec.shift.tolist()), tuple((1 / codec.scale).tolist())
-        beside = autoencoder.Beside(1.0, 0.0, mean=mean, deviation=deviation)
-        autoencoder.save_diffusers(folder / "vae", codec.autoencoder, beside)
+        extras = autoencoder.LatentConfig(1.0, 0.0, mean=mean, deviation=deviation)
+        autoencoder.save_diffusers(folder / "vae", codec.autoencoder, extras)
         written.append("vae")
     return written
 
 
-def numbers_of(system: Diffusion) -> text_unet.Beside:
+def numbers_of(system: Diffusion) -> text_unet.UNetExtras:
     """What diffusers wants to know beside a U-Net: how wide the sinusoids of the picture's frame are, if it has one."""
     frame = system.conditioner
     frame = frame.inner if isinstance(frame, ControlPicture) else frame
-    return text_unet.Beside(sinusoids=frame.width if isinstance(frame, Framed) else None)
+    return text_unet.UNetExtras(sinusoids=frame.width if isinstance(frame, MicroConditioning) else None)

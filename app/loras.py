@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from core.nn.lora import Attached
+from core.nn.lora import AttachedLoRAs
 from core.systems.diffusion import Diffusion
 from core.weights.lora import load
 
@@ -24,7 +24,7 @@ def worn(system: Diffusion, words: Sequence[str]) -> Iterator[Diffusion]:
         yield system
         return
     named = [weighed(word) for word in words]
-    attached = Attached(net, [load(path, net) for path, _ in named], [weight for _, weight in named])
+    attached = AttachedLoRAs(net, [load(path, net) for path, _ in named], [weight for _, weight in named])
     attached.fuse()
     try:
         yield system

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from app.edits import Options
 from app.sampling import finished
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Change, Loaded, Sampling
 
 OF_PICTURES = (
@@ -37,7 +37,7 @@ def revised(loaded: Loaded, options: Options, file: Path) -> tuple[Tensor, Sampl
         raise ValueError(f"{file} is no file: give a recording")
     way = options.sampling(loaded.recipe)
     change = Change(options.prompt or "", spans(options.keep), options.part, options.seconds)
-    noise = Noise(options.seed, range(options.first, options.first + options.count))
+    noise = SamplingRNG(options.seed, range(options.first, options.first + options.count))
     with torch.no_grad():
         return finished(loaded.system, revise(loaded.system, file, change, noise, way)), way
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from core.codec import Latents
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Loaded, Sampling
 from core.schedule import Discrete
 from core.systems.diffusion import Diffusion
@@ -27,7 +27,7 @@ class Refiner:
         base: Diffusion,
         shape: tuple[int, ...],
         way: Sampling,
-        noise: Noise,
+        noise: SamplingRNG,
         asked: Mapping[str, Any],
         avoid: Mapping[str, Any] | None,
     ) -> Tensor:

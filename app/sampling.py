@@ -21,7 +21,7 @@ from app.loras import worn
 from app.options import option, parse
 from app.refined import Refiner, size_of
 from app.way import Way, describe
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Loaded, Recipe, Sampling, load, told
 from core.sample.step import run
 from core.systems.compiled import compile_for_sampling
@@ -141,7 +141,7 @@ def drawn(loaded: Loaded, options: Drawing, sampling: Sampling) -> tuple[Tensor,
         for start in range(0, len(numbers), options.batch):
             part = numbers[start : start + options.batch]
             if options.seconds:
-                noise = Noise(options.seed, part)
+                noise = SamplingRNG(options.seed, part)
                 found.append(followed(loaded.recipe, loaded.system, options.prompt, options.seconds, noise, sampling))
                 continue
             typed = (options.prompt, options.avoid)
@@ -186,7 +186,7 @@ def draw(
 
     control: what all samples follow (1, ...), beside what else they are asked for.
     """
-    noise, asked = Noise(seed, samples), dict(conditions(recipe, seed, samples, prompt))
+    noise, asked = SamplingRNG(seed, samples), dict(conditions(recipe, seed, samples, prompt))
     asked |= {name: value.expand(len(samples), *value.shape[1:]) for name, value in (control or {}).items()}
     unwanted = None if avoid is None else conditions(recipe, seed, samples, avoid)
     if refiner is not None:
@@ -208,7 +208,12 @@ def draw(
 
 
 def followed(
-    recipe: Recipe, system: Diffusion, prompt: str | None, seconds: Sequence[float], noise: Noise, sampling: Sampling
+    recipe: Recipe,
+    system: Diffusion,
+    prompt: str | None,
+    seconds: Sequence[float],
+    noise: SamplingRNG,
+    sampling: Sampling,
 ) -> Tensor:
     """Decoded recordings in which prompts follow one another. Raises ValueError where the recipe cannot."""
     if recipe.follow is None:

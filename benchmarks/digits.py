@@ -49,7 +49,7 @@ def measure(name: str, seconds: float, seed: int, count: int, judge: Judge) -> d
     """Train, sample and measure one recipe."""
     recipe = within(build(f"image.recipes.{name}.tiny"), seconds, seed)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), log=0, save=0, hold_out=0, show=0, tensorboard=False)
+        run = Run(Path(folder), log_every=0, save_every=0, validate_every=0, sample_every=0, tensorboard=False)
         started = time.process_time()
         loaded = load(train(recipe, run))
         spent = time.process_time() - started

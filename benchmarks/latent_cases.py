@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.cond import Cond
-from core.denoiser import Bindable, Denoiser
+from core.denoiser import Denoiser, DenoiserLike
 from core.guidance import Guided
 from core.prediction import Epsilon, FlowVelocity
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import SAMPLERS
 from core.schedule import Discrete, Flow, scaled_linear_betas
 from core.systems.compiled import compile_network
@@ -92,11 +92,11 @@ def conds(vector: bool, device: torch.device, guidance: float | None = None) -> 
 
 def walk(denoiser: Denoiser, cond: Cond, null: Cond, times: Tensor, start: Tensor) -> Task:
     """Our loop: a sampler walks the guided denoiser, bound anew for every picture."""
-    guided: Bindable = Guided(denoiser, null, GUIDANCE)
+    guided: DenoiserLike = Guided(denoiser, null, GUIDANCE)
 
     def task() -> Tensor:
         x = start
-        for step in SAMPLERS["euler"].sampler(guided.bind(cond), start, times, Noise(0, range(1))):
+        for step in SAMPLERS["euler"].sampler(guided.bind(cond), start, times, SamplingRNG(0, range(1))):
             x = step.x
         return x
 

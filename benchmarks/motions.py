@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.evaluation.distances import Interval
-from core.random import Noise
+from core.evaluation.distances import ConfidenceInterval
+from core.random import SamplingRNG
 from core.recipe import Evaluate, Loaded, Sampling, draw, load
 from core.sample import SAMPLERS
 from core.sample.step import run
@@ -64,7 +64,7 @@ def steps_for(sampling: Sampling, schedule: Schedule, evaluations: int) -> int:
     for steps in range(1, evaluations + 1):
         asked.clear()
         times = sampling.grid(schedule, steps)
-        run(sampling.sampler(Bound(schedule, estimate), torch.zeros(1, 1), times, Noise(0, [0])))
+        run(sampling.sampler(Bound(schedule, estimate), torch.zeros(1, 1), times, SamplingRNG(0, [0])))
         if len(asked) > evaluations:
             break
         best = steps
@@ -99,7 +99,7 @@ def head(*cells: str) -> None:
 
 def text(cell: object) -> str:
     """A cell as a person reads it."""
-    value = cell.value if isinstance(cell, Interval) else cell
+    value = cell.value if isinstance(cell, ConfidenceInterval) else cell
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -141,7 +141,7 @@ def thousand(loaded: Loaded, judge: Judge, options: argparse.Namespace) -> None:
 
 def number(value: object) -> float:
     """A figure without its interval."""
-    return value.value if isinstance(value, Interval) else float(str(value))
+    return value.value if isinstance(value, ConfidenceInterval) else float(str(value))
 
 
 def moves(joints: Tensor, order: int) -> Tensor:
@@ -163,7 +163,7 @@ def between(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
     normal, way = normal_of(), loaded.recipe.sampling
     known, captions = clips(loaded, options.count)
     mend = bridging(normal, known, FIRST, LAST)
-    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), Noise(0, range(len(known))), way, mend)
+    made = edited(loaded.system, captions, known, gap(CLIP, FIRST, LAST), SamplingRNG(0, range(len(known))), way, mend)
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres
     seams = torch.cat([away[:, FIRST - 1 : FIRST], away[:, LAST : LAST + 1]], dim=1).amax(1)
@@ -197,7 +197,7 @@ def joins(loaded: Loaded, _: Judge, options: argparse.Namespace) -> None:
     rates: dict[str, list[Tensor]] = {"at the joins": [], "elsewhere": []}
     for prompt in PROMPTS:
         script = told(prompt, SECONDS, loaded.recipe.shape[0])
-        made = sequence(loaded.system, script, OVERLAP, Noise(0, range(each)), loaded.recipe.sampling)
+        made = sequence(loaded.system, script, OVERLAP, SamplingRNG(0, range(each)), loaded.recipe.sampling)
         joints = decode(normal.undo(made.float()))
         inside = torch.zeros(joints.shape[1], dtype=torch.bool)
         for start, _weights in segments(script, OVERLAP)[1:]:

@@ -121,7 +121,17 @@ def _descend(module: nn.Module, name: str, batches: Sequence[Sequence[TensorAlia
     return f"{first}.{_descend(part, rest, batches)}" if part is not None and rest else name
 
 
-CORE = Aliases()
+CORE = Aliases(
+    tensors=(
+        TensorAlias(2, "core.nn.controlnet.Hint", "enter", "conv_in"),
+        TensorAlias(2, "core.nn.controlnet.Hint", "leave", "conv_out"),
+        TensorAlias(2, "core.nn.flux.Flux", "enter", "proj_in"),
+        TensorAlias(2, "core.nn.flux.SingleBlock", "leave", "proj_out"),
+        TensorAlias(2, "core.nn.mmdit.MMDiT", "enter", "proj_in"),
+        TensorAlias(2, "core.nn.transformer2d.SpatialTransformer", "enter", "proj_in"),
+        TensorAlias(2, "core.nn.transformer2d.SpatialTransformer", "leave", "proj_out"),
+    )
+)
 
 
 def known(packages: Sequence[str]) -> Aliases:

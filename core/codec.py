@@ -5,28 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.autoencoder import KLAutoencoder, Posterior, VQAutoencoder
-from core.random import Draw, Stream
+from core.autoencoder import DiagonalGaussian, KLAutoencoder, VQAutoencoder
+from core.random import Stream, TrainingRNG
 
 
 class Codec(nn.Module):
     """Data that is diffused as it is, and the base of all others.
 
-    Encoding has two halves, so that the costly one can be done once and kept: ``describe`` is a function of the data,
-    and ``pick`` takes what is diffused from a description.
+    Encoding has two halves, so that the costly one can be done once and kept: ``moments`` is a function of the data,
+    and ``sample`` takes what is diffused from a description.
     """
 
-    def encode(self, data: Tensor, draw: Draw | None = None) -> Tensor:
-        """Data (B, ...) -> what is diffused. A stochastic codec takes its noise from ``draw``, its mode without it."""
-        return self.pick(self.describe(data), draw)
+    def encode(self, data: Tensor, rng: TrainingRNG | None = None) -> Tensor:
+        """Data (B, ...) -> what is diffused. A stochastic codec takes its noise from ``rng``, its mode without it."""
+        return self.sample(self.moments(data), rng)
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         """All that encoding needs to know of data (B, ...), such as the mean and variance of its latents."""
         return data
 
-    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
-        """What is diffused, from what ``describe`` said."""
-        return description
+    def sample(self, moments: Tensor, rng: TrainingRNG | None = None) -> Tensor:
+        """What is diffused, from what ``moments`` said."""
+        return moments
 
     def decode(self, code: Tensor) -> Tensor:
         """What is diffused -> data."""
@@ -54,7 +54,7 @@ class Standardize(Codec):
         deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
         return cls(mean[0], deviation[0], unit)
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         return (data - self.mean) * self.scale
 
     def decode(self, code: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Scale(Codec):
         self.factor = factor
         self.shift = shift
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         return (data - self.shift) * self.factor
 
     def decode(self, code: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Scale(Codec):
 class Pixels(Codec):
     """Bytes (uint8, 0 to 255) as numbers in [-1, 1]; what is already a float is left as it is."""
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         return data if data.is_floating_point() else data.float() / 127.5 - 1
 
     def decode(self, code: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Pixels(Codec):
 class Latents(Codec):
     """The code of a frozen autoencoder, ``scale (z - shift)``: what latent diffusion diffuses (2112.10752).
 
-    A KL autoencoder's data are described by the mean and log variance of their code, and ``pick`` draws from it.
+    A KL autoencoder's data are described by the mean and log variance of their code, and ``sample`` draws from it.
     """
 
     def __init__(
@@ -112,25 +112,25 @@ class Latents(Codec):
         """Stays as it is: the autoencoder is not trained here."""
         return self
 
-    def measure(self, described: Tensor) -> None:
+    def measure(self, moments: Tensor) -> None:
         """Set shift and scale so that each channel of what is picked from these descriptions is standard.
 
         That is mean 0 and deviation 1, with the spread of the posteriors; a channel that says nothing keeps its scale.
         """
-        code = self._code(described, None)
+        code = self._code(moments, None)
         variance, mean = torch.var_mean(code.transpose(0, 1).flatten(1), dim=1)
         if isinstance(self.autoencoder, KLAutoencoder):
-            variance = variance + Posterior.of(described).logvar.exp().transpose(0, 1).flatten(1).mean(1)
+            variance = variance + DiagonalGaussian.of(moments).logvar.exp().transpose(0, 1).flatten(1).mean(1)
         self.shift.copy_(mean)
         self.scale.copy_(torch.where(variance > 0, variance.rsqrt(), torch.ones_like(variance)))
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         if isinstance(self.autoencoder, KLAutoencoder):
             return self.autoencoder.moments(data)
         return self.autoencoder.encode(data)
 
-    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
-        code = self._code(description, draw)
+    def sample(self, moments: Tensor, rng: TrainingRNG | None = None) -> Tensor:
+        code = self._code(moments, rng)
         return (code - self._wide(self.shift, code)) * self._wide(self.scale, code)
 
     def decode(self, code: Tensor) -> Tensor:
@@ -139,11 +139,11 @@ class Latents(Codec):
             return self.autoencoder.decode(code, self.bands)
         return self.autoencoder.decode(code)
 
-    def _code(self, description: Tensor, draw: Draw | None) -> Tensor:
+    def _code(self, moments: Tensor, rng: TrainingRNG | None) -> Tensor:
         if not isinstance(self.autoencoder, KLAutoencoder):
-            return description
-        posterior = Posterior.of(description)
-        return posterior.mean if draw is None else posterior.sample(draw.normal(posterior.mean, Stream.CODEC))
+            return moments
+        posterior = DiagonalGaussian.of(moments)
+        return posterior.mean if rng is None else posterior.sample(rng.normal(posterior.mean, Stream.CODEC))
 
     def _wide(self, value: Tensor, like: Tensor) -> Tensor:
         return value.to(like).view(-1, *[1] * (like.ndim - 2))
@@ -159,15 +159,15 @@ class Chain(Codec):
     def _parts(self) -> list[Codec]:
         return [codec for codec in self.codecs if isinstance(codec, Codec)]
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         parts = self._parts()
-        return parts[0].describe(data) if parts else data
+        return parts[0].moments(data) if parts else data
 
-    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
+    def sample(self, moments: Tensor, rng: TrainingRNG | None = None) -> Tensor:
         parts = self._parts()
-        code = parts[0].pick(description, draw) if parts else description
+        code = parts[0].sample(moments, rng) if parts else moments
         for codec in parts[1:]:
-            code = codec.encode(code, draw)
+            code = codec.encode(code, rng)
         return code
 
     def decode(self, code: Tensor) -> Tensor:

@@ -36,17 +36,17 @@ class Bound:
         """x (B, ...) and t () or (B,) -> x0 (B, ...)."""
         return self.estimate(x, t).clean
 
-    def mended(self, mend: Callable[[Tensor], Tensor]) -> Bound:
-        """The same denoiser, but for its x0 (B, ...), which ``mend`` changes."""
+    def map_x0(self, function: Callable[[Tensor], Tensor]) -> Bound:
+        """The same denoiser, but for its x0 (B, ...), which ``function`` changes."""
 
         def estimate(x: Tensor, t: Tensor) -> Estimate:
             clean, mix = self.estimate(x, t)
-            return Estimate(mend(clean), mix)
+            return Estimate(function(clean), mix)
 
         return Bound(self.schedule, estimate)
 
 
-class Bindable(Protocol):
+class DenoiserLike(Protocol):
     """Anything that samplers and guidance can work with: a denoiser, or a denoiser wrapped by guidance."""
 
     @property
@@ -106,7 +106,7 @@ class Denoiser(nn.Module):
         scale = spread(self.prediction.scale(alpha, sigma), x)
         return scale * x, self.clock(t).to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
-    def read(self, x: Tensor, t: Tensor, output: Tensor) -> Estimate:
+    def from_output(self, x: Tensor, t: Tensor, output: Tensor) -> Estimate:
         """x0, and the variance mix if one is learned, from the network's output."""
         alpha, sigma = self.schedule(t)
         mix = None
@@ -118,14 +118,14 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
         """x0: x (B, ...), t () or (B,) -> (B, ...)."""
-        return self.read(x, t, self.output(x, t, cond)).clean
+        return self.from_output(x, t, self.output(x, t, cond)).clean
 
     def bind(self, cond: Cond = Cond()) -> Bound:
         """Fix the condition; a ``Preparable`` network does its share of the work here, once."""
         if not isinstance(self.net, Preparable):
-            return Bound(self.schedule, lambda x, t: self.read(x, t, self.output(x, t, cond)))
-        answer = self.net.prepare(cond)
-        return Bound(self.schedule, lambda x, t: self.read(x, t, answer(*self._inputs(x, t))))
+            return Bound(self.schedule, lambda x, t: self.from_output(x, t, self.output(x, t, cond)))
+        output_of = self.net.prepare(cond)
+        return Bound(self.schedule, lambda x, t: self.from_output(x, t, output_of(*self._inputs(x, t))))
 
 
 def _host(value: Tensor, x: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def _host(value: Tensor, x: Tensor) -> Tensor:
     return value if value.ndim == 0 else spread(value, x)
 
 
-def change_schedule(inner: Bindable, schedule: Schedule, cond: Cond) -> Bound:
+def change_schedule(inner: DenoiserLike, schedule: Schedule, cond: Cond) -> Bound:
     """The same denoiser on another path, so that any model runs on any schedule.
 
     At u with equal sigma / alpha, x_t times the ratio of the paths' sizes is distributed as the inner path's x_u. The

@@ -88,7 +88,7 @@ def _draw(
 
 
 @dataclass
-class Noise:
+class SamplingRNG:
     """The randomness of one batch on its way through a sampler: row i is sample ``samples[i]`` of ``seed``."""
 
     seed: int
@@ -113,11 +113,11 @@ class Noise:
         The path is a function of (seed, sample, place): every grid sees the same path. Samplers place a noise level at
         ``(2 / pi) atan(sigma / alpha)``.
         """
-        ends = [self._place(point, like.shape[1:]) for point in (start, stop)]
+        ends = [self._brownian(point, like.shape[1:]) for point in (start, stop)]
         self._path = {start: ends[0], stop: ends[1]}
         return ((ends[1] - ends[0]) / math.sqrt(abs(stop - start))).to(like)
 
-    def _place(self, point: float, shape: Sequence[int], depth: int = 30) -> Tensor:
+    def _brownian(self, point: float, shape: Sequence[int], depth: int = 30) -> Tensor:
         """W(point) by a virtual Brownian tree: Levy's midpoint displacement, linear below 2^-depth (2001.01328)."""
         known = self._path.get(point)
         if known is not None and known.shape[1:] == tuple(shape):
@@ -140,7 +140,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Draw:
+class TrainingRNG:
     """The randomness of one training batch: row i is the sample at position ``positions[i]`` of the run.
 
     A position counts the samples of the whole run, over all processes, so that what is drawn for a sample depends
@@ -158,7 +158,7 @@ class Draw:
         """Independent uniforms (B,) in [0, 1), float64 on the host."""
         return uniform(self.seed, self.positions, stream, 0, (), part)
 
-    def even(self, stream: Stream, part: int = 0) -> Tensor:
+    def low_discrepancy(self, stream: Stream, part: int = 0) -> Tensor:
         """Uniforms (B,) of low discrepancy: any run of consecutive positions covers [0, 1) evenly, whoever draws it.
 
         Multiples of the golden ratio modulo 1, computed in 64-bit integers so that they stay exact in a long run.

@@ -28,7 +28,7 @@ from core.aliases import known
 from core.data.dataset import Augment, Dataset
 from core.grid import Grid
 from core.guidance import Guided
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.step import Sampler, run
 from core.systems.diffusion import Diffusion, Guide
 from core.systems.system import System
@@ -69,9 +69,9 @@ class Change:
 
 
 # A recording's file, the change -> x (B, ...) as it is diffused, a sample of the change for each sample of the noise.
-Revise = Callable[[Diffusion, Path, Change, Noise, Sampling], Tensor]
+Revise = Callable[[Diffusion, Path, Change, SamplingRNG, Sampling], Tensor]
 # What a person typed, the seconds that each of its prompts lasts -> x (B, ...), in which one follows the other.
-Follow = Callable[[Diffusion, str, Sequence[float], Noise, Sampling], Tensor]
+Follow = Callable[[Diffusion, str, Sequence[float], SamplingRNG, Sampling], Tensor]
 # A picture's file, whether it is the control picture itself or one to make it of -> that condition of one sample.
 Control = Callable[[Path, bool], Mapping[str, Any]]
 Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
@@ -152,7 +152,7 @@ class Training:
         return self.lr * risen * self.decay(progress)
 
 
-def brief(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
+def tiny_training(batch: int, steps: int, lr: float, warmup: int = 200) -> Training:
     """How tiny transformers and U-Nets train on two cores: a large rate that rises for some steps and falls to 0."""
     return Training(
         batch,
@@ -311,7 +311,7 @@ def draw(recipe: Recipe, system: System, seed: int, samples: Sequence[int], samp
         raise ValueError(f"{recipe.name} makes no samples: it is not a diffusion model")
     way = sampling or recipe.sampling
     steps = system.sample(
-        Noise(seed, samples),
+        SamplingRNG(seed, samples),
         recipe.shape,
         recipe.ask(seed, samples),
         sampler=way.sampler,

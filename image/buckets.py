@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from core.data.dataset import Batch
-from core.random import Draw, permutation
+from core.random import TrainingRNG, permutation
 from image.data import DataError
 from image.source import CENTRE, Place, Size, Source, fingerprint, places, read, size_of
 
@@ -72,7 +72,7 @@ class Bucketed:
     def __len__(self) -> int:
         return len(self.source)
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """Which pictures the positions of the run stand for: those of a step are of one bucket."""
         counts = tuple(len(members) for members in self.members)
         found = []
@@ -88,9 +88,9 @@ class Bucketed:
         """What ``Captioned.get`` gives, at the size of the bucket. Raises DataError for pictures of two buckets."""
         return self._read(indices, [CENTRE] * len(indices))
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """The same, with random crops if they are wanted."""
-        return self._read(indices, places(draw)) if self.random_crop else self.get(indices)
+        return self._read(indices, places(rng)) if self.random_crop else self.get(indices)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.data.dataset import Batch, Dataset
 from core.evaluation.distances import features, frechet, kernel, neighbours
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.recipe import Evaluate, Recipe, Sampling, Start, Training
 from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
@@ -37,8 +37,8 @@ class Wordless:
 
     share: float = 0.1
 
-    def __call__(self, batch: Batch, draw: Draw) -> Batch:
-        gone = (draw.uniform(Stream.DROP) < self.share).tolist()
+    def __call__(self, batch: Batch, rng: TrainingRNG) -> Batch:
+        gone = (rng.uniform(Stream.DROP) < self.share).tolist()
         return {**batch, "caption": ["" if none else text for none, text in zip(gone, batch["caption"], strict=True)]}
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from core.evaluation.distances import Interval, average
+from core.evaluation.distances import ConfidenceInterval, average
 
 # How CLIP's training images were normalised, for folders that do not say it.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -76,7 +76,7 @@ class ClipScore:
 
     def mean_of(
         self, images: Tensor, captions: Sequence[str], batch: int = 64, n_boot: int = 0, seed: int = 0
-    ) -> Interval:
+    ) -> ConfidenceInterval:
         """The mean score of many images, with its bootstrap interval."""
         starts = range(0, len(images), batch)
         scores = [self(images[start : start + batch], captions[start : start + batch]) for start in starts]

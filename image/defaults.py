@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Batch
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.recipe import Ask, Recipe, Sampling, Training, Understand
 from core.systems.diffusion import Diffusion
 from image.data import ImageArray, Subset, digits, open_images, split
@@ -69,8 +69,8 @@ def typed_classes(classes: int) -> Understand:
     return understand
 
 
-def flip(batch: Batch, draw: Draw) -> Batch:
+def flip(batch: Batch, rng: TrainingRNG) -> Batch:
     """Mirror half of the images, left to right."""
     x = batch["x"]
-    mirrored = draw.uniform(Stream.AUGMENT) < 0.5
+    mirrored = rng.uniform(Stream.AUGMENT) < 0.5
     return {**batch, "x": torch.where(mirrored[:, None, None, None], x.flip(-1), x)}

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.data.dataset import Batch, Dataset, Drawn
-from core.random import Draw
-from core.train.order import arrange
+from core.data.dataset import Batch, Dataset, HasAugmentation
+from core.random import TrainingRNG
+from core.train.order import example_order
 from image.data import DataError
 
 
@@ -46,17 +46,19 @@ class Edged:
     def __len__(self) -> int:
         return len(self.data)
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """The order of the data below."""
-        return arrange(self.data, seed, positions)
+        return example_order(self.data, seed, positions)
 
     def get(self, indices: Sequence[int]) -> Batch:
         """The examples and their edges."""
         return _edged(self.data.get(indices))
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """The same, with the randomness of the data below, if they have any."""
-        return _edged(self.data.get_drawn(indices, draw) if isinstance(self.data, Drawn) else self.data.get(indices))
+        return _edged(
+            self.data.get_augmented(indices, rng) if isinstance(self.data, HasAugmentation) else self.data.get(indices)
+        )
 
 
 def _edged(batch: Batch) -> Batch:

@@ -14,7 +14,7 @@ import torch
 from core.codec import Latents
 from core.data.dataset import Dataset
 from core.recipe import Recipe, Start, build, read_header, restore
-from core.systems.autoencoder import Autoencoding
+from core.systems.autoencoder import AutoencoderTraining
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
 from core.train.loop import Run, train
@@ -37,7 +37,7 @@ def begin_with(autoencoder: str, first: Recipe) -> Start:
     def start(system: System, folder: Path) -> None:
         if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):
             raise ValueError("only latent diffusion begins with an autoencoder")
-        path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", show=0))
+        path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", sample_every=0))
         path = newest(path) or path if path.is_dir() else path
         fill(system.codec.autoencoder, open_autoencoder(path).autoencoder.state_dict(), path)
         system.codec.measure(described(first.data()[0], system.codec))
@@ -45,13 +45,13 @@ def begin_with(autoencoder: str, first: Recipe) -> Start:
     return start
 
 
-def open_autoencoder(path: Path) -> Autoencoding:
+def open_autoencoder(path: Path) -> AutoencoderTraining:
     """The averaged autoencoder of a checkpoint. Raises CheckpointError where there is none."""
     metadata = read_header(path)
     recipe = build(metadata["recipe"], metadata["arguments"])
     name = next(iter(metadata["averages"]))
     system = restore(recipe.system, read(path, f"ema/{name}/"), path, metadata["format"])
-    if not isinstance(system, Autoencoding):
+    if not isinstance(system, AutoencoderTraining):
         raise CheckpointError(f"{path} is of {metadata['recipe']}, not of an autoencoder: give one's checkpoint")
     return system
 
@@ -62,4 +62,4 @@ def described(data: Dataset, codec: Latents) -> torch.Tensor:
     count = min(MEASURED, len(data))
     batch = max(1, PIXELS // math.prod(data.get([0])["x"].shape[2:]))
     parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
-    return torch.cat([codec.describe(data.get(part)["x"]) for part in parts])
+    return torch.cat([codec.moments(data.get(part)["x"]) for part in parts])

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from core.data.dataset import Batch
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from image.data import DataError
 
 Size = tuple[int, int]  # height, width
@@ -114,20 +114,20 @@ class Captioned:
         """ "x" (B, C, H, W) in [-1, 1], "caption" a list, and "size", "crop", "target" (B, 2) as height, width."""
         return read(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """The same, with random crops if they are wanted."""
         if not self.random_crop:
             return self.get(indices)
-        return read(self.source, indices, self.target, places(draw), self.channels)
+        return read(self.source, indices, self.target, places(rng), self.channels)
 
     def fingerprint(self, index: int) -> bytes:
         """A hash of everything that ``get`` makes of a picture, without decoding it."""
         return fingerprint(self.source, index, self.target, self.channels)
 
 
-def places(draw: Draw) -> list[Place]:
+def places(rng: TrainingRNG) -> list[Place]:
     """A random place for the crop of each row of a batch."""
-    down, across = draw.uniform(Stream.AUGMENT, _DOWN), draw.uniform(Stream.AUGMENT, _ACROSS)
+    down, across = rng.uniform(Stream.AUGMENT, _DOWN), rng.uniform(Stream.AUGMENT, _ACROSS)
     return list(zip(down.tolist(), across.tolist()))
 
 

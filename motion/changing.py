@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Change, Follow, Revise, Sampling
 from core.systems.diffusion import Diffusion
 from motion.compose import Segment, sequence
@@ -46,7 +46,7 @@ def parts() -> dict[str, tuple[int, ...]]:
 def revising(normal: Callable[[], Normal], longest: int) -> Revise:
     """Changes of clips by a model that makes ``longest`` frames at once."""
 
-    def revise(system: Diffusion, path: Path, change: Change, noise: Noise, sampling: Sampling) -> Tensor:
+    def revise(system: Diffusion, path: Path, change: Change, noise: SamplingRNG, sampling: Sampling) -> Tensor:
         take = read(path)
         features = encode(canonical(resample(take.joints, take.fps, FPS))).float()
         known, mask = wanted(normal().apply(features), change)
@@ -92,7 +92,7 @@ def revised(
     caption: str,
     known: Tensor,
     mask: Tensor,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     normal: Normal,
     longest: int,
@@ -134,7 +134,9 @@ def spans_of(made: Tensor) -> list[tuple[int, int]]:
 def following(longest: int) -> Follow:
     """Prompts, with semicolons between them, one after another, by a model that makes ``longest`` frames at once."""
 
-    def follow(system: Diffusion, prompt: str, seconds: Sequence[float], noise: Noise, sampling: Sampling) -> Tensor:
+    def follow(
+        system: Diffusion, prompt: str, seconds: Sequence[float], noise: SamplingRNG, sampling: Sampling
+    ) -> Tensor:
         return sequence(system, told(prompt, seconds, longest), OVERLAP, noise, sampling)
 
     return follow

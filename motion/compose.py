@@ -16,7 +16,7 @@ from torch import Tensor
 from core.cond import Cond
 from core.denoiser import Bound
 from core.edit.parts import Part, in_parts, ramp
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Sampling
 from core.sample.step import run
 from core.schedule import Schedule
@@ -52,7 +52,7 @@ def sequence(
     system: Diffusion,
     told: Sequence[Segment],
     overlap: int,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     skeleton: Skeleton = HUMAN,
     correction: float = 0.0,
@@ -74,7 +74,7 @@ def limbs_told(
     system: Diffusion,
     told: Sequence[tuple[str, Sequence[int]]],
     frames: int,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     skeleton: Skeleton = HUMAN,
     correction: float = 0.0,
@@ -115,7 +115,7 @@ def _sampled(
     system: Diffusion,
     parts: Sequence[Part],
     shape: tuple[int, int],
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     correction: float,
 ) -> Tensor:

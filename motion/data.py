@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from motion.features import Normal, canonical, encode
 from motion.files import read
 from motion.kinematics import resample
@@ -69,9 +69,9 @@ class MotionFiles:
         """The clips at some indices."""
         return self._batch(indices, [0.0] * len(indices), [0.0] * len(indices))
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> dict[str, Any]:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> dict[str, Any]:
         """The same with captions and parts drawn."""
-        which, where = draw.uniform(Stream.AUGMENT, 0).tolist(), draw.uniform(Stream.AUGMENT, 1).tolist()
+        which, where = rng.uniform(Stream.AUGMENT, 0).tolist(), rng.uniform(Stream.AUGMENT, 1).tolist()
         return self._batch(indices, which, where)
 
     def _batch(self, indices: Sequence[int], which: Sequence[float], where: Sequence[float]) -> dict[str, Any]:

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.edit import inpaint
-from core.guidance import Thresholded
-from core.random import Noise
+from core.guidance import X0Transform
+from core.random import SamplingRNG
 from core.recipe import Sampling
 from core.sample.step import run
 from core.systems.diffusion import Diffusion
@@ -176,7 +176,7 @@ def edited(
     caption: str | Sequence[str],
     known: Tensor,
     mask: Tensor,
-    noise: Noise,
+    noise: SamplingRNG,
     sampling: Sampling,
     mend: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -189,7 +189,7 @@ def edited(
     captions = [caption] * len(known) if isinstance(caption, str) else list(caption)
     cond = system.conditioner({"caption": captions, "valid": valid}).to(system.like.device)
     if mend is not None:
-        denoiser = Thresholded(denoiser, mend)
+        denoiser = X0Transform(denoiser, mend)
     steps = inpaint(
         denoiser,
         cond,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Dataset
-from core.evaluation.distances import Interval
+from core.evaluation.distances import ConfidenceInterval
 from core.recipe import Evaluate
 from motion import physics
 from motion.features import Normal, decode
@@ -75,9 +75,9 @@ def _as_asked(joints: Tensor, valid: Tensor, clips: Sequence[Any]) -> dict[str, 
     return {name: _share(found) for name, found in named.items() if found}
 
 
-def _share(found: Sequence[bool]) -> Interval:
+def _share(found: Sequence[bool]) -> ConfidenceInterval:
     """The share that is true, with the 95 % interval of Wilson's."""
     count, share = len(found), sum(found) / len(found)
     middle = (share + 1.92 / count) / (1 + 3.84 / count)
     reach = 1.96 * (share * (1 - share) / count + 0.96 / count**2) ** 0.5 / (1 + 3.84 / count)
-    return Interval(share, middle - reach, middle + reach)
+    return ConfidenceInterval(share, middle - reach, middle + reach)

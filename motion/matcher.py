@@ -31,18 +31,18 @@ class Matcher(nn.Module):
         super().__init__()
         self.features, self.unseen = features, unseen
         self.words = Words(TextEncoder(width, depth, 4, LONGEST), vector=width)
-        self.read = nn.Conv1d(features - unseen, width, STRIDE, STRIDE)
+        self.proj_in = nn.Conv1d(features - unseen, width, STRIDE, STRIDE)
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.body = Encoder(width, 2 * width, depth, 4, dropout=0.0)
         self.pool = nn.Linear(width, width)
-        self.heat = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def of_motions(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, T, D), valid (B, T) -> (B, width); frames that do not count change nothing."""
         x = x * valid[..., None]
         spare = -x.shape[1] % STRIDE
         x, valid = F.pad(x, (0, 0, 0, spare)), F.pad(valid, (0, spare))
-        places = self.read(x[..., : self.features - self.unseen].transpose(1, 2)).transpose(1, 2)
+        places = self.proj_in(x[..., : self.features - self.unseen].transpose(1, 2)).transpose(1, 2)
         exists = valid.unflatten(1, (-1, STRIDE)).any(-1)  # (B, T / STRIDE)
         seen = self.body(places, self.start.expand(len(x), -1, -1), None, exists) * exists[..., None]
         return F.normalize(self.pool(seen.sum(1) / exists.sum(1, keepdim=True)), dim=-1)
@@ -55,7 +55,7 @@ class Matcher(nn.Module):
 
     def loss(self, x: Tensor, valid: Tensor, captions: Sequence[str]) -> Tensor:
         """How badly a batch is told apart, ()."""
-        alike = self.of_texts(captions) @ self.of_motions(x, valid).T * self.heat.exp().clamp(max=100)
+        alike = self.of_texts(captions) @ self.of_motions(x, valid).T * self.logit_scale.exp().clamp(max=100)
         rivals = torch.tensor([[a == b for b in captions] for a in captions], device=alike.device)
         rivals.fill_diagonal_(False)
         alike = alike.masked_fill(rivals, -1e4)

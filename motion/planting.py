@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound
-from core.guidance import Guided, Interval
+from core.denoiser import Bound, DenoiserLike
+from core.guidance import GuidanceInterval, Guided
 from core.schedule import Schedule
 from core.systems.diffusion import Guide
 from motion.features import Groups, Normal, decode, decode_root, limbs
@@ -35,7 +35,7 @@ STRAIGHT = 0.999  # of a leg's length, the farthest that it reaches
 class Planted:
     """A denoiser whose x0 (B, T, D), normalised, has its feet planted in the frames that exist."""
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     normal: Callable[[], Normal]
     skeleton: Skeleton = HUMAN
 
@@ -49,7 +49,7 @@ class Planted:
             normal = self.normal()
             return normal.apply(plant(normal.undo(clean), exists, self.skeleton))
 
-        return self.denoiser.bind(cond).mended(mend)
+        return self.denoiser.bind(cond).map_x0(mend)
 
 
 def plant(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
@@ -146,8 +146,8 @@ def _leg(toe: int, skeleton: Skeleton) -> list[int]:
 def planting(normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided) -> Guide:
     """A guidance that also plants the feet where noise is less than ``below`` times the signal."""
 
-    def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
+    def guide(denoiser: DenoiserLike, null: Cond, scale: float) -> DenoiserLike:
         guided = within(denoiser, null, scale)
-        return Interval(Planted(guided, normal), guided, high=below)
+        return GuidanceInterval(Planted(guided, normal), guided, high=below)
 
     return guide

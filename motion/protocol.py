@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from core.evaluation.distances import Interval, frechet
+from core.evaluation.distances import ConfidenceInterval, frechet
 
 BATCH = 32
 REPEATS = 20
@@ -33,7 +33,7 @@ def precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int = 
     return torch.stack([(rank < place).double().mean() for place in range(1, top + 1)])
 
 
-def distance(texts: Tensor, motions: Tensor) -> Interval:
+def distance(texts: Tensor, motions: Tensor) -> ConfidenceInterval:
     """MM-Dist: the mean distance of a motion to its text."""
     return _mean((texts - motions).norm(dim=-1))
 
@@ -54,7 +54,7 @@ def multimodality(motions: Tensor, draw: torch.Generator, pairs: int = 10) -> fl
     return float((motions[:, first] - motions[:, second]).norm(dim=-1).mean())
 
 
-def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS, seed: int = 0) -> Interval:
+def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS, seed: int = 0) -> ConfidenceInterval:
     """The mean of a random figure, and the 95 % interval of that mean."""
     values = torch.tensor(
         [measure(torch.Generator().manual_seed(seed + number)) for number in range(repeats)], dtype=torch.float64
@@ -62,13 +62,13 @@ def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS
     return _mean(values)
 
 
-def _mean(values: Tensor) -> Interval:
+def _mean(values: Tensor) -> ConfidenceInterval:
     """The mean of values (N,), and its 95 % interval."""
     mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
-    return Interval(mean, mean - reach, mean + reach)
+    return ConfidenceInterval(mean, mean - reach, mean + reach)
 
 
-def measured(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, Interval]:
+def measured(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, ConfidenceInterval]:
     """FID to real motions (M, D), R-precision (where there is a batch), MM-Dist and Diversity of samples."""
     figures = {
         "FID": frechet(motions, real, n_boot=repeats),
@@ -80,5 +80,5 @@ def measured(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEAT
     tops = torch.stack([precision(texts, motions, torch.Generator().manual_seed(seed)) for seed in range(repeats)])
     for place, values in enumerate(tops.T, start=1):
         mean, reach = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(repeats)
-        figures[f"R-precision top {place}"] = Interval(mean, mean - reach, mean + reach)
+        figures[f"R-precision top {place}"] = ConfidenceInterval(mean, mean - reach, mean + reach)
     return figures

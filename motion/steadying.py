@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound
-from core.guidance import Guided, Interval
+from core.denoiser import Bound, DenoiserLike
+from core.guidance import GuidanceInterval, Guided
 from core.schedule import Schedule
 from core.systems.diffusion import Guide
 
@@ -30,7 +30,7 @@ CONTACTS = 4  # the last features
 class Steadied:
     """A denoiser whose x0 (B, T, D) is smooth over the frames that exist; ``deviation`` counts frames."""
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     deviation: float = 1.0
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Steadied:
                 filters[frames] = 2 * once - once @ once
             return torch.cat([filters[frames] @ clean[..., :-CONTACTS], clean[..., -CONTACTS:]], dim=-1)
 
-        return self.denoiser.bind(cond).mended(mend)
+        return self.denoiser.bind(cond).map_x0(mend)
 
 
 def lines(exists: Tensor, deviation: float) -> Tensor:
@@ -73,8 +73,8 @@ def lines(exists: Tensor, deviation: float) -> Tensor:
 def steadying(below: float = 0.5, deviation: float = 1.0, within: Guide = Guided) -> Guide:
     """A guidance that also steadies where noise is less than ``below`` times the signal."""
 
-    def guide(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
+    def guide(denoiser: DenoiserLike, null: Cond, scale: float) -> DenoiserLike:
         guided = within(denoiser, null, scale)
-        return Interval(Steadied(guided, deviation), guided, high=below)
+        return GuidanceInterval(Steadied(guided, deviation), guided, high=below)
 
     return guide

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.condition import Conditioner, Together, Valid
+from core.condition import CombinedConditioner, Conditioner, Valid
 from core.condition.words import Words
 from core.nn.text import TextEncoder
 from core.objective import LogNormal, Weight
@@ -37,7 +37,7 @@ TOLD_APART = LogNormal(1.3, 2.0)
 
 def reading(width: int, vector: int = 0, depth: int = 2, length: int = 40) -> Conditioner:
     """Captions through an encoder that learns with the model, and which frames exist."""
-    return Together([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
+    return CombinedConditioner([Words(TextEncoder(width, depth, 4, length), vector), Valid()])
 
 
 def held(weight: Weight) -> Weight:

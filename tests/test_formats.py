@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.main import main as langevin
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import build, load, read_header
 from core.sample.step import run
 from core.train.loop import Run, train
@@ -74,7 +74,7 @@ def sampled(path: Path, conditions: Mapping[str, Any], shape: tuple[int, ...], d
     system, sampling = loaded.system.to(dtype), loaded.recipe.sampling
     conditions = {key: value.to(dtype) if key == "control" else value for key, value in conditions.items()}
     steps = system.sample(
-        Noise(SEED, range(shape[0])),
+        SamplingRNG(SEED, range(shape[0])),
         loaded.recipe.shape if path.stem not in ("mdm", "motiondiffuse", "motion_flow") else shape[1:],
         conditions,
         sampler=sampling.sampler,
@@ -131,7 +131,9 @@ def test_a_killed_run_ends_as_it_would_have(name: str, here: Path, tmp_path: Pat
     assert last is not None and read_metadata(last)["step"] == 4
     header = read_header(last)
     recipe = build(header["recipe"], header["arguments"])
-    quiet = Run(tmp_path / name, log=1, save=4, hold_out=0, show=0, tensorboard=False, cpu=True)
+    quiet = Run(
+        tmp_path / name, log_every=1, save_every=4, validate_every=0, sample_every=0, tensorboard=False, cpu=True
+    )
     # The data without the part that is held out, which would be encoded for nothing.
     with torch.random.fork_rng():
         end = read(train(dataclasses.replace(recipe, data=lambda: (recipe.data()[0], None)), quiet))

@@ -19,7 +19,7 @@ from image.nn.fir import FIR
 from image.nn.ncsnpp import InputSkip, LogFourier, NCSNpp
 from image.published.layouts import ncsnpp, ncsnpp_original
 from motion.nn.mdm import MDM, Encoder
-from motion.nn.motiondiffuse import CaptionReader, MotionDiffuse
+from motion.nn.motiondiffuse import CaptionEncoder, MotionDiffuse
 from motion.published.layouts import mdm, motiondiffuse
 
 
@@ -44,7 +44,7 @@ def of_mdm() -> dict[str, Tensor]:
 
 def of_motiondiffuse() -> dict[str, Tensor]:
     net = MotionDiffuse(7, 20, 16, 24, 2, 4, 32)
-    return motiondiffuse.to_original(net, CaptionReader(24, 32, 16, 1, 4, 64))
+    return motiondiffuse.to_original(net, CaptionEncoder(24, 32, 16, 1, 4, 64))
 
 
 @pytest.mark.parametrize(

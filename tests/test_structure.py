@@ -57,7 +57,7 @@ BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
     "train.order": {"data", "random"},
     "train.cache": BELOW_SYSTEMS | {"train.order"},
-    "train.described": BELOW_SYSTEMS | {"train.order"},
+    "train.precomputed": BELOW_SYSTEMS | {"train.order"},
     "train.logger": {"weights"},
     "systems": BELOW_SYSTEMS,
     "recipe": BELOW_SYSTEMS | {"systems"},

@@ -15,14 +15,14 @@ from core.autoencoder.tiled import decode_in_bands
 
 
 @dataclass(frozen=True)
-class Posterior:
+class DiagonalGaussian:
     """A normal distribution for every value of the code."""
 
     mean: Tensor  # (B, C, *grid)
     logvar: Tensor  # (B, C, *grid), in [-30, 20]
 
     @classmethod
-    def of(cls, moments: Tensor) -> Posterior:
+    def of(cls, moments: Tensor) -> DiagonalGaussian:
         """From what the encoder says: (B, 2 C, *grid)."""
         mean, logvar = moments.chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30, 20))
@@ -53,9 +53,9 @@ class KLAutoencoder(nn.Module):
         moments: Tensor = self.encoder(x)
         return moments if self.quant is None else self.quant(moments)
 
-    def encode(self, x: Tensor) -> Posterior:
+    def encode(self, x: Tensor) -> DiagonalGaussian:
         """Data -> the distribution of its code."""
-        return Posterior.of(self.moments(x))
+        return DiagonalGaussian.of(self.moments(x))
 
     def decode(self, z: Tensor, bands: int = 1, sliced: bool = False) -> Tensor:
         """Codes (B, latent, *grid) -> data.
@@ -68,7 +68,7 @@ class KLAutoencoder(nn.Module):
         z = z if self.post_quant is None else self.post_quant(z)
         return self.decoder(z) if bands == 1 else decode_in_bands(self.decoder, z, bands)
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, DiagonalGaussian]:
         """Data, and noise like the code or None for its mean -> the reconstruction and the posterior."""
         posterior = self.encode(x)
         return self.decode(posterior.mean if noise is None else posterior.sample(noise)), posterior

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.nn.blocks import Attention, Style, silu
-from core.nn.doubling import doubled
+from core.nn.upsampling import upsample_conv
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Double(nn.Module):
         self.conv = style.conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return doubled(x, self.conv)
+        return upsample_conv(x, self.conv)
 
 
 class Level(nn.Module):

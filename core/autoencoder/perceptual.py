@@ -33,10 +33,10 @@ class Perceptual(nn.Module):
         """(B,), differentiable in both."""
         total = torch.zeros(len(x), device=x.device)
         for layer, (one, other) in enumerate(zip(self.features(x), self.features(y), strict=True)):
-            apart = (F.normalize(one, dim=1, eps=1e-10) - F.normalize(other, dim=1, eps=1e-10)) ** 2
+            difference = (F.normalize(one, dim=1, eps=1e-10) - F.normalize(other, dim=1, eps=1e-10)) ** 2
             if self.weights is None:
-                each = apart.mean(1)
+                each = difference.mean(1)
             else:
-                each = torch.einsum("bc...,c->b...", apart, self.weights[layer].to(apart))
+                each = torch.einsum("bc...,c->b...", difference, self.weights[layer].to(difference))
             total = total + each.flatten(1).mean(1)
         return total

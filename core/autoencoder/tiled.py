@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.autoencoder.net import Decoder, Double, Residual
-from core.nn.doubling import doubled
+from core.nn.upsampling import upsample_conv
 
 
 def decode_in_bands(decoder: Decoder, z: Tensor, bands: int) -> Tensor:
@@ -49,7 +49,7 @@ def double(layer: Double, x: Tensor, bands: int) -> Tensor:
     found: Tensor | None = None
     for first, last in cuts(x.shape[2], bands):
         low, high = max(first - 1, 0), min(last + 1, x.shape[2])
-        part = doubled(x[:, :, low:high], layer.conv)[:, :, 2 * (first - low) : 2 * (last - low)]
+        part = upsample_conv(x[:, :, low:high], layer.conv)[:, :, 2 * (first - low) : 2 * (last - low)]
         if found is None:
             found = part.new_empty(*part.shape[:2], 2 * x.shape[2], *part.shape[3:])
         found[:, :, 2 * first : 2 * last] = part

@@ -65,7 +65,7 @@ class Valid(Conditioner):
         return Cond(valid=torch.as_tensor(batch["valid"], dtype=torch.bool))
 
 
-class Together(Conditioner):
+class CombinedConditioner(Conditioner):
     """Several conditioners as one.
 
     Vectors are joined along their features and concat maps along their channels; tokens follow each other, with their

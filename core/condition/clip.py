@@ -8,8 +8,8 @@ import torch
 
 from core.cond import Cond
 from core.condition import Batch
-from core.condition.frame import framed
-from core.condition.pretrained import Clip, Encoder, PretrainedText, captions_of, repeated
+from core.condition.micro import with_micro_conditions
+from core.condition.pretrained import Clip, PretrainedEncoder, PretrainedText, captions_of, repeated
 
 
 class ClipText(PretrainedText):
@@ -26,11 +26,11 @@ class ClipText(PretrainedText):
         if skip < 0:
             raise ValueError(f"the number of layers to skip must be 0 or more, not {skip}")
 
-    def encoders(self) -> list[Encoder]:
+    def encoders(self) -> list[PretrainedEncoder]:
         return [self.clip]
 
     def encode(self, captions: Sequence[str]) -> Cond:
-        states = self.clip.read(captions).states
+        states = self.clip.encode(captions).states
         if self.skip >= len(states):
             raise ValueError(f"this encoder has {len(states) - 1} layers, of which {self.skip} cannot be skipped")
         return Cond(tokens=self.clip.normed(states[-1 - self.skip]))
@@ -66,25 +66,25 @@ class SdxlText(PretrainedText):
         self.zeros = zeros
         self.scores = scores
 
-    def encoders(self) -> list[Encoder]:
-        return [clip for clip in self.clips if isinstance(clip, Encoder)]
+    def encoders(self) -> list[PretrainedEncoder]:
+        return [clip for clip in self.clips if isinstance(clip, PretrainedEncoder)]
 
     def forward(self, batch: Batch) -> Cond:
         """Raises ValueError for captions that are no text, and for sizes that are not two numbers a sample."""
-        said = self.encode(captions_of(batch))
-        return self._framed(said, batch, None if self.scores is None else self.scores[0])
+        text = self.encode(captions_of(batch))
+        return self._with_numbers(text, batch, None if self.scores is None else self.scores[0])
 
     def null(self, count: int) -> Cond:
         """No text, or the empty one, in a picture of the usual size."""
-        said = self.encode([""])
-        if self.zeros and said.tokens is not None and said.vector is not None:
-            said = Cond(vector=torch.zeros_like(said.vector), tokens=torch.zeros_like(said.tokens))
-        return repeated(self._framed(said, {}, None if self.scores is None else self.scores[1]), count)
+        text = self.encode([""])
+        if self.zeros and text.tokens is not None and text.vector is not None:
+            text = Cond(vector=torch.zeros_like(text.vector), tokens=torch.zeros_like(text.tokens))
+        return repeated(self._with_numbers(text, {}, None if self.scores is None else self.scores[1]), count)
 
     def encode(self, captions: Sequence[str]) -> Cond:
         """What is said of the text alone: tokens, and what the last encoder pools."""
-        readings = [clip.read(captions) for clip in self.clips if isinstance(clip, Clip)]
-        return Cond(vector=readings[-1].pooled, tokens=torch.cat([found.states[-2] for found in readings], dim=-1))
+        outputs = [clip.encode(captions) for clip in self.clips if isinstance(clip, Clip)]
+        return Cond(vector=outputs[-1].pooled, tokens=torch.cat([found.states[-2] for found in outputs], dim=-1))
 
-    def _framed(self, said: Cond, batch: Batch, score: float | None) -> Cond:
-        return framed(said, batch, self.size, self.width, score)
+    def _with_numbers(self, text: Cond, batch: Batch, score: float | None) -> Cond:
+        return with_micro_conditions(text, batch, self.size, self.width, score)

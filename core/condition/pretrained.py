@@ -22,7 +22,7 @@ from core.condition import Batch, Conditioner
 PROJECTED = "CLIPTextModelWithProjection"
 
 
-class Encoder(nn.Module):
+class PretrainedEncoder(nn.Module):
     """A tokenizer and a frozen encoder. It stays in evaluation, whatever is trained around it."""
 
     def __init__(self, tokenizer: Any, encoder: nn.Module, length: int) -> None:
@@ -32,51 +32,51 @@ class Encoder(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.length = length
 
-    def train(self, mode: bool = True) -> Encoder:
+    def train(self, mode: bool = True) -> PretrainedEncoder:
         """Stays as it is: the encoder is not trained."""
         return self
 
-    def places(self, captions: Sequence[str]) -> Tensor:
+    def token_ids(self, captions: Sequence[str]) -> Tensor:
         """Captions -> the tokenizer's numbers (B, length), on the encoder's device; what is too long is cut."""
         found = self.tokenizer(
             list(captions), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         )
-        places: Tensor = found["input_ids"]
-        return places.to(next(self.encoder.parameters()).device)
+        token_ids: Tensor = found["input_ids"]
+        return token_ids.to(next(self.encoder.parameters()).device)
 
     def truncated(self, captions: Sequence[str]) -> list[str]:
         """What of each caption the encoder does not read, in the tokenizer's words; "" of a caption that fits."""
         return [
-            self.tokenizer.decode(places[self.length - 1 : -1]) if len(places) > self.length else ""
-            for places in self.tokenizer(list(captions), verbose=False)["input_ids"]
+            self.tokenizer.decode(token_ids[self.length - 1 : -1]) if len(token_ids) > self.length else ""
+            for token_ids in self.tokenizer(list(captions), verbose=False)["input_ids"]
         ]
 
 
-class Reading(NamedTuple):
+class ClipOutput(NamedTuple):
     """What CLIP makes of captions."""
 
     states: Sequence[Tensor]  # each (B, length, width): after each layer, the embeddings first, before the final norm
     pooled: Tensor  # (B, width), or (B, projection): the state of the end token
 
 
-class Clip(Encoder):
+class Clip(PretrainedEncoder):
     """CLIP's text encoder (2103.00020), with or without the projection of what it pools."""
 
     def __init__(self, tokenizer: Any, encoder: nn.Module) -> None:
         """A tokenizer that names no length (a bare vocabulary) gets the encoder's."""
-        places = len(encoder.get_parameter(self._stem(encoder) + "embeddings.position_embedding.weight"))
-        super().__init__(tokenizer, encoder, min(tokenizer.model_max_length, places))
+        token_ids = len(encoder.get_parameter(self._stem(encoder) + "embeddings.position_embedding.weight"))
+        super().__init__(tokenizer, encoder, min(tokenizer.model_max_length, token_ids))
 
     @staticmethod
     def _stem(encoder: nn.Module) -> str:
         return "text_model." if hasattr(encoder, "text_model") else ""
 
     @torch.no_grad()
-    def read(self, captions: Sequence[str]) -> Reading:
+    def encode(self, captions: Sequence[str]) -> ClipOutput:
         """All states, and what is pooled: the projected state of the end token, or the state itself after the norm."""
-        found = self.encoder(self.places(captions), output_hidden_states=True)
+        found = self.encoder(self.token_ids(captions), output_hidden_states=True)
         pooled = found.text_embeds if hasattr(found, "text_embeds") else found.pooler_output
-        return Reading(found.hidden_states, pooled)
+        return ClipOutput(found.hidden_states, pooled)
 
     @torch.no_grad()
     def normed(self, state: Tensor) -> Tensor:
@@ -85,13 +85,13 @@ class Clip(Encoder):
         return done
 
 
-class T5(Encoder):
+class T5(PretrainedEncoder):
     """T5's encoder (1910.10683). Systems of images read its padding too: no mask."""
 
     @torch.no_grad()
-    def read(self, captions: Sequence[str]) -> Tensor:
+    def encode(self, captions: Sequence[str]) -> Tensor:
         """Tokens (B, length, width)."""
-        tokens: Tensor = self.encoder(self.places(captions)).last_hidden_state
+        tokens: Tensor = self.encoder(self.token_ids(captions)).last_hidden_state
         return tokens
 
 
@@ -103,7 +103,7 @@ class PretrainedText(Conditioner):
         """What the encoders make of captions."""
 
     @abstractmethod
-    def encoders(self) -> list[Encoder]:
+    def encoders(self) -> list[PretrainedEncoder]:
         """The encoders in use."""
 
     def forward(self, batch: Batch) -> Cond:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.condition import Batch
-from core.condition.pretrained import T5, Clip, Encoder, PretrainedText, captions_of
+from core.condition.pretrained import T5, Clip, PretrainedEncoder, PretrainedText, captions_of
 
 
 class Sd3Text(PretrainedText):
@@ -28,24 +28,26 @@ class Sd3Text(PretrainedText):
         self.width = width
         self.length = length
 
-    def encoders(self) -> list[Encoder]:
-        clips: list[Encoder] = [clip for clip in self.clips if isinstance(clip, Encoder)]
+    def encoders(self) -> list[PretrainedEncoder]:
+        clips: list[PretrainedEncoder] = [clip for clip in self.clips if isinstance(clip, PretrainedEncoder)]
         return clips if self.t5 is None else [*clips, self.t5]
 
     def encode(self, captions: Sequence[str]) -> Cond:
         """Raises ValueError when the CLIPs say more than the network's text is wide."""
-        readings = [clip.read(captions) for clip in self.clips if isinstance(clip, Clip)]
-        beside = torch.cat([found.states[-2] for found in readings], dim=-1)
-        if beside.shape[-1] > self.width:
-            raise ValueError(f"CLIPs of {beside.shape[-1]} numbers a token do not fit a text of width {self.width}")
-        beside = F.pad(beside, (0, self.width - beside.shape[-1]))
-        tokens = torch.cat([beside, self._long(captions, beside)], dim=1)
-        return Cond(vector=torch.cat([found.pooled for found in readings], dim=-1), tokens=tokens)
+        outputs = [clip.encode(captions) for clip in self.clips if isinstance(clip, Clip)]
+        clip_states = torch.cat([found.states[-2] for found in outputs], dim=-1)
+        if clip_states.shape[-1] > self.width:
+            raise ValueError(
+                f"CLIPs of {clip_states.shape[-1]} numbers a token do not fit a text of width {self.width}"
+            )
+        clip_states = F.pad(clip_states, (0, self.width - clip_states.shape[-1]))
+        tokens = torch.cat([clip_states, self._t5_tokens(captions, clip_states)], dim=1)
+        return Cond(vector=torch.cat([found.pooled for found in outputs], dim=-1), tokens=tokens)
 
-    def _long(self, captions: Sequence[str], like: Tensor) -> Tensor:
+    def _t5_tokens(self, captions: Sequence[str], like: Tensor) -> Tensor:
         if self.t5 is None:
             return like.new_zeros(len(captions), self.length, self.width)
-        return self.t5.read(captions).to(like.dtype)
+        return self.t5.encode(captions).to(like.dtype)
 
 
 class FluxText(PretrainedText):
@@ -61,22 +63,22 @@ class FluxText(PretrainedText):
         self.t5 = t5
         self.guidance = guidance
 
-    def encoders(self) -> list[Encoder]:
+    def encoders(self) -> list[PretrainedEncoder]:
         return [self.clip, self.t5]
 
     def forward(self, batch: Batch) -> Cond:
         """Raises ValueError for captions that are no text, and for guidance that is not a finite number."""
         captions = captions_of(batch)
-        return self._said(captions, batch.get("guidance", self.guidance))
+        return self._condition(captions, batch.get("guidance", self.guidance))
 
     def encode(self, captions: Sequence[str]) -> Cond:
-        return self._said(captions, self.guidance)
+        return self._condition(captions, self.guidance)
 
-    def _said(self, captions: Sequence[str], guidance: Tensor | float | None) -> Cond:
-        tokens, pooled = self.t5.read(captions), self.clip.read(captions).pooled
+    def _condition(self, captions: Sequence[str], guidance: Tensor | float | None) -> Cond:
+        tokens, pooled = self.t5.encode(captions), self.clip.encode(captions).pooled
         if self.guidance is None or guidance is None:
             return Cond(vector=pooled, tokens=tokens)
-        told = torch.as_tensor(guidance, dtype=torch.float32, device=pooled.device)
-        if not bool(told.isfinite().all()):
+        scale = torch.as_tensor(guidance, dtype=torch.float32, device=pooled.device)
+        if not bool(scale.isfinite().all()):
             raise ValueError("the guidance that a network imitates must be a finite number")
-        return Cond(vector=pooled, tokens=tokens, guidance=told.expand(len(pooled)))
+        return Cond(vector=pooled, tokens=tokens, guidance=scale.expand(len(pooled)))

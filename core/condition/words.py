@@ -51,10 +51,10 @@ class Words(Conditioner):
 
     def encode(self, captions: Sequence[str]) -> Cond:
         """The condition of some captions, one a sample."""
-        places, mask = self.look_up(captions)
+        hashes_of, mask = self.look_up(captions)
         device = self.encoder.positions.device
         mask = mask.to(device)
-        tokens = self.encoder(places.to(device), mask)
+        tokens = self.encoder(hashes_of.to(device), mask)
         if self.pool is None:
             return Cond(tokens=tokens, mask=mask)
         real = mask[..., None].to(tokens)
@@ -68,12 +68,12 @@ class Words(Conditioner):
         for row, caption in enumerate(captions):
             if not isinstance(caption, str):
                 raise ValueError(f"a caption must be text, not {type(caption).__name__}")
-            spoken = [BEGIN, *words(caption)]
-            if len(spoken) > length:
+            tokens_of = [BEGIN, *words(caption)]
+            if len(tokens_of) > length:
                 raise ValueError(
-                    f"a caption of {len(spoken) - 1} words is too long for this model, which reads {length - 1}: "
+                    f"a caption of {len(tokens_of) - 1} words is too long for this model, which reads {length - 1}: "
                     f"shorten '{caption[:40]}...'"
                 )
-            found[row, : len(spoken)] = torch.tensor([hashes(word, rows) for word in spoken])
-            mask[row, : len(spoken)] = True
+            found[row, : len(tokens_of)] = torch.tensor([hashes(word, rows) for word in tokens_of])
+            mask[row, : len(tokens_of)] = True
         return found, mask

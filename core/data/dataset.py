@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from core.random import Draw
+from core.random import TrainingRNG
 
 Batch = Mapping[str, Any]
-Augment = Callable[[Batch, Draw], Batch]  # takes its randomness from Stream.AUGMENT of the draw
+Augment = Callable[[Batch, TrainingRNG], Batch]  # takes its randomness from Stream.AUGMENT of the draw
 
 
 class Dataset(Protocol):
@@ -23,24 +23,24 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Arranged(Protocol):
+class HasOrder(Protocol):
     """A data set with an order of its own, such as one that fills each batch from one bucket of shapes."""
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """Which examples the positions of the run stand for: a function of the seed and the positions only."""
 
 
 @runtime_checkable
-class Drawn(Protocol):
+class HasAugmentation(Protocol):
     """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
 
-    def get_drawn(self, indices: Sequence[int], draw: Draw) -> Batch:
+    def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""
 
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:
     """The batch itself. Raises ValueError where it has no "x", nor what describes it, or a number is not finite."""
-    if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("described"), Tensor):
+    if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("moments"), Tensor):
         raise ValueError("a data set must return batches with a tensor under 'x'")
     for name, value in batch.items():
         # One pass without a temporary: a sum is finite unless a term is not (or the terms are absurdly large).

@@ -4,7 +4,7 @@ Each way is an objective: it takes the place of ``core.objective.Objective`` in 
 loop does the rest. A teacher is frozen; it is neither saved, averaged nor trained with its student.
 """
 
-from core.distill.guidance import Imitation, imitating
-from core.distill.teacher import Teacher, inherit
+from core.distill.guidance import GuidanceDistillation, embed_guidance
+from core.distill.teacher import Teacher, load_partial
 
-__all__ = ["Imitation", "Teacher", "imitating", "inherit"]
+__all__ = ["GuidanceDistillation", "Teacher", "embed_guidance", "load_partial"]

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Denoiser, change_schedule, spread
+from core.denoiser import Bound, Denoiser, DenoiserLike, change_schedule, spread
 from core.distill.teacher import Teacher
-from core.guidance import Guided, Linear, Rule
+from core.guidance import Guided, LinearRule, Rule
 from core.objective import Density, Losses, Objective, Weight, average, output_weight, uniform, unit
 from core.prediction import X0, LearnedRange, Prediction
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.schedule import Schedule
 
 
-class Imitation(Objective):
+class GuidanceDistillation(Objective):
     """The squared error between a student that is told a guidance and its teacher under that guidance."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Imitation(Objective):
         scales: tuple[float, float] = (1.0, 8.0),
         times: Density = uniform,
         weight: Weight = unit,
-        rule: Rule = Linear(),
+        rule: Rule = LinearRule(),
     ) -> None:
         """null: of the conditioner that student and teacher share; scales: between which g is uniform.
 
@@ -50,30 +50,32 @@ class Imitation(Objective):
         self.scales = scales
         self.rule = rule
 
-    def forward(self, denoiser: Denoiser, x: Tensor, cond: Cond, draw: Draw, places: Tensor | None = None) -> Losses:
-        """The loss of what is diffused, x (B, ...); ``places`` (B,) in [0, 1) fixes the noise levels."""
-        t = self.times(denoiser.schedule, self.places(draw) if places is None else places)
+    def forward(
+        self, denoiser: Denoiser, x: Tensor, cond: Cond, rng: TrainingRNG, quantiles: Tensor | None = None
+    ) -> Losses:
+        """The loss of what is diffused, x (B, ...); ``quantiles`` (B,) in [0, 1) fixes the noise levels."""
+        t = self.times(denoiser.schedule, self.quantiles(rng) if quantiles is None else quantiles)
         alpha, sigma = denoiser.schedule(t)
         a, s = spread(alpha, x), spread(sigma, x)
-        x_t = a * x + s * self.pairing(x, draw.normal(x, Stream.NOISE))
-        scale = self.drawn(draw).to(x)
+        x_t = a * x + s * self.coupling(x, rng.normal(x, Stream.NOISE))
+        scale = self.guidance_scales(rng).to(x)
         output = denoiser.output(x_t, t, dataclasses.replace(cond, guidance=scale))
         prediction = denoiser.prediction
         if isinstance(prediction, LearnedRange):
             output, prediction = prediction.split(output)[0], prediction.inner
-        wanted = self.wanted(denoiser, x_t, t, cond, scale)
-        error = average((output - _meaning(prediction, x_t, wanted, a, s)) ** 2, cond.valid)
+        teacher_x0 = self.teacher_x0(denoiser, x_t, t, cond, scale)
+        error = average((output - _target(prediction, x_t, teacher_x0, a, s)) ** 2, cond.valid)
         each = error * output_weight(self.weight, prediction, alpha, sigma).to(error)
         return Losses(each.mean(), each.detach(), t)
 
-    def drawn(self, draw: Draw) -> Tensor:
+    def guidance_scales(self, rng: TrainingRNG) -> Tensor:
         """The guidance of each sample of a batch: (B,), float64 on the host."""
         low, high = self.scales
         # Independent of the places in time, which are even over the batch: two even draws would move in step.
-        return low + (high - low) * draw.uniform(Stream.LABEL)
+        return low + (high - low) * rng.uniform(Stream.LABEL)
 
     @torch.no_grad()
-    def wanted(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, scale: Tensor) -> Tensor:
+    def teacher_x0(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, scale: Tensor) -> Tensor:
         """x0 as the teacher sees it under guidance ``scale`` (B,): (B, ...)."""
         unguided = dataclasses.replace(cond, guidance=None)
         null = dataclasses.replace(self.null(1).to(x_t.device), guidance=None)
@@ -83,7 +85,7 @@ class Imitation(Objective):
         return bound(x_t, t)
 
 
-def _meaning(prediction: Prediction, x_t: Tensor, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def _target(prediction: Prediction, x_t: Tensor, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """What a network with this prediction says when it means ``clean``."""
     if isinstance(prediction, X0):
         return clean
@@ -91,10 +93,10 @@ def _meaning(prediction: Prediction, x_t: Tensor, clean: Tensor, alpha: Tensor, 
 
 
 @dataclass(frozen=True)
-class Imitating:
+class EmbeddedGuidance:
     """A student of guidance that is told which one to imitate, for one pass an evaluation."""
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     scale: float
 
     @property
@@ -110,6 +112,6 @@ class Imitating:
         return self.denoiser.bind(dataclasses.replace(cond, guidance=scale))
 
 
-def imitating(denoiser: Bindable, null: Cond, scale: float) -> Imitating:
+def embed_guidance(denoiser: DenoiserLike, null: Cond, scale: float) -> EmbeddedGuidance:
     """``Sampling(guide=imitating)``: the guidance of a sampler goes to the student, and the null is not needed."""
-    return Imitating(denoiser, scale)
+    return EmbeddedGuidance(denoiser, scale)

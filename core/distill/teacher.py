@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from core.denoiser import Bindable
+from core.denoiser import DenoiserLike
 
 
 class Teacher:
@@ -16,12 +16,12 @@ class Teacher:
     loaded and sampled where its teacher is not at hand.
     """
 
-    def __init__(self, fetch: Callable[[], Bindable]) -> None:
+    def __init__(self, fetch: Callable[[], DenoiserLike]) -> None:
         """fetch: makes the denoiser or reads it from its checkpoint."""
         self._fetch = fetch
-        self._found: Bindable | None = None
+        self._found: DenoiserLike | None = None
 
-    def __call__(self, like: Tensor) -> Bindable:
+    def __call__(self, like: Tensor) -> DenoiserLike:
         """The denoiser, on the device of ``like``."""
         if self._found is None:
             self._found = self._fetch()
@@ -30,7 +30,7 @@ class Teacher:
         return self._found
 
 
-def inherit(student: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_partial(student: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Let a student begin with its teacher's weights; what the teacher does not have stays as it is.
 
     Raises ValueError where the teacher has a tensor that the student lacks, or has in another shape.

@@ -1,10 +1,10 @@
 """Editing with any denoiser: from an image, around a mask, back to the noise, and through a measurement."""
 
-from core.edit.image import begin, image_to_image, strengthened
+from core.edit.image import image_to_image, noise_to_level, partial_grid
 from core.edit.inpaint import Inpainted, inpaint, masked_condition, repaint
+from core.edit.inverse import DPS, MeasurementPosterior, scalar_variance
 from core.edit.invert import invert, invert_exactly
-from core.edit.measure import DPS, Posterior, scalar_variance
-from core.edit.operator import Blur, Downsample, Linear, Mask
+from core.edit.operator import Blur, Downsample, LinearOperator, Mask
 from core.edit.parts import Part, in_parts, ramp
 
 __all__ = [
@@ -12,19 +12,19 @@ __all__ = [
     "Blur",
     "Downsample",
     "Inpainted",
-    "Linear",
+    "LinearOperator",
     "Mask",
+    "MeasurementPosterior",
     "Part",
-    "Posterior",
-    "begin",
     "image_to_image",
     "in_parts",
     "inpaint",
     "invert",
     "invert_exactly",
     "masked_condition",
+    "noise_to_level",
+    "partial_grid",
     "ramp",
     "repaint",
     "scalar_variance",
-    "strengthened",
 ]

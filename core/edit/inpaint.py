@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound
-from core.edit.image import begin
+from core.denoiser import Bound, DenoiserLike
+from core.edit.image import noise_to_level
 from core.grid import Grid
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.step import Level, NoiseSource, Sampler, Step, levels
 from core.schedule import Schedule
 
@@ -30,7 +30,7 @@ from core.schedule import Schedule
 class Inpainted:
     """A denoiser that knows x0 where ``mask`` is 0. Any guidance may lie within; samplers need no change."""
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     known: Tensor  # (B, ...)
     mask: Tensor  # broadcasts to known, in [0, 1]
 
@@ -42,20 +42,20 @@ class Inpainted:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        return self.denoiser.bind(cond).mended(self.kept)
+        return self.denoiser.bind(cond).map_x0(self.blended)
 
-    def kept(self, clean: Tensor) -> Tensor:
+    def blended(self, clean: Tensor) -> Tensor:
         """An estimate of x0 (B, ...) where the image is made anew, the image elsewhere."""
         known, mask = self.known.to(clean), self.mask.to(clean)
         return torch.where(mask == 0, known, known + mask * (clean - known))
 
 
 def inpaint(
-    denoiser: Bindable,
+    denoiser: DenoiserLike,
     cond: Cond,
     known: Tensor,
     mask: Tensor,
-    noise: Noise,
+    noise: SamplingRNG,
     *,
     sampler: Sampler,
     grid: Grid,
@@ -65,8 +65,8 @@ def inpaint(
     times = grid(denoiser.schedule, steps)
     alpha, sigma = (float(value) for value in denoiser.schedule(times[0]))
     fresh = (sigma * noise.start(known.shape[1:])).to(known)
-    kept = begin(known, denoiser.schedule, times[0], noise)
-    x = torch.where(mask.to(known) == 0, kept, fresh) if alpha else fresh
+    blended = noise_to_level(known, denoiser.schedule, times[0], noise)
+    x = torch.where(mask.to(known) == 0, blended, fresh) if alpha else fresh
     yield from sampler(Inpainted(denoiser, known, mask).bind(cond), x, times, noise)
 
 

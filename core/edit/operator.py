@@ -89,7 +89,7 @@ def gaussian_kernel(size: int, deviation: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearOperator:
     """Any linear map that torch can differentiate; its adjoint comes by differentiation."""
 
     function: Callable[[Tensor], Tensor]

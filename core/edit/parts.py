@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate, spread
+from core.denoiser import Bound, DenoiserLike, Estimate, spread
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Part:
         return slice(self.start, self.start + self.weight.shape[1])
 
 
-def in_parts(denoiser: Bindable, parts: Sequence[Part], correction: float = 0.0) -> Bound:
+def in_parts(denoiser: DenoiserLike, parts: Sequence[Part], correction: float = 0.0) -> Bound:
     """The denoiser of samples made of parts; costs an evaluation for each part, and their gradients with a correction.
 
     Raises ValueError for a correction that is negative, and, when it is first asked, for a place of x that no part
@@ -61,19 +61,19 @@ def in_parts(denoiser: Bindable, parts: Sequence[Part], correction: float = 0.0)
 
     def estimate(x: Tensor, t: Tensor) -> Estimate:
         if correction == 0 or len(parts) < 2:
-            return Estimate(_blended(x, parts, each(x, t)))
+            return Estimate(_average(x, parts, each(x, t)))
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             found = each(leaf, t)
-            (slope,) = torch.autograd.grad(_apart(parts, found), leaf)
+            (slope,) = torch.autograd.grad(_disagreement(parts, found), leaf)
         alpha, sigma = denoiser.schedule(t)
-        clean = _blended(x, parts, [value.detach() for value in found])
+        clean = _average(x, parts, [value.detach() for value in found])
         return Estimate(clean - correction * spread(alpha / sigma, x) * slope)
 
     return Bound(denoiser.schedule, estimate)
 
 
-def _blended(x: Tensor, parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
+def _average(x: Tensor, parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
     """The estimates of the parts, averaged where they overlap."""
     total, share = torch.zeros_like(x), torch.zeros_like(x[:1])
     for part, clean in zip(parts, found):
@@ -85,7 +85,7 @@ def _blended(x: Tensor, parts: Sequence[Part], found: Sequence[Tensor]) -> Tenso
     return total / share
 
 
-def _apart(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
+def _disagreement(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
     """How far the estimates are apart (): the squares of their differences, each pair both ways."""
     total = sum((clean.sum() * 0 for clean in found), torch.zeros(()))
     for (one, here), (other, there) in combinations(zip(parts, found), 2):

@@ -19,7 +19,7 @@ BLOCK = 2048  # rows of a distance matrix held at a time
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A figure and the 95 % interval of its sampling error; without a bootstrap the ends are NaN."""
 
     value: float
@@ -59,7 +59,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(_frechet(*pairs)[0])
 
 
-def frechet(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def frechet(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The Frechet distance of features a (N, D) and b (M, D)."""
     a, b = _checked(a), _checked(b)
     value = frechet_distance(moments(a), moments(b))
@@ -71,7 +71,7 @@ def frechet(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
     return _interval(value, draws)
 
 
-def kernel(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def kernel(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The kernel distance: the unbiased squared MMD under ``(x . y / D + 1)^3`` (1801.01401, section 4).
 
     Its expectation is 0 for equal laws, so it may be below 0. It takes memory for N x M numbers: see
@@ -94,7 +94,7 @@ def kernel(a: Tensor, b: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
     return _interval(value, draws)
 
 
-def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, seed: int = 0) -> Interval:
+def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, seed: int = 0) -> ConfidenceInterval:
     """The kernel distance as the mean over ``count`` random subsets of ``size`` of each set.
 
     The interval is that of the whole sets, to which the spread of the subsets is scaled.
@@ -107,17 +107,19 @@ def kernel_subsets(a: Tensor, b: Tensor, size: int = 1000, count: int = 100, see
         rows = [torch.from_numpy(rng.choice(len(each), size, replace=False)) for each in (a, b)]
         values.append(kernel(a[rows[0]], b[rows[1]]).value)
     reach = 1.96 * float(np.std(values)) * (size / min(len(a), len(b))) ** 0.5
-    return Interval(float(np.mean(values)), float(np.mean(values)) - reach, float(np.mean(values)) + reach)
+    return ConfidenceInterval(float(np.mean(values)), float(np.mean(values)) - reach, float(np.mean(values)) + reach)
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """How real and generated samples lie among each other, by balls around each that reach its k-th neighbour."""
 
-    precision: Interval  # generated samples inside a ball of a real one (1904.06991)
-    recall: Interval  # real samples inside a ball of a generated one
-    density: Interval  # balls of real samples that hold a generated one, over k: 1 for equal laws (2002.09797)
-    coverage: Interval  # balls of real samples that hold any
+    precision: ConfidenceInterval  # generated samples inside a ball of a real one (1904.06991)
+    recall: ConfidenceInterval  # real samples inside a ball of a generated one
+    density: (
+        ConfidenceInterval  # balls of real samples that hold a generated one, over k: 1 for equal laws (2002.09797)
+    )
+    coverage: ConfidenceInterval  # balls of real samples that hold any
 
 
 def neighbours(
@@ -137,20 +139,20 @@ def neighbours(
             f"{most} neighbours need more samples than the {len(real)} real and {len(fake)} generated ones"
         )
     around_real, around_fake, around_dense = _radii(real, k), _radii(fake, k), _radii(real, k_density)
-    inside, held, recalled, covered = [], [], torch.zeros(len(real)), torch.zeros(len(real))
+    inside, ball_counts, recalled, covered = [], [], torch.zeros(len(real)), torch.zeros(len(real))
     for start, distance in _distances(fake, real):  # (rows, N)
         inside.append((distance <= around_real).any(1))
         within = distance <= around_dense
-        held.append(within.sum(1))  # in how many real balls each generated sample is
+        ball_counts.append(within.sum(1))  # in how many real balls each generated sample is
         covered += within.any(0)
         recalled += (distance <= around_fake[start : start + len(distance), None]).any(0)
     rng = np.random.default_rng(seed)
-    counts = (torch.cat(inside), recalled > 0, torch.cat(held) / k_density, covered > 0)
+    counts = (torch.cat(inside), recalled > 0, torch.cat(ball_counts) / k_density, covered > 0)
     shares = [each.double() for each in counts]
     return Neighbours(*(_mean(values, n_boot, rng) for values in shares))
 
 
-def average(values: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def average(values: Tensor, n_boot: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The mean of a figure that each sample has by itself, values (N,)."""
     return _mean(_checked(values[:, None])[:, 0], n_boot, np.random.default_rng(seed))
 
@@ -163,7 +165,7 @@ def nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     return (samples - train[which]).norm(dim=1), which
 
 
-def nearest_median(samples: Tensor, train: Tensor, n_boot: int = 0, seed: int = 0) -> Interval:
+def nearest_median(samples: Tensor, train: Tensor, n_boot: int = 0, seed: int = 0) -> ConfidenceInterval:
     """The median distance to the nearest training sample: small where a model has memorised."""
     found = nearest(samples, train)[0].numpy()
     rng = np.random.default_rng(seed)
@@ -229,15 +231,15 @@ def _portions(n_boot: int, numbers: int) -> list[int]:
     return [min(most, n_boot - start) for start in range(0, n_boot, most)]
 
 
-def _mean(values: Tensor, n_boot: int, rng: np.random.Generator) -> Interval:
+def _mean(values: Tensor, n_boot: int, rng: np.random.Generator) -> ConfidenceInterval:
     draws = [_counts(rng, len(values), size) @ values / len(values) for size in _portions(n_boot, len(values))]
     return _interval(float(values.mean()), draws)
 
 
-def _interval(value: float, draws: list[Tensor]) -> Interval:
+def _interval(value: float, draws: list[Tensor]) -> ConfidenceInterval:
     """The figure, with the 2.5 % and 97.5 % quantiles of the resamples' deviations from their own mean."""
     if not draws:
-        return Interval(value, float("nan"), float("nan"))
+        return ConfidenceInterval(value, float("nan"), float("nan"))
     found = torch.cat(draws).numpy()
     low, high = np.quantile(found - found.mean(), (0.025, 0.975))
-    return Interval(value, value + float(low), value + float(high))
+    return ConfidenceInterval(value, value + float(low), value + float(high))

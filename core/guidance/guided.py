@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate, change_schedule, spread
-from core.guidance.rules import Linear, Rule, perpendicular
+from core.denoiser import Bound, DenoiserLike, Estimate, change_schedule, spread
+from core.guidance.rules import LinearRule, Rule, perpendicular
 from core.prediction import X0, Prediction
 from core.schedule import Schedule
 
@@ -30,15 +30,15 @@ class Guided:
     """Classifier-free guidance (2207.12598): away from the null, through the condition.
 
     scale 1 is the plain conditional denoiser and 0 the unconditional one, each for one evaluation. A negative prompt is
-    a null. ``together`` evaluates both branches in one batch; without it, in two calls that need half the memory and
+    a null. ``batched`` evaluates both branches in one batch; without it, in two calls that need half the memory and
     may have prompts of different lengths.
     """
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     null: Cond
     scale: Scale
-    rule: Rule = field(default_factory=Linear)
-    together: bool = True
+    rule: Rule = field(default_factory=LinearRule)
+    batched: bool = True
 
     def __post_init__(self) -> None:
         _check(self.scale)
@@ -53,7 +53,7 @@ class Guided:
         unwanted = substitute(cond, self.null)
         if self.scale == 0:
             return self.denoiser.bind(unwanted)
-        return _guide(self.schedule, _branches(self.denoiser, [cond, unwanted], self.together), self.scale, self.rule)
+        return _guide(self.schedule, _branches(self.denoiser, [cond, unwanted], self.batched), self.scale, self.rule)
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Autoguided:
     unconditional too. It may live on another schedule.
     """
 
-    good: Bindable
-    bad: Bindable
+    good: DenoiserLike
+    bad: DenoiserLike
     scale: Scale
-    rule: Rule = field(default_factory=Linear)
+    rule: Rule = field(default_factory=LinearRule)
 
     def __post_init__(self) -> None:
         _check(self.scale)
@@ -92,11 +92,11 @@ class Composed:
     The condition it is bound to has weight ``scale``; each of ``others`` comes with its own, below 0 for "not".
     """
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     null: Cond
     scale: float
     others: Sequence[tuple[Cond, float]]
-    together: bool = True
+    batched: bool = True
 
     def __post_init__(self) -> None:
         for weight in (self.scale, *(weight for _, weight in self.others)):
@@ -110,7 +110,7 @@ class Composed:
         prompts = [(cond, self.scale)] + [(substitute(cond, other), weight) for other, weight in self.others]
         prompts = [(prompt, weight) for prompt, weight in prompts if weight != 0]
         branches = _branches(
-            self.denoiser, [prompt for prompt, _ in prompts] + [substitute(cond, self.null)], self.together
+            self.denoiser, [prompt for prompt, _ in prompts] + [substitute(cond, self.null)], self.batched
         )
 
         def estimate(x: Tensor, t: Tensor) -> Estimate:
@@ -125,12 +125,12 @@ class Composed:
 class PerpendicularNegative:
     """Perp-Neg (2304.04968): of the step away from a negative prompt, only the part that leaves the condition alone."""
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     null: Cond
     negative: Cond
     scale: float
     weight: float
-    together: bool = True
+    batched: bool = True
 
     def __post_init__(self) -> None:
         _check(self.scale)
@@ -142,7 +142,7 @@ class PerpendicularNegative:
 
     def bind(self, cond: Cond = Cond()) -> Bound:
         conds = [cond, substitute(cond, self.negative), substitute(cond, self.null)]
-        branches = _branches(self.denoiser, conds, self.together)
+        branches = _branches(self.denoiser, conds, self.batched)
 
         def estimate(x: Tensor, t: Tensor) -> Estimate:
             wanted, negative, null = branches(x, t)
@@ -202,9 +202,9 @@ def _check(scale: Scale) -> None:
         raise ValueError(f"the guidance scale must be a finite number, not {scale}")
 
 
-def _branches(denoiser: Bindable, conds: list[Cond], together: bool) -> Branches:
+def _branches(denoiser: DenoiserLike, conds: list[Cond], batched: bool) -> Branches:
     """The denoiser under several conditions, in one batch or one after the other."""
-    if not together:
+    if not batched:
         bounds = [denoiser.bind(cond) for cond in conds]
         return lambda x, t: [bound.estimate(x, t) for bound in bounds]
     for slot in dataclasses.fields(conds[0]):

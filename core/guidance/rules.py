@@ -32,7 +32,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearRule:
     """``unwanted + scale (wanted - unwanted)`` (2207.12598, equation 6, with scale = 1 + w)."""
 
     space: Prediction = field(default_factory=X0)

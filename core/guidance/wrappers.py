@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate
+from core.denoiser import Bound, DenoiserLike, Estimate
 from core.guidance.guided import Guided, levels_at
 from core.guidance.rules import ZeroStar
 from core.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Interval:
+class GuidanceInterval:
     """One denoiser where ``low <= sigma / alpha <= high``, another elsewhere (2404.07724, equation 5).
 
     With guidance inside and the plain denoiser outside, only the levels that profit from guidance pay for it. The ratio
     is EDM's sigma on any path; pure noise is infinite. Only where a batch mixes levels of both sorts are both asked.
     """
 
-    inside: Bindable
-    outside: Bindable
+    inside: DenoiserLike
+    outside: DenoiserLike
     low: float = 0.0
     high: float = math.inf
 
@@ -56,7 +56,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Still:
+class ZeroVelocity:
     """A denoiser that asks nothing and leaves a flow where it is: velocity 0, ``x0 = x_t / (alpha + sigma)``."""
 
     schedule: Schedule
@@ -69,31 +69,31 @@ class Still:
         return Bound(self.schedule, estimate)
 
 
-def zero_star(denoiser: Bindable, null: Cond, scale: float, still_above: float = 24.0) -> Interval:
+def zero_star(denoiser: DenoiserLike, null: Cond, scale: float, zero_above: float = 24.0) -> GuidanceInterval:
     """CFG-Zero* whole (2503.18886): no motion above a noise ratio, ``ZeroStar`` guidance below.
 
     The paper stands still for the first 4 % of a flow's time: down to sigma / alpha = 0.96 / 0.04.
     """
-    return Interval(Guided(denoiser, null, scale, ZeroStar()), Still(denoiser.schedule), high=still_above)
+    return GuidanceInterval(Guided(denoiser, null, scale, ZeroStar()), ZeroVelocity(denoiser.schedule), high=zero_above)
 
 
 @dataclass(frozen=True)
-class Thresholded:
+class X0Transform:
     """A denoiser whose x0 passes through a threshold."""
 
-    denoiser: Bindable
-    threshold: Callable[[Tensor], Tensor]
+    denoiser: DenoiserLike
+    transform: Callable[[Tensor], Tensor]
 
     @property
     def schedule(self) -> Schedule:
         return self.denoiser.schedule
 
     def bind(self, cond: Cond = Cond()) -> Bound:
-        return self.denoiser.bind(cond).mended(self.threshold)
+        return self.denoiser.bind(cond).map_x0(self.transform)
 
 
 @dataclass(frozen=True)
-class Static:
+class StaticThreshold:
     """Clip to [-limit, limit]."""
 
     limit: float = 1.0
@@ -103,7 +103,7 @@ class Static:
 
 
 @dataclass(frozen=True)
-class Dynamic:
+class DynamicThreshold:
     """Imagen's dynamic threshold (2205.11487, section 2.3): clip at a quantile of |x0| and divide by it.
 
     The quantile is of each sample over all its numbers, interpolated linearly; below ``limit`` it is the limit, above
@@ -137,7 +137,7 @@ class ClassifierGuided:
     y for each sample, (B,); the denoiser itself may be conditional or not.
     """
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     log_prob: Callable[[Tensor, Tensor, Cond], Tensor]
     scale: float = 1.0
 

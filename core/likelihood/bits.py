@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.likelihood.density import Prior, Trace, exact_trace, log_prob
-from core.random import Noise, Stream, uniform
+from core.random import SamplingRNG, Stream, uniform
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Dequantisation:
     draw: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def uniform_dequantisation(noise: Noise, step: float) -> Dequantisation:
+def uniform_dequantisation(noise: SamplingRNG, step: float) -> Dequantisation:
     """Uniform noise over the cell of width ``step`` around each number: 1/128 for 256 levels, 2/255 if both ends count.
 
     A variational one is a ``Dequantisation`` whose draw is learned (1902.00275).

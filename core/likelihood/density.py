@@ -16,8 +16,8 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.likelihood.path import end_size, ends, integrate, leave, velocity_of
-from core.random import Noise
+from core.likelihood.path import end_size, ends, first_step, integrate, velocity_of
+from core.random import SamplingRNG
 
 Trace = Callable[[Tensor, Tensor], Tensor]  # a function's value, its argument (B, ...) -> estimates of its trace (B, K)
 Prior = Callable[[Tensor, Tensor], Tensor]  # x (B, ...) at the noisiest t () -> log density (B,), nats
@@ -45,7 +45,7 @@ def exact_trace(value: Tensor, argument: Tensor) -> Tensor:
     return torch.stack([row[:, i] for i, row in enumerate(rows)], dim=1).sum(1, keepdim=True)
 
 
-def hutchinson(noise: Noise, like: Tensor, count: int = 8) -> Trace:
+def hutchinson(noise: SamplingRNG, like: Tensor, count: int = 8) -> Trace:
     """Hutchinson's estimates of the trace by ``count`` random sign vectors, the same at every a; one backward each.
 
     Raises ValueError for fewer than two: their spread is the error bar.
@@ -87,14 +87,14 @@ def noised_data(denoise: Bound, trace: Trace = exact_trace, nodes: int = 4) -> P
     and ``h(0) = -(alpha / sigma)^2 E[|x0|^2 | x = 0] / 2``, ``E |x0|^2 = |D|^2 + (sigma^2 / alpha) div D``, is right up
     to Var |x0|^2 (alpha / sigma)^4 / 8. The denoiser must know inputs near 0: a network may not.
     """
-    places, weights = np.polynomial.legendre.leggauss(nodes)
+    nodes_of, weights = np.polynomial.legendre.leggauss(nodes)
 
     def log_density(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (float(value) for value in denoise.schedule(t))
         plain = _log_normal(x, 0.0, sigma**2)
         if alpha == 0:
             return plain
-        line = sum(w / 2 * (denoise((p + 1) / 2 * x, t) * x).flatten(1).sum(1) for p, w in zip(places, weights))
+        line = sum(w / 2 * (denoise((p + 1) / 2 * x, t) * x).flatten(1).sum(1) for p, w in zip(nodes_of, weights))
         with torch.enable_grad():
             centre = torch.zeros_like(x).requires_grad_()
             clean = denoise(centre, t)
@@ -125,7 +125,7 @@ def log_prob(
         return torch.cat([rate.flatten(1), divergence], dim=1).detach()
 
     with torch.no_grad():
-        y = leave(velocity, x.double(), first, tolerance).flatten(1)
+        y = first_step(velocity, x.double(), first, tolerance).flatten(1)
     rate, divergence = rates(first, y).tensor_split([size], dim=1)
     volume = first / 2 * divergence
     # What the straight step away from the data leaves out is of second order in its change of volume.
@@ -133,7 +133,7 @@ def log_prob(
     error = small**2 + small * (rate**2).sum(1) / 2
     for step in integrate(rates, torch.cat([y, volume], 1), first, last, tolerance):
         y, volume = step.state.tensor_split([size], dim=1)
-        score = -y - step.slope[:, :size] / math.tan(step.place)
+        score = -y - step.slope[:, :size] / math.tan(step.angle)
         error = error + (score * step.error[:, :size]).sum(1).abs() + step.error[:, size:].mean(1).abs()
     scale = end_size(denoise)
     end = torch.tensor(denoise.schedule.noisiest, dtype=torch.float64)

@@ -28,7 +28,7 @@ def encode(denoise: Bound, x: Tensor, tolerance: float = 1e-6) -> Tensor:
     """The noise of data: x (B, ...) at clean data -> x_t (B, ...) at the schedule's noisiest time."""
     first, last = ends(denoise)
     velocity = velocity_of(denoise, x.dtype)
-    y = leave(velocity, x.double(), first, tolerance)
+    y = first_step(velocity, x.double(), first, tolerance)
     *_, step = integrate(flat(velocity, x.shape), y.flatten(1), first, last, tolerance)
     return (step.state.view(x.shape) * end_size(denoise)).to(x.dtype)
 
@@ -65,7 +65,7 @@ def flat(velocity: Field, shape: torch.Size) -> Field:
     return lambda a, state: velocity(a, state.view(shape)).flatten(1)
 
 
-def leave(velocity: Field, x: Tensor, first: float, tolerance: float) -> Tensor:
+def first_step(velocity: Field, x: Tensor, first: float, tolerance: float) -> Tensor:
     """From the data to the first angle with f proportional to a: ``y = x + a f(a, y) / 2``, by iteration."""
     y = x
     for _ in range(40):
@@ -93,7 +93,7 @@ def end_size(denoise: Bound) -> float:
 class Solved:
     """An accepted step of the solver: where it is, the state there, its derivative and the step's local error."""
 
-    place: float
+    angle: float
     state: Tensor  # (B, M)
     slope: Tensor  # (B, M)
     error: Tensor  # (B, M)
@@ -115,23 +115,23 @@ _ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 /
 
 def integrate(field: Field, state: Tensor, start: float, stop: float, tolerance: float) -> Iterator[Solved]:
     """Adaptive Runge-Kutta; every number keeps to ``tolerance (1 + |state|)`` a step. ValueError where none can."""
-    place, step, slope = start, (stop - start) / 50, field(start, state)
+    angle, step, slope = start, (stop - start) / 50, field(start, state)
     for _ in range(_PATIENCE):
         slopes = [slope]
         for node, row in zip(_NODES, _STAGES):
             there = state + step * _blend(row, slopes)
-            slopes.append(field(place + node * step, there))
+            slopes.append(field(angle + node * step, there))
         error = step * _blend(_ERROR, slopes)
         scaled = error / (tolerance * (1 + torch.maximum(state.abs(), there.abs())))
         size = float(scaled.abs().max())
         if size <= 1:
-            arrived = abs(stop - place - step) <= 1e-12 * abs(stop - start)
-            place, state, slope = (stop if arrived else place + step), there, slopes[-1]
-            yield Solved(place, state, slope, error)
+            arrived = abs(stop - angle - step) <= 1e-12 * abs(stop - start)
+            angle, state, slope = (stop if arrived else angle + step), there, slopes[-1]
+            yield Solved(angle, state, slope, error)
             if arrived:
                 return
         step *= min(5.0, max(0.2, 0.9 * max(size, 1e-10) ** -0.2)) if math.isfinite(size) else 0.2
         # Longer steps would jump over the places where a sample decides between modes, without noticing.
-        longest = min(abs(stop - place), abs(stop - start) / 20)
+        longest = min(abs(stop - angle), abs(stop - start) / 20)
         step = math.copysign(min(abs(step), longest), stop - start)
     raise ValueError(f"the ODE cannot be solved to {tolerance:g}: raise the tolerance or compute in float64")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.nn.pieces import piecewise
+from core.nn.chunking import chunked
 
 SHORT = 256 * 256
 """Pairs of queries and keys up to which two products are faster in bfloat16 on a CPU than the fused kernel."""
@@ -33,11 +33,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if query.device.type == "cpu" and _computes_in_bfloat16(query) and query.shape[-2] * key.shape[-2] <= SHORT:
         return by_products(query, key, value, mask, scale)
     if query.device.type == "cpu" and query.shape[-1] < NARROW and query.shape[-2] * key.shape[-2] >= FEW:
-        return filled(query, key, value, mask, scale)
+        return zero_padded(query, key, value, mask, scale)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
-def filled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+def zero_padded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """The same by heads of ``NARROW`` channels, the last of them zeros, which change no product."""
     width = query.shape[-1]
     scale = width**-0.5 if scale is None else scale
@@ -48,7 +48,7 @@ def filled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
         return wide[..., :width].contiguous()  # or the zeros would be kept
 
     alike = mask is None or mask.ndim < 3 or mask.shape[-3] == 1  # to all heads
-    return piecewise(some, HEADS if alike else query.shape[1], query, key, value)
+    return chunked(some, HEADS if alike else query.shape[1], query, key, value)
 
 
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.nn.attention import attend, merge_heads, split_heads
-from core.nn.doubling import doubled
+from core.nn.upsampling import upsample_conv
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -108,9 +108,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, channels, *grid), embedding (B, embedded) already activated -> (B, out, *grid)."""
-        return self.told(x, self.time(embedding))
+        return self.with_time(x, self.time(embedding))
 
-    def told(self, x: Tensor, time: Tensor) -> Tensor:
+    def with_time(self, x: Tensor, time: Tensor) -> Tensor:
         """The block when its projection of the embedding, (B or 1, out) or twice as wide, is known already."""
         h = self._first(silu(self.norm1(x)))
         x = x if self.resample is None else self.resample(x)
@@ -126,7 +126,7 @@ class Residual(nn.Module):
     def _first(self, h: Tensor) -> Tensor:
         """The first convolution, of the map as it is resampled."""
         if isinstance(self.resample, Double):
-            return doubled(h, self.conv1)
+            return upsample_conv(h, self.conv1)
         out: Tensor = self.conv1(h if self.resample is None else self.resample(h))
         return out
 
@@ -143,8 +143,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *grid) -> (B, C, *grid)."""
-        places = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(places).chunk(3, dim=-1))
+        positions = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(positions).chunk(3, dim=-1))
         h = self.project(merge_heads(attend(query, key, value)))
         return x + h.transpose(1, 2).reshape(x.shape)
 
@@ -190,4 +190,4 @@ class RepeatedUp(nn.Module):
         self.conv = style.conv(channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return doubled(x, self.conv)
+        return upsample_conv(x, self.conv)

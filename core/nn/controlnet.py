@@ -3,7 +3,7 @@
     c_i = Z_i(encoder(x, hint(picture))_i)
     u   = decoder(s_i + scale c_i)              s_i what the U-Net's own encoder hands over
 
-The Z_i are convolutions of size 1 that start at zero, so a new ControlNet changes nothing. ``Controlled`` is a network
+The Z_i are convolutions of size 1 that start at zero, so a new ControlNet changes nothing. ``ControlledUNet`` is a network
 for a denoiser like any other; the picture comes with the condition (``ControlCond``).
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.blocks import Style, zero
-from core.nn.text_unet import Encoder, TextUNet, Told
+from core.nn.text_unet import BlockInputs, TextUNet, UNetEncoder
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import listed
 
@@ -38,23 +38,23 @@ class Hint(nn.Module):
 
     def __init__(self, style: Style, channels: int, widths: Sequence[int], out: int) -> None:
         super().__init__()
-        self.enter = style.conv(channels, widths[0])
+        self.conv_in = style.conv(channels, widths[0])
         steps = []
         for width, wider in zip(widths, widths[1:]):
             steps += [style.conv(width, width), style.conv(width, wider, stride=2)]
         self.steps = listed(steps)
-        self.leave = zero(style.conv(widths[-1], out))
+        self.conv_out = zero(style.conv(widths[-1], out))
 
     def forward(self, picture: Tensor) -> Tensor:
         """(B, C, *grid) -> (B, out, *grid smaller)."""
-        h = F.silu(self.enter(picture))
+        h = F.silu(self.conv_in(picture))
         for step in self.steps:
             h = F.silu(step(h))
-        out: Tensor = self.leave(h)
+        out: Tensor = self.conv_out(h)
         return out
 
 
-class ControlNet(Encoder):
+class ControlNet(UNetEncoder):
     """An encoder that sees a picture, with an outlet for everything that the U-Net's encoder hands over."""
 
     def __init__(self, plan: Plan, channels: int = 3, hint_widths: Sequence[int] = HINT_WIDTHS) -> None:
@@ -78,27 +78,27 @@ class ControlNet(Encoder):
         self.check(x, cond.concat)
         if cond.control is None:
             raise ValueError("a condition without a picture for a ControlNet: fill cond.control")
-        return self.control(x, self.tell(time, cond), self.look(cond.control))
+        return self.control(x, self.block_inputs(time, cond), self.embed_hint(cond.control))
 
-    def look(self, picture: Tensor) -> Tensor:
+    def embed_hint(self, picture: Tensor) -> Tensor:
         """What it sees in a picture (B, channels, *grid), which does not depend on x."""
         if picture.shape[1] != self.channels:
             raise ValueError(f"a picture of {picture.shape[1]} channels for a ControlNet that takes {self.channels}")
-        seen: Tensor = self.hint(picture.to(self.conv_in.weight.dtype))
-        return seen
+        hint: Tensor = self.hint(picture.to(self.conv_in.weight.dtype))
+        return hint
 
-    def control(self, x: Tensor, told: Told, seen: Tensor) -> list[Tensor]:
-        """``forward``, told what it needs and what ``look`` saw."""
-        if seen.shape[2:] != x.shape[2:]:
+    def control(self, x: Tensor, inputs: BlockInputs, hint: Tensor) -> list[Tensor]:
+        """``forward``, told what it needs and what ``embed_hint`` saw."""
+        if hint.shape[2:] != x.shape[2:]:
             raise ValueError(
-                f"a picture that becomes {tuple(seen.shape[2:])} for x {tuple(x.shape[2:])}: "
+                f"a picture that becomes {tuple(hint.shape[2:])} for x {tuple(x.shape[2:])}: "
                 f"resize it to {self.reduction} times the size of x"
             )
-        states, middle = self.descend(x, told, seen)
+        states, middle = self.descend(x, inputs, hint)
         return [outlet(state) for outlet, state in zip(self.outlets, [*states, middle], strict=True)]
 
 
-class Controlled(nn.Module):
+class ControlledUNet(nn.Module):
     """A U-Net guided by ControlNets, each with a scale; ``cond.control`` joins their pictures in this order."""
 
     def __init__(self, net: TextUNet, controls: Sequence[ControlNet], scales: Sequence[float]) -> None:
@@ -110,21 +110,23 @@ class Controlled(nn.Module):
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, C, *grid), time (B,), a ``ControlCond``."""
         self.net.check(x, cond.concat)
-        tolds = [control.tell(time, self.heard(control, cond)) for control in self.controls]
-        return self.denoise(x, self.net.tell(time, cond), tolds, self.look(cond))
+        control_inputs = [control.block_inputs(time, self.cond_for(control, cond)) for control in self.controls]
+        return self.denoise(x, self.net.block_inputs(time, cond), control_inputs, self.embed_hint(cond))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside, text read and pictures seen once: x, time () or (B,) -> its output."""
-        tell, seen = self.net.teller(cond), self.look(cond)
-        tellers = [control.teller(self.heard(control, cond)) for control in self.controls]
+        block_inputs, hint = self.net.prepare_inputs(cond), self.embed_hint(cond)
+        control_prepared = [control.prepare_inputs(self.cond_for(control, cond)) for control in self.controls]
 
-        def answer(x: Tensor, time: Tensor) -> Tensor:
+        def output_of(x: Tensor, time: Tensor) -> Tensor:
             self.net.check(x, cond.concat)
-            return self.denoise(x, tell(time), [teller(time) for teller in tellers], seen)
+            return self.denoise(
+                x, block_inputs(time), [prepare_inputs(time) for prepare_inputs in control_prepared], hint
+            )
 
-        return answer
+        return output_of
 
-    def heard(self, control: ControlNet, cond: Cond) -> Cond:
+    def cond_for(self, control: ControlNet, cond: Cond) -> Cond:
         """The condition for one ControlNet, which may know neither the U-Net's mask (inpainting) nor its guidance."""
         whole = control.plan.in_channels == self.net.plan.in_channels
         return dataclasses.replace(
@@ -133,19 +135,19 @@ class Controlled(nn.Module):
             guidance=None if control.guidance is None else cond.guidance,
         )
 
-    def look(self, cond: Cond) -> list[Tensor]:
+    def embed_hint(self, cond: Cond) -> list[Tensor]:
         """What each ControlNet sees in its picture. Raises ValueError where the condition has no such pictures."""
         channels = [control.channels for control in self.controls]
         pictures = cond.control if isinstance(cond, ControlCond) else None
         if pictures is None or pictures.shape[1] != sum(channels):
             found = "no pictures" if pictures is None else f"pictures of {pictures.shape[1]} channels"
             raise ValueError(f"{found} for ControlNets that take {channels} channels: join them in ControlCond.control")
-        return [control.look(part) for control, part in zip(self.controls, pictures.split(channels, dim=1))]
+        return [control.embed_hint(part) for control, part in zip(self.controls, pictures.split(channels, dim=1))]
 
-    def denoise(self, x: Tensor, told: Told, tolds: list[Told], seen: list[Tensor]) -> Tensor:
+    def denoise(self, x: Tensor, inputs: BlockInputs, control_inputs: list[BlockInputs], hint: list[Tensor]) -> Tensor:
         """The network, told what the U-Net and each ControlNet need, and what these saw."""
         extra: list[Tensor] = []
-        for control, scale, heard, sight in zip(self.controls, self.scales, tolds, seen):
-            scaled = [scale * part for part in control.control(x, heard, sight)]
+        for control, scale, cond_for, hint_of in zip(self.controls, self.scales, control_inputs, hint):
+            scaled = [scale * part for part in control.control(x, cond_for, hint_of)]
             extra = [before + part for before, part in zip(extra, scaled)] if extra else scaled
-        return self.net.denoise(x, told, extra)
+        return self.net.denoise(x, inputs, extra)

@@ -44,7 +44,7 @@ class Front(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """Data (B, ...) -> tokens (B, N, width)."""
 
-    def exist(self, valid: Tensor) -> Tensor:
+    def token_mask(self, valid: Tensor) -> Tensor:
         """Which positions of the data are real -> which tokens are (B, N)."""
 
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Patches(nn.Module):
         # Contiguous here, or every block would drag the layout of the convolution along.
         return patches.flatten(2).transpose(1, 2).contiguous() + positions.to(patches.dtype)
 
-    def exist(self, valid: Tensor) -> Tensor:
+    def token_mask(self, valid: Tensor) -> Tensor:
         return valid
 
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Points(nn.Module):
         tokens: Tensor = self.project(x)
         return tokens
 
-    def exist(self, valid: Tensor) -> Tensor:
+    def token_mask(self, valid: Tensor) -> Tensor:
         return valid
 
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Sequence(Points):
         tokens = super().forward(self._full(x).unflatten(1, (-1, self.patch)).flatten(2))
         return tokens + sincos_positions((tokens.shape[1],), self.width).to(tokens)
 
-    def exist(self, valid: Tensor) -> Tensor:
+    def token_mask(self, valid: Tensor) -> Tensor:
         """A token exists where one of its places does; the others in it are read as they are."""
         return self._full(valid).unflatten(1, (-1, self.patch)).any(-1)
 
@@ -164,16 +164,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
         """x (B, N, D), six tensors (B, 1, D), valid (B, N) -> (B, N, D)."""
-        return self.think(self.look(x, modulation, valid), modulation)
+        return self.mlp(self.attention(x, modulation, valid), modulation)
 
-    def look(self, x: Tensor, modulation: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
+    def attention(self, x: Tensor, modulation: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
         """The first half: attention."""
         shift, scale, gate, *_ = modulation
         qkv = self.qkv(modulate(x, shift, scale, 1e-6)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
         return torch.addcmul(x, gate, self.project(merge_heads(attend(query, key, value, valid))))
 
-    def think(self, x: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def mlp(self, x: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """The second half: the perceptron."""
         *_, shift, scale, gate = modulation
         hidden = F.gelu(self.expand(modulate(x, shift, scale, self.mlp_epsilon)), approximate="tanh")
@@ -252,15 +252,15 @@ class DiT(nn.Module):
     def denoise(self, x: Tensor, modulations: Modulations, valid: Tensor | None = None) -> Tensor:
         """The network, its modulations given; tokens that are not ``valid`` (B, N) touch no other and come out 0."""
         tokens = self.front(x)
-        valid = None if valid is None else self.front.exist(valid)
+        valid = None if valid is None else self.front.token_mask(valid)
         if valid is not None and valid.shape != tokens.shape[:2]:
             raise ValueError(f"valid mask of shape {tuple(valid.shape)} for tokens {tuple(tokens.shape[:2])}")
         for block, modulation in zip(self.blocks, modulations.blocks):
             tokens = block(tokens, modulation, valid)
-        said = self.readout(modulate(tokens, *modulations.last, 1e-6))  # (B, N, features)
+        output = self.readout(modulate(tokens, *modulations.last, 1e-6))  # (B, N, features)
         if valid is not None:
-            said = said.masked_fill(~valid[..., None], 0)
-        return self.front.fold(said, x)
+            output = output.masked_fill(~valid[..., None], 0)
+        return self.front.fold(output, x)
 
 
 def dit_s(patch: int = 2, size: int = 32, channels: int = 4) -> DiT:

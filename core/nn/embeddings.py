@@ -12,7 +12,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 
-def kept(make: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+def memoize_by_time(make: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
     """What ``make`` makes of times (B,), made once for each single time (): a sampler's times come back."""
     found: dict[float, T] = {}
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads
+from core.nn.chunking import chunked
 from core.nn.dit import TimeEmbedding, linear, modulate
-from core.nn.embeddings import kept
-from core.nn.packing import pack, unpack
-from core.nn.pieces import piecewise
+from core.nn.embeddings import memoize_by_time
+from core.nn.patchify import patchify, unpatchify
 from core.nn.rope import grid_coordinates, rotate, rotations
 
 EPSILON = 1e-6  # of every norm
@@ -44,7 +44,7 @@ class Modulations(NamedTuple):
     last: Modulation  # shift, 1 + scale
 
 
-class Told(NamedTuple):
+class EncodedCond(NamedTuple):
     """What of a condition depends neither on x nor on time."""
 
     text: Tensor  # (B, L, D)
@@ -67,7 +67,7 @@ def gelu(x: Tensor) -> Tensor:
     return done
 
 
-class Perceptron(nn.Module):
+class VectorEmbedding(nn.Module):
     """Two layers about a SiLU, for the pooled text: (B, vector) -> (B, width)."""
 
     def __init__(self, features: int, width: int) -> None:
@@ -98,7 +98,7 @@ class Projection(nn.Module):
         return normed * self.scale[:, None], qkv[:, :, 2]
 
 
-def look(pair: Tensor, value: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
+def rotary_attention(pair: Tensor, value: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of queries and keys (B, N, 2, heads, d) at their places and values (B, N, heads, d): (B, N, D)."""
     query, key = rotate(pair, turns).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
     return merge_heads(attend(query, key, value.transpose(1, 2), mask))
@@ -115,23 +115,23 @@ class Stream(nn.Module):
         self.expand = linear(width, 4 * width)
         self.contract = linear(4 * width, width)
 
-    def bring(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
+    def project_qkv(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
         """What x (B, N, D) brings to the attention: queries and keys, values."""
         shift, scale, *_ = modulation
         pair: tuple[Tensor, Tensor] = self.attention(modulate(x, shift, scale, EPSILON))
         return pair
 
-    def take(self, x: Tensor, seen: Tensor, modulation: Modulation) -> Tensor:
+    def residual(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """What becomes of x (B, N, D) with what it has seen (B, N, D)."""
         _, _, gate, shift, scale, last_gate = modulation
-        x = torch.addcmul(x, gate, self.project(seen))
+        x = torch.addcmul(x, gate, self.project(attended))
         normed = modulate(x, shift, scale, EPSILON)
-        return torch.addcmul(x, last_gate, piecewise(self.think, TOKENS, normed))
+        return torch.addcmul(x, last_gate, chunked(self.mlp, TOKENS, normed))
 
-    def think(self, normed: Tensor) -> Tensor:
+    def mlp(self, normed: Tensor) -> Tensor:
         """The perceptron: (B, N, D) -> (B, N, D)."""
-        thought: Tensor = self.contract(gelu(self.expand(normed)))
-        return thought
+        hidden: Tensor = self.contract(gelu(self.expand(normed)))
+        return hidden
 
 
 class DoubleBlock(nn.Module):
@@ -148,15 +148,15 @@ class DoubleBlock(nn.Module):
         parts = self.meet(text, image, modulation, turns, mask).split([text.shape[1], image.shape[1]], dim=1)
         # Contiguous, or the projections would multiply first and add their biases in a second pass.
         by_text, by_image = (part.contiguous() for part in parts)
-        return self.text.take(text, by_text, modulation[0]), self.image.take(image, by_image, modulation[1])
+        return self.text.residual(text, by_text, modulation[0]), self.image.residual(image, by_image, modulation[1])
 
     def meet(
         self, text: Tensor, image: Tensor, modulation: tuple[Modulation, Modulation], turns: Tensor, mask: Tensor | None
     ) -> Tensor:
         """What the tokens of [text, image] see: (B, L + N, D)."""
-        brought = zip(self.text.bring(text, modulation[0]), self.image.bring(image, modulation[1]))
-        pair, value = (torch.cat(parts, dim=1) for parts in brought)
-        return look(pair, value, turns, mask)
+        projected = zip(self.text.project_qkv(text, modulation[0]), self.image.project_qkv(image, modulation[1]))
+        pair, value = (torch.cat(parts, dim=1) for parts in projected)
+        return rotary_attention(pair, value, turns, mask)
 
 
 class SingleBlock(nn.Module):
@@ -167,24 +167,24 @@ class SingleBlock(nn.Module):
         self.modulator = linear(width, 3 * width, gain=0.0)
         self.attention = Projection(width, heads)
         self.expand = linear(width, 4 * width)
-        self.leave = linear(5 * width, width)  # columns [attention, perceptron]
+        self.proj_out = linear(5 * width, width)  # columns [attention, perceptron]
 
     def forward(self, x: Tensor, modulation: Modulation, turns: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, L + N, D) -> the same."""
         shift, scale, gate = modulation
         normed = modulate(x, shift, scale, EPSILON)
-        seen = self.look(normed, turns, mask)
-        return torch.addcmul(x, gate, piecewise(self.add, TOKENS, normed, seen))
+        attended = self.attend_to_all(normed, turns, mask)
+        return torch.addcmul(x, gate, chunked(self.add, TOKENS, normed, attended))
 
-    def add(self, normed: Tensor, seen: Tensor) -> Tensor:
+    def add(self, normed: Tensor, attended: Tensor) -> Tensor:
         """What the block adds to tokens, of themselves and of what they see: both (B, N, D) -> (B, N, D)."""
-        added: Tensor = self.leave(torch.cat([seen, gelu(self.expand(normed))], dim=-1))
+        added: Tensor = self.proj_out(torch.cat([attended, gelu(self.expand(normed))], dim=-1))
         return added
 
-    def look(self, normed: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
+    def attend_to_all(self, normed: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
         """What the tokens see: (B, L + N, D)."""
         pair, value = self.attention(normed)
-        return look(pair, value, turns, mask)
+        return rotary_attention(pair, value, turns, mask)
 
 
 class Flux(nn.Module):
@@ -201,7 +201,7 @@ class Flux(nn.Module):
         axes: tuple[int, ...] = (16, 56, 56),
         patch: int = 2,
         guided: bool = True,
-        told_channels: int = 0,
+        concat_channels: int = 0,
     ) -> None:
         """axes: channels of a head for the index (0) and each axis of the grid; they add up to the width of a head.
 
@@ -212,10 +212,10 @@ class Flux(nn.Module):
         self.width = width = heads * sum(axes)
         self.channels, self.patch, self.axes, self.heads = channels, patch, axes, heads
         cell = patch ** (len(axes) - 1)
-        self.enter = linear((channels + told_channels) * cell, width)
+        self.proj_in = linear((channels + concat_channels) * cell, width)
         self.text = linear(text_width, width)
         self.time = TimeEmbedding(width, 0.0)
-        self.vector = Perceptron(vector_width, width) if vector_width else None
+        self.vector = VectorEmbedding(vector_width, width) if vector_width else None
         self.guidance = TimeEmbedding(width, 0.0) if guided else None
         if self.guidance is not None:
             # A new student of guidance begins as its teacher.
@@ -230,23 +230,23 @@ class Flux(nn.Module):
 
         Raises ValueError where the condition lacks what the network was built to hear, or x does not cut into patches.
         """
-        told = self.hear(cond)
-        return self.denoise(x, self.modulations(time, told.embedded), told, self.places(x, told))
+        encoded = self.encode(cond)
+        return self.denoise(x, self.modulations(time, encoded.embedded), encoded, self.position_embedding(x, encoded))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside; positions of a grid and modulations of a single time are kept."""
-        told = self.hear(cond)
-        places: dict[torch.Size, Tensor] = {}
-        modulations = kept(lambda time: self.modulations(time, told.embedded))
+        encoded = self.encode(cond)
+        position_embedding: dict[torch.Size, Tensor] = {}
+        modulations = memoize_by_time(lambda time: self.modulations(time, encoded.embedded))
 
-        def answer(x: Tensor, time: Tensor) -> Tensor:
-            if x.shape[2:] not in places:
-                places[x.shape[2:]] = self.places(x, told)
-            return self.denoise(x, modulations(time), told, places[x.shape[2:]])
+        def output_of(x: Tensor, time: Tensor) -> Tensor:
+            if x.shape[2:] not in position_embedding:
+                position_embedding[x.shape[2:]] = self.position_embedding(x, encoded)
+            return self.denoise(x, modulations(time), encoded, position_embedding[x.shape[2:]])
 
-        return answer
+        return output_of
 
-    def hear(self, cond: Cond) -> Told:
+    def encode(self, cond: Cond) -> EncodedCond:
         """What the condition means to the network, computed once for all times and all x."""
         if cond.tokens is None:
             raise ValueError("this network reads text: give it tokens (cond.tokens)")
@@ -259,27 +259,27 @@ class Flux(nn.Module):
             if cond.guidance is None:
                 raise ValueError("this network imitates guidance: tell it which (cond.guidance, 3.5 for Flux dev)")
             embedded = embedded + self.guidance(GUIDANCE_UNITS * cond.guidance.float())
-        return Told(self.text(cond.tokens), embedded, cond.concat, cond.mask)
+        return EncodedCond(self.text(cond.tokens), embedded, cond.concat, cond.mask)
 
     def cut(self, x: Tensor, concat: Tensor | None) -> Tensor:
         """The patches of x and of what stands beside it: (B, N, features)."""
-        patches = pack(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
-        if patches.shape[-1] != self.enter.in_features:
+        patches = patchify(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
+        if patches.shape[-1] != self.proj_in.in_features:
             cell = self.patch ** (x.ndim - 2)
-            told = self.enter.in_features // cell - self.channels
+            encoded = self.proj_in.in_features // cell - self.channels
             raise ValueError(
-                f"patches of {patches.shape[-1]} numbers, not {self.enter.in_features}: this network takes x of "
-                f"{self.channels} channels and {told} channels beside it (cond.concat)"
+                f"patches of {patches.shape[-1]} numbers, not {self.proj_in.in_features}: this network takes x of "
+                f"{self.channels} channels and {encoded} channels beside it (cond.concat)"
             )
         return patches
 
-    def places(self, x: Tensor, told: Told) -> Tensor:
+    def position_embedding(self, x: Tensor, encoded: EncodedCond) -> Tensor:
         """The turns of text and patches: (L + N, d / 2, 2)."""
         grid = grid_coordinates([size // self.patch for size in x.shape[2:]])
         if grid.shape[1] != len(self.axes) - 1:
             raise ValueError(f"x has {grid.shape[1]} axes: this network is made for {len(self.axes) - 1}")
         patches = F.pad(grid, (1, 0))  # (N, axes), the first coordinate 0
-        text = patches.new_zeros(told.text.shape[1], patches.shape[1])
+        text = patches.new_zeros(encoded.text.shape[1], patches.shape[1])
         return rotations(torch.cat([text, patches]), self.axes).to(x.device)
 
     def modulations(self, time: Tensor, embedded: Tensor) -> Modulations:
@@ -292,25 +292,25 @@ class Flux(nn.Module):
         singles = [_ready(block.modulator(active), 3) for block in self.singles]
         return Modulations(doubles, singles, _ready(self.last_modulator(active), 2))
 
-    def denoise(self, x: Tensor, modulations: Modulations, told: Told, turns: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, modulations: Modulations, encoded: EncodedCond, turns: Tensor) -> Tensor:
         """The network, all else given: x (B, C, *sizes) -> (B, C, *sizes)."""
-        text, image = told.text, self.enter(self.cut(x, told.concat))
-        length, mask = text.shape[1], told.mask
+        text, image = encoded.text, self.proj_in(self.cut(x, encoded.concat))
+        length, mask = text.shape[1], encoded.mask
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
-        for double, told_double in zip(self.doubles, modulations.doubles):
-            text, image = double(text, image, told_double, turns, mask)
+        for double, double_modulation in zip(self.doubles, modulations.doubles):
+            text, image = double(text, image, double_modulation, turns, mask)
         tokens = torch.cat([text, image], dim=1)
-        for single, told_single in zip(self.singles, modulations.singles):
-            tokens = single(tokens, told_single, turns, mask)
+        for single, single_modulation in zip(self.singles, modulations.singles):
+            tokens = single(tokens, single_modulation, turns, mask)
         shift, scale = modulations.last
-        said = self.readout(modulate(tokens[:, length:], shift, scale, EPSILON))  # (B, N, features)
-        return unpack(said, self.patch, x.shape[2:])
+        output = self.readout(modulate(tokens[:, length:], shift, scale, EPSILON))  # (B, N, features)
+        return unpatchify(output, self.patch, x.shape[2:])
 
 
-def _ready(said: Tensor, count: int) -> Modulation:
+def _ready(output: Tensor, count: int) -> Modulation:
     """shift, scale, gate, ... -> shift, 1 + scale, gate, ..."""
-    parts = said.chunk(count, dim=-1)
+    parts = output.chunk(count, dim=-1)
     return tuple(1 + part if i % 3 == 1 else part for i, part in enumerate(parts))
 
 

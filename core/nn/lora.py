@@ -3,7 +3,7 @@
     W x  becomes  W x + weight * alpha / rank * B (A x)        A (rank, in, *kernel), B (rows, rank)
 
 B starts at zero, so a new LoRA changes nothing. An addition may lie on a block of a layer's rows, such as the queries
-of a fused projection. A ``LoRA`` is a module of its own that no network holds or saves; ``Attached`` puts any number of
+of a fused projection. A ``LoRA`` is a module of its own that no network holds or saves; ``AttachedLoRAs`` puts any number of
 them to work in a network, each with a weight, and fuses them into its weights and out of them again.
 """
 
@@ -107,7 +107,7 @@ def layers_of(net: nn.Module) -> dict[str, Layer]:
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, kinds)}
 
 
-class Attached:
+class AttachedLoRAs:
     """LoRAs at work in a network, each with a weight, until they are detached."""
 
     def __init__(self, net: nn.Module, loras: Sequence[LoRA], weights: Sequence[float] | None = None) -> None:
@@ -115,7 +115,7 @@ class Attached:
         self.net, self.loras = net, list(loras)
         self.weights: list[float] = []
         self._originals: dict[str, nn.Parameter] = {}
-        self.weigh([1.0] * len(self.loras) if weights is None else weights)
+        self.set_weights([1.0] * len(self.loras) if weights is None else weights)
         layers = layers_of(net)
         for lora in self.loras:
             for name, parts in lora.items():
@@ -125,7 +125,7 @@ class Attached:
         self._layers = {name: layers[name] for name in names}
         self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
 
-    def weigh(self, weights: Sequence[float]) -> None:
+    def set_weights(self, weights: Sequence[float]) -> None:
         """Give each LoRA another weight; fused LoRAs keep theirs, and have to be unfused before."""
         if len(weights) != len(self.loras) or self._originals:
             raise ValueError(f"{len(weights)} weights for {len(self.loras)} LoRAs: give one to each, while not fused")

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads
 from core.nn.dit import TimeEmbedding, linear
-from core.nn.embeddings import kept, sincos_positions
-from core.nn.flux import EPSILON, Modulation, Perceptron, Told, listed
-from core.nn.packing import pack, unpack
+from core.nn.embeddings import memoize_by_time, sincos_positions
+from core.nn.flux import EPSILON, EncodedCond, Modulation, VectorEmbedding, listed
+from core.nn.patchify import patchify, unpatchify
 
 
 class Modulations(NamedTuple):
@@ -69,8 +69,8 @@ class SelfAttention(nn.Module):
         """(B, N, D) -> (B, N, D)."""
         pair, value = self.attention(x)
         query, key = pair.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-        seen: Tensor = self.project(merge_heads(attend(query, key, value.transpose(1, 2))))
-        return seen
+        attended: Tensor = self.project(merge_heads(attend(query, key, value.transpose(1, 2))))
+        return attended
 
 
 class Source(nn.Module):
@@ -82,16 +82,16 @@ class Source(nn.Module):
         self.modulator = linear(width, parts * width, gain=0.0)
         self.attention = Projection(width, heads, normed)
 
-    def hear(self, active: Tensor) -> Modulation:
+    def encode(self, active: Tensor) -> Modulation:
         """What the activated embedding of time and vector (B, 1, D) tells this stream."""
         parts = self.modulator(active).chunk(self.parts, dim=-1)  # shift, scale, gate, shift, ...
         return tuple(1 + part if i % 3 == 1 else part for i, part in enumerate(parts))
 
-    def bring(self, normal: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
+    def project_qkv(self, normal: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
         """What normalised tokens (B, N, D) bring to the attention: queries and keys, values."""
         shift, scale, *_ = modulation
-        brought: tuple[Tensor, Tensor] = self.attention(torch.addcmul(shift, normal, scale))
-        return brought
+        projected: tuple[Tensor, Tensor] = self.attention(torch.addcmul(shift, normal, scale))
+        return projected
 
 
 class Stream(Source):
@@ -104,10 +104,10 @@ class Stream(Source):
         self.expand = linear(width, 4 * width)
         self.contract = linear(4 * width, width)
 
-    def take(self, x: Tensor, normal: Tensor, seen: Tensor, modulation: Modulation) -> Tensor:
+    def residual(self, x: Tensor, normal: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """What becomes of x (B, N, D), whose norm is ``normal``, with what it has seen (B, N, D)."""
         _, _, gate, shift, scale, last_gate, *own = modulation
-        x = torch.addcmul(x, gate, self.project(seen))
+        x = torch.addcmul(x, gate, self.project(attended))
         if self.own is not None:
             own_shift, own_scale, own_gate = own
             x = torch.addcmul(x, own_gate, self.own(torch.addcmul(own_shift, normal, own_scale)))
@@ -128,13 +128,15 @@ class Block(nn.Module):
         """text (B, L, D), image (B, N, D), mask (B, L + N) -> the two streams."""
         of_text, of_image = modulation
         normal_text, normal_image = norm(text), norm(image)
-        query, key, value = join(self.text.bring(normal_text, of_text), self.image.bring(normal_image, of_image))
+        query, key, value = join(
+            self.text.project_qkv(normal_text, of_text), self.image.project_qkv(normal_image, of_image)
+        )
         parts = merge_heads(attend(query, key, value, mask)).split([text.shape[1], image.shape[1]], dim=1)
         # Contiguous, or the projections would multiply first and add their biases in a second pass.
         by_text, by_image = (part.contiguous() for part in parts)
         return (
-            self.text.take(text, normal_text, by_text, of_text),
-            self.image.take(image, normal_image, by_image, of_image),
+            self.text.residual(text, normal_text, by_text, of_text),
+            self.image.residual(image, normal_image, by_image, of_image),
         )
 
 
@@ -151,9 +153,9 @@ class LastBlock(nn.Module):
         """text (B, L, D), image (B, N, D), mask (B, L + N) -> the image."""
         of_text, of_image = modulation
         normal = norm(image)
-        query, key, value = join(self.text.bring(norm(text), of_text), self.image.bring(normal, of_image))
-        seen = merge_heads(attend(query[:, :, text.shape[1] :], key, value, mask))
-        return self.image.take(image, normal, seen, of_image)
+        query, key, value = join(self.text.project_qkv(norm(text), of_text), self.image.project_qkv(normal, of_image))
+        attended = merge_heads(attend(query[:, :, text.shape[1] :], key, value, mask))
+        return self.image.residual(image, normal, attended, of_image)
 
 
 def join(text: tuple[Tensor, Tensor], image: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,7 +181,7 @@ class MMDiT(nn.Module):
         table: int = 192,
         normed: bool = False,
         dual: int = 0,
-        told_channels: int = 0,
+        concat_channels: int = 0,
     ) -> None:
         """size: side of the latents that are usual; table: the most patches a side may have, numbered as if they were
         the patches of the usual size. normed: queries and keys are; dual: how many blocks' image looks at itself too.
@@ -189,13 +191,13 @@ class MMDiT(nn.Module):
         self.width = width = heads * head_width
         self.channels, self.patch, self.heads, self.size, self.table = channels, patch, heads, size, table
         self.normed, self.dual = normed, dual
-        self.enter = linear((channels + told_channels) * patch**2, width)
+        self.proj_in = linear((channels + concat_channels) * patch**2, width)
         self.positions = nn.Buffer(
             sincos_positions((table, table), width, spacing=size // patch / table).view(table, table, width)
         )
         self.text = linear(text_width, width)
         self.time = TimeEmbedding(width, 0.0)
-        self.vector = Perceptron(vector_width, width) if vector_width else None
+        self.vector = VectorEmbedding(vector_width, width) if vector_width else None
         self.blocks = listed(Block(width, heads, normed, i < dual) for i in range(depth - 1))
         self.last = LastBlock(width, heads, normed, dual >= depth)
         self.last_modulator = linear(width, 2 * width, gain=0.0)
@@ -206,23 +208,23 @@ class MMDiT(nn.Module):
 
         Raises ValueError where the condition lacks what the network was built to hear, or x does not fit the patches.
         """
-        told = self.hear(cond)
-        return self.denoise(x, self.modulations(time, told.embedded), told, self.places(x))
+        encoded = self.encode(cond)
+        return self.denoise(x, self.modulations(time, encoded.embedded), encoded, self.position_embedding(x))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside; positions of a size and modulations of a single time are kept."""
-        told = self.hear(cond)
-        places: dict[torch.Size, Tensor] = {}
-        modulations = kept(lambda time: self.modulations(time, told.embedded))
+        encoded = self.encode(cond)
+        position_embedding: dict[torch.Size, Tensor] = {}
+        modulations = memoize_by_time(lambda time: self.modulations(time, encoded.embedded))
 
-        def answer(x: Tensor, time: Tensor) -> Tensor:
-            if x.shape[2:] not in places:
-                places[x.shape[2:]] = self.places(x)
-            return self.denoise(x, modulations(time), told, places[x.shape[2:]])
+        def output_of(x: Tensor, time: Tensor) -> Tensor:
+            if x.shape[2:] not in position_embedding:
+                position_embedding[x.shape[2:]] = self.position_embedding(x)
+            return self.denoise(x, modulations(time), encoded, position_embedding[x.shape[2:]])
 
-        return answer
+        return output_of
 
-    def hear(self, cond: Cond) -> Told:
+    def encode(self, cond: Cond) -> EncodedCond:
         """What the condition means to the network, computed once for all times and all x."""
         if cond.tokens is None:
             raise ValueError("this network reads text: give it tokens (cond.tokens)")
@@ -231,9 +233,9 @@ class MMDiT(nn.Module):
             if cond.vector is None:
                 raise ValueError("this network hears a pooled text: give it a vector (cond.vector)")
             embedded = self.vector(cond.vector)
-        return Told(self.text(cond.tokens), embedded, cond.concat, cond.mask)
+        return EncodedCond(self.text(cond.tokens), embedded, cond.concat, cond.mask)
 
-    def places(self, x: Tensor) -> Tensor:
+    def position_embedding(self, x: Tensor) -> Tensor:
         """The positions of x's patches, from the centre of the table: (N, D). Raises ValueError beyond its sizes."""
         rows, columns = (length // self.patch for length in x.shape[2:])
         if max(rows, columns) > self.table:
@@ -246,12 +248,12 @@ class MMDiT(nn.Module):
 
     def cut(self, x: Tensor, concat: Tensor | None) -> Tensor:
         """The patches of x and of what stands beside it: (B, N, features)."""
-        patches = pack(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
-        if patches.shape[-1] != self.enter.in_features:
-            told = self.enter.in_features // self.patch**2 - self.channels
+        patches = patchify(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
+        if patches.shape[-1] != self.proj_in.in_features:
+            encoded = self.proj_in.in_features // self.patch**2 - self.channels
             raise ValueError(
-                f"patches of {patches.shape[-1]} numbers, not {self.enter.in_features}: this network takes x of "
-                f"{self.channels} channels and {told} channels beside it (cond.concat)"
+                f"patches of {patches.shape[-1]} numbers, not {self.proj_in.in_features}: this network takes x of "
+                f"{self.channels} channels and {encoded} channels beside it (cond.concat)"
             )
         return patches
 
@@ -260,22 +262,22 @@ class MMDiT(nn.Module):
         active = F.silu(self.time(time) + embedded)[:, None]  # (B, 1, D)
         streams: list[tuple[Source, Stream]] = [(block.text, block.image) for block in self.blocks]
         streams.append((self.last.text, self.last.image))
-        blocks = [(text.hear(active), image.hear(active)) for text, image in streams]
+        blocks = [(text.encode(active), image.encode(active)) for text, image in streams]
         shift, scale = self.last_modulator(active).chunk(2, dim=-1)
         return Modulations(blocks, (shift, 1 + scale))
 
-    def denoise(self, x: Tensor, modulations: Modulations, told: Told, places: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, modulations: Modulations, encoded: EncodedCond, position_embedding: Tensor) -> Tensor:
         """The network, all else given: x (B, C, H, W) -> (B, C, H, W)."""
-        text, image = told.text, self.enter(self.cut(x, told.concat)) + places.to(x.dtype)
-        mask = told.mask
+        text, image = encoded.text, self.proj_in(self.cut(x, encoded.concat)) + position_embedding.to(x.dtype)
+        mask = encoded.mask
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
         for block, modulation in zip(self.blocks, modulations.blocks):
             text, image = block(text, image, modulation, mask)
         image = self.last(text, image, modulations.blocks[-1], mask)
         shift, scale = modulations.last
-        said = self.readout(torch.addcmul(shift, norm(image), scale))  # (B, N, features)
-        return unpack(said, self.patch, x.shape[2:])
+        output = self.readout(torch.addcmul(shift, norm(image), scale))  # (B, N, features)
+        return unpatchify(output, self.patch, x.shape[2:])
 
 
 def sd3_medium() -> MMDiT:

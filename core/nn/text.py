@@ -28,8 +28,8 @@ class TextBlock(nn.Module):
         """x (B, L, D), mask (B, L) -> (B, L, D)."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
         x = x + self.project(merge_heads(attend(query, key, value, mask)))
-        said: Tensor = x + self.contract(F.gelu(self.expand(self.norm2(x))))
-        return said
+        output: Tensor = x + self.contract(F.gelu(self.expand(self.norm2(x))))
+        return output
 
 
 class TextEncoder(nn.Module):

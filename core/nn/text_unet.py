@@ -5,7 +5,7 @@
 
 One class serves Stable Diffusion 1 and 2, SDXL and its refiner, their inpainting, depth and upscaling kin, and LCM: a
 ``Plan`` holds what differs. What does not depend on x (what the ``Linear_i`` say, the keys and values of the text) is a
-``Told``, made once a prompt and once a time by ``prepare``. ``Encoder``, the way down, is also a ControlNet's body.
+``BlockInputs``, made once a prompt and once a time by ``prepare``. ``UNetEncoder``, the way down, is also a ControlNet's body.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch.utils.checkpoint import checkpoint
 
 from core.cond import Cond
 from core.nn.blocks import Residual, StridedDown, Style, silu, zero
-from core.nn.doubling import doubled
-from core.nn.embeddings import kept, sinusoid
+from core.nn.embeddings import memoize_by_time, sinusoid
 from core.nn.text_unet_plan import Plan
-from core.nn.transformer2d import Reading, SpatialTransformer, listed
+from core.nn.transformer2d import SpatialTransformer, TextKeyValue, listed
+from core.nn.upsampling import upsample_conv
 
 
 @dataclass(frozen=True)
-class Told:
+class BlockInputs:
     """What time and condition tell the blocks, in the order they are run; a function of both and of nothing else."""
 
     times: list[Tensor]  # (B or 1, out) each
-    texts: list[list[list[Reading]]]  # of each block, of each of its transformer's layers
+    texts: list[list[list[TextKeyValue]]]  # of each block, of each of its transformer's layers
     mask: Tensor | None = None  # (B, L)
     concat: Tensor | None = None  # (B, C, *grid)
 
@@ -52,11 +52,11 @@ class TextBlock(nn.Module):
         )
         self.checkpointing = style.checkpointing
 
-    def run(self, x: Tensor, time: Tensor, text: list[list[Reading]], mask: Tensor | None) -> Tensor:
-        h = self.residual.told(x, time)
+    def run(self, x: Tensor, time: Tensor, text: list[list[TextKeyValue]], mask: Tensor | None) -> Tensor:
+        h = self.residual.with_time(x, time)
         return h if self.transformer is None else self.transformer(h, text, mask)
 
-    def forward(self, x: Tensor, time: Tensor, text: list[list[Reading]], mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, text: list[list[TextKeyValue]], mask: Tensor | None) -> Tensor:
         """x (B, channels, *grid), what the residual block is told of time, and what the transformer read."""
         if self.checkpointing and self.training:
             found: Tensor = checkpoint(self.run, x, time, text, mask, use_reentrant=False)
@@ -73,7 +73,7 @@ class Enlarge(nn.Module):
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         if size == torch.Size(2 * length for length in x.shape[2:]):
-            return doubled(x, self.conv)
+            return upsample_conv(x, self.conv)
         h: Tensor = self.conv(F.interpolate(x, size=size, mode="nearest"))
         return h
 
@@ -87,14 +87,14 @@ class Level(nn.Module):
         self.resample = resample
 
 
-class Perceptron(nn.Sequential):
+class EmbeddingMLP(nn.Sequential):
     """Two linear layers with a SiLU between them."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__(nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))
 
 
-class Encoder(nn.Module):
+class UNetEncoder(nn.Module):
     """All that a U-Net has before its way up: embeddings, the way down and the middle."""
 
     def __init__(self, plan: Plan) -> None:
@@ -105,8 +105,8 @@ class Encoder(nn.Module):
             plan.dims, plan.embedded, plan.groups, plan.epsilon, plan.dropout, checkpointing=plan.checkpointing
         )
         first, last = plan.widths[0], len(plan.widths) - 1
-        self.time = Perceptron(first, plan.embedded)
-        self.vector = None if plan.vector_width is None else Perceptron(plan.vector_width, plan.embedded)
+        self.time = EmbeddingMLP(first, plan.embedded)
+        self.vector = None if plan.vector_width is None else EmbeddingMLP(plan.vector_width, plan.embedded)
         self.guidance = None if plan.guidance_width is None else nn.Linear(plan.guidance_width, first, bias=False)
         self.conv_in = style.conv(plan.in_channels, first)
         levels = []
@@ -133,17 +133,17 @@ class Encoder(nn.Module):
             yield from level.blocks
         yield from self.middle
 
-    def tell(self, time: Tensor, cond: Cond) -> Told:
+    def block_inputs(self, time: Tensor, cond: Cond) -> BlockInputs:
         """What time (B,) and a condition tell the blocks. Raises ValueError for a condition that does not fit."""
         self.check_cond(cond)
-        return Told(self.times(time, *self.embed(cond)), self.read(cond.tokens), cond.mask, cond.concat)
+        return BlockInputs(self.times(time, *self.embed(cond)), self.read_text(cond.tokens), cond.mask, cond.concat)
 
-    def teller(self, cond: Cond) -> Callable[[Tensor], Told]:
-        """``tell`` with the condition inside: it is read and embedded here, once, and each time of a grid once."""
+    def prepare_inputs(self, cond: Cond) -> Callable[[Tensor], BlockInputs]:
+        """``block_inputs`` with the condition inside: it is read and embedded here, once, and each time of a grid once."""
         self.check_cond(cond)
-        embedded, texts = self.embed(cond), self.read(cond.tokens)
-        times = kept(lambda time: self.times(time, *embedded))
-        return lambda time: Told(times(time), texts, cond.mask, cond.concat)
+        embedded, texts = self.embed(cond), self.read_text(cond.tokens)
+        times = memoize_by_time(lambda time: self.times(time, *embedded))
+        return lambda time: BlockInputs(times(time), texts, cond.mask, cond.concat)
 
     def check_cond(self, cond: Cond) -> None:
         """Raises ValueError where a condition lacks what this network is told, or has another width."""
@@ -179,28 +179,28 @@ class Encoder(nn.Module):
         active = F.silu(embedding if vector is None else embedding + vector)
         return [block.residual.time(active) for block in self.sequence()]
 
-    def read(self, tokens: Tensor | None) -> list[list[list[Reading]]]:
+    def read_text(self, tokens: Tensor | None) -> list[list[list[TextKeyValue]]]:
         """What every block reads in a text (B, L, text_width)."""
         if tokens is None:
             return [[] for _ in self.sequence()]
         tokens = tokens.to(self.conv_in.weight.dtype)
-        return [[] if block.transformer is None else block.transformer.read(tokens) for block in self.sequence()]
+        return [[] if block.transformer is None else block.transformer.read_text(tokens) for block in self.sequence()]
 
-    def descend(self, x: Tensor, told: Told, added: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+    def descend(self, x: Tensor, inputs: BlockInputs, added: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Every feature map that is handed over, finest first, and the middle's; ``added`` joins the first of them."""
-        h = self.conv_in(told.join(x))
+        h = self.conv_in(inputs.join(x))
         h = h if added is None else h + added
         states, number = [h], 0
         for level in self.down:
             for block in level.blocks:
-                h = block(h, told.times[number], told.texts[number], told.mask)
+                h = block(h, inputs.times[number], inputs.texts[number], inputs.mask)
                 states.append(h)
                 number += 1
             if level.resample is not None:
-                h = level.resample(h, told.times[0])  # takes a time like every block, and does not use it
+                h = level.resample(h, inputs.times[0])  # takes a time like every block, and does not use it
                 states.append(h)
         for block in self.middle:
-            h = block(h, told.times[number], told.texts[number], told.mask)
+            h = block(h, inputs.times[number], inputs.texts[number], inputs.mask)
             number += 1
         return states, h
 
@@ -214,7 +214,7 @@ class Encoder(nn.Module):
             )
 
 
-class TextUNet(Encoder):
+class TextUNet(UNetEncoder):
     """The cross-attention U-Net over a grid of 1, 2 or 3 dimensions: (B, in, *grid) -> (B, out, *grid)."""
 
     def __init__(self, plan: Plan) -> None:
@@ -240,29 +240,29 @@ class TextUNet(Encoder):
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, C, *grid), time (B,). Raises ValueError where x or the condition does not fit the network."""
         self.check(x, cond.concat)
-        return self.denoise(x, self.tell(time, cond))
+        return self.denoise(x, self.block_inputs(time, cond))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside (see ``teller``): x (B, C, *grid), time () or (B,) -> its output."""
-        tell = self.teller(cond)
+        """The network with its condition inside (see ``prepare_inputs``): x (B, C, *grid), time () or (B,) -> its output."""
+        block_inputs = self.prepare_inputs(cond)
 
-        def answer(x: Tensor, time: Tensor) -> Tensor:
+        def output_of(x: Tensor, time: Tensor) -> Tensor:
             self.check(x, cond.concat)
-            return self.denoise(x, tell(time))
+            return self.denoise(x, block_inputs(time))
 
-        return answer
+        return output_of
 
-    def denoise(self, x: Tensor, told: Told, extra: Sequence[Tensor] | None = None) -> Tensor:
+    def denoise(self, x: Tensor, inputs: BlockInputs, extra: Sequence[Tensor] | None = None) -> Tensor:
         """The network, told what it needs; ``extra`` is added to every map that is handed over and to the middle's."""
-        states, h = self.descend(x, told)
+        states, h = self.descend(x, inputs)
         if extra is not None:
             h = h + extra[-1]
             states = [state + more for state, more in zip(states, extra[:-1], strict=True)]
-        number = len(told.times) - sum(len(level.blocks) for level in self.up)
+        number = len(inputs.times) - sum(len(level.blocks) for level in self.up)
         for level in self.up:
             for block in level.blocks:
                 h = torch.cat([h, states.pop()], dim=1)  # h by itself is let go before the block runs
-                h = block(h, told.times[number], told.texts[number], told.mask)
+                h = block(h, inputs.times[number], inputs.texts[number], inputs.mask)
                 number += 1
             if level.resample is not None:
                 h = level.resample(h, states[-1].shape[2:])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads, split_heads
 from core.nn.dit import Block, DiT, Front, Modulations, linear, modulate
-from core.nn.embeddings import kept
+from core.nn.embeddings import memoize_by_time
 
 Words = list[tuple[Tensor, Tensor]]  # of each block: keys and values of the words (B, heads, L, d)
 
@@ -33,7 +33,7 @@ class Reader(nn.Module):
         self.words = linear(text_width, 2 * width)  # rows [k; v]
         self.project = linear(width, width, gain=0.0)
 
-    def listen(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Words (B, L, text width) -> keys and values (B, heads, L, d)."""
         key, value = self.words(tokens).chunk(2, dim=-1)
         return split_heads(key, self.heads), split_heads(value, self.heads)
@@ -55,32 +55,32 @@ class TextDiT(DiT):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, ...) as the front end takes it, time (B,), cond.tokens with cond.mask, cond.vector, cond.valid."""
-        return self.read(x, self.modulations(time, cond), self.listen(cond), cond.mask, cond.valid)
+        return self.denoise_with_text(x, self.modulations(time, cond), self.keys_values(cond), cond.mask, cond.valid)
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside; the modulations of times that it has seen are kept."""
-        words, modulations = self.listen(cond), kept(lambda time: self.modulations(time, cond))
-        return lambda x, time: self.read(x, modulations(time), words, cond.mask, cond.valid)
+        words, modulations = self.keys_values(cond), memoize_by_time(lambda time: self.modulations(time, cond))
+        return lambda x, time: self.denoise_with_text(x, modulations(time), words, cond.mask, cond.valid)
 
-    def listen(self, cond: Cond) -> Words:
+    def keys_values(self, cond: Cond) -> Words:
         """Keys and values of the words in every block. Raises ValueError where there are none, or of another width."""
         if cond.tokens is None or cond.tokens.shape[-1] != self.text_width:
             raise ValueError(f"this network reads words of width {self.text_width}: give it cond.tokens of that width")
-        return [reader.listen(cond.tokens) for reader in self.readers if isinstance(reader, Reader)]
+        return [reader.keys_values(cond.tokens) for reader in self.readers if isinstance(reader, Reader)]
 
-    def read(
+    def denoise_with_text(
         self, x: Tensor, modulations: Modulations, words: Words, mask: Tensor | None, valid: Tensor | None
     ) -> Tensor:
         """The network, all that does not depend on x given; tokens that do not exist touch no other and come out 0."""
         tokens = self.front(x)
-        exists = None if valid is None else self.front.exist(valid)
+        exists = None if valid is None else self.front.token_mask(valid)
         if exists is not None and exists.shape != tokens.shape[:2]:
             raise ValueError(f"valid mask of shape {tuple(exists.shape)} for tokens {tuple(tokens.shape[:2])}")
-        for block, reader, modulation, said in zip(self.blocks, self.readers, modulations.blocks, words):
+        for block, reader, modulation, word_keys in zip(self.blocks, self.readers, modulations.blocks, words):
             assert isinstance(block, Block)
-            tokens = block.look(tokens, modulation, exists)
-            tokens = tokens + reader(tokens, said, mask)
-            tokens = block.think(tokens, modulation)
+            tokens = block.attention(tokens, modulation, exists)
+            tokens = tokens + reader(tokens, word_keys, mask)
+            tokens = block.mlp(tokens, modulation)
         output = self.readout(modulate(tokens, *modulations.last, 1e-6))  # (B, N, features)
         if exists is not None:
             output = output.masked_fill(~exists[..., None], 0)

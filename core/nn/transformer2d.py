@@ -6,7 +6,7 @@
     h = h + GEGLU(LayerNorm(h))
     x = x + Linear(h)                               tokens become places
 
-The keys and values of the text depend on the text only, so ``read`` makes them once for all steps of a sampler.
+The keys and values of the text depend on the text only, so ``read_text`` makes them once for all steps of a sampler.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from core.nn.attention import attend, merge_heads, split_heads
 from core.nn.blocks import Style, zero
-from core.nn.pieces import piecewise
+from core.nn.chunking import chunked
 
 M = TypeVar("M", bound=nn.Module)
-PLACES = 256  # whose perceptron is computed at once while sampling
+POSITIONS = 256  # whose perceptron is computed at once while sampling
 EPSILON = 1e-6  # of the group norm before the tokens, whatever the rest of the network has
 
 
@@ -31,7 +31,7 @@ def listed(modules: Iterable[M]) -> list[M]:
     return cast(list[M], nn.ModuleList(modules))
 
 
-class Reading(NamedTuple):
+class TextKeyValue(NamedTuple):
     """A text as one attention sees it."""
 
     keys: Tensor  # (B, heads, L, d)
@@ -65,12 +65,12 @@ class TextAttention(nn.Module):
         self.text = nn.Linear(text_width, 2 * width, bias=False)  # rows [k; v]
         self.project = nn.Linear(width, width)
 
-    def read(self, tokens: Tensor) -> Reading:
+    def read_text(self, tokens: Tensor) -> TextKeyValue:
         """tokens (B, L, text_width)."""
         keys, values = (split_heads(part, self.heads).contiguous() for part in self.text(tokens).chunk(2, dim=-1))
-        return Reading(keys, values)
+        return TextKeyValue(keys, values)
 
-    def forward(self, x: Tensor, text: Reading, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, text: TextKeyValue, mask: Tensor | None) -> Tensor:
         """x (B, N, width), mask (B, L) true where a token is real -> (B, N, width)."""
         query = split_heads(self.query(x), self.heads)
         out: Tensor = self.project(merge_heads(attend(query, text.keys, text.values, mask)))
@@ -91,19 +91,19 @@ class TransformerLayer(nn.Module):
         self.expand = nn.Linear(width, 8 * width)  # rows [value; gate]
         self.contract = nn.Linear(4 * width, width)
 
-    def read(self, tokens: Tensor) -> list[Reading]:
+    def read_text(self, tokens: Tensor) -> list[TextKeyValue]:
         """What the attentions to the text make of it: of the second and, with ``cross_only``, of the first."""
-        readings = [self.second.read(tokens)]
-        return [*readings, self.first.read(tokens)] if isinstance(self.first, TextAttention) else readings
+        readings = [self.second.read_text(tokens)]
+        return [*readings, self.first.read_text(tokens)] if isinstance(self.first, TextAttention) else readings
 
-    def forward(self, x: Tensor, readings: list[Reading], mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, readings: list[TextKeyValue], mask: Tensor | None) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
         if isinstance(self.first, TextAttention):
             x = self.first(self.norm1(x), readings[1], mask) + x
         else:
             x = self.first(self.norm1(x)) + x
         x = self.second(self.norm2(x), readings[0], mask) + x
-        return piecewise(self.perceptron, PLACES, x)
+        return chunked(self.perceptron, POSITIONS, x)
 
     def perceptron(self, x: Tensor) -> Tensor:
         """The gated perceptron on its residual: (B, N, width) -> (B, N, width)."""
@@ -121,17 +121,17 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = style.norm(channels)
         self.norm.eps = EPSILON
-        self.enter = nn.Linear(channels, channels)
+        self.proj_in = nn.Linear(channels, channels)
         self.layers = listed(TransformerLayer(channels, heads, text_width, cross_only) for _ in range(depth))
-        self.leave = zero(nn.Linear(channels, channels))
+        self.proj_out = zero(nn.Linear(channels, channels))
 
-    def read(self, tokens: Tensor) -> list[list[Reading]]:
+    def read_text(self, tokens: Tensor) -> list[list[TextKeyValue]]:
         """What each layer makes of a text (B, L, text_width)."""
-        return [layer.read(tokens) for layer in self.layers]
+        return [layer.read_text(tokens) for layer in self.layers]
 
-    def forward(self, x: Tensor, readings: list[list[Reading]], mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, readings: list[list[TextKeyValue]], mask: Tensor | None) -> Tensor:
         """x (B, C, *grid), what each layer read, mask (B, L) -> (B, C, *grid)."""
-        h = self.enter(self.norm(x).flatten(2).transpose(1, 2))  # (B, N, C): a view where x is channels-last
+        h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (B, N, C): a view where x is channels-last
         for layer, reading in zip(self.layers, readings):
             h = layer(h, reading, mask)
-        return x + self.leave(h).transpose(1, 2).reshape(x.shape)
+        return x + self.proj_out(h).transpose(1, 2).reshape(x.shape)

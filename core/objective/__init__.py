@@ -1,13 +1,14 @@
 """Objectives: which noise levels are visited, how their errors are weighted, and the loss made of them."""
 
+from core.objective.coupling import Coupling, Offset, independent_coupling, optimal_transport
 from core.objective.density import (
     Density,
     LogitNormal,
     LogNormal,
     Mode,
-    Places,
+    Quantiles,
+    Truncated,
     UniformLogSNR,
-    Within,
     cosmap,
     independent,
     indices,
@@ -16,7 +17,6 @@ from core.objective.density import (
     uniform,
 )
 from core.objective.loss import Losses, Objective, Uncertainty, average
-from core.objective.pairing import Offset, Pairing, as_drawn, optimal_transport
 from core.objective.weight import (
     P2,
     EDMWeight,
@@ -26,13 +26,14 @@ from core.objective.weight import (
     epsilon,
     flow,
     output_weight,
-    truncated,
+    truncated_snr,
     unit,
     velocity,
 )
 
 __all__ = [
     "P2",
+    "Coupling",
     "Density",
     "EDMWeight",
     "LogNormal",
@@ -42,25 +43,24 @@ __all__ = [
     "Mode",
     "Objective",
     "Offset",
-    "Pairing",
-    "Places",
+    "Quantiles",
     "Sigmoid",
+    "Truncated",
     "Uncertainty",
     "UniformLogSNR",
     "Weight",
-    "Within",
-    "as_drawn",
     "average",
     "cosmap",
     "epsilon",
     "flow",
     "independent",
+    "independent_coupling",
     "indices",
     "optimal_transport",
     "output_weight",
     "per_log_snr",
     "stratified",
-    "truncated",
+    "truncated_snr",
     "uniform",
     "unit",
     "velocity",

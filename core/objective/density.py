@@ -13,28 +13,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.schedule import Discrete, Schedule, log_snr
 
 Density = Callable[[Schedule, Tensor], Tensor]  # schedule, u (B,) in [0, 1) float64 -> t (B,)
-Places = Callable[[Draw], Tensor]  # a batch -> u (B,)
+Quantiles = Callable[[TrainingRNG], Tensor]  # a batch -> u (B,)
 
 _EDGE = 1e-9  # an unbounded density never sees u = 0 or 1, where its quantile is infinite
 
 
-def independent(draw: Draw) -> Tensor:
+def independent(rng: TrainingRNG) -> Tensor:
     """Places drawn independently."""
-    return draw.uniform(Stream.TIME)
+    return rng.uniform(Stream.TIME)
 
 
-def stratified(draw: Draw) -> Tensor:
+def stratified(rng: TrainingRNG) -> Tensor:
     """Places of low discrepancy over the global batch: less variance in every step (2107.00630, appendix I.1)."""
-    return draw.even(Stream.TIME)
+    return rng.low_discrepancy(Stream.TIME)
 
 
 def uniform(schedule: Schedule, u: Tensor) -> Tensor:
     """Uniform over [cleanest, noisiest]."""
-    return _placed(schedule, u)
+    return _time_at(schedule, u)
 
 
 def indices(schedule: Schedule, u: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ def indices(schedule: Schedule, u: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Within:
-    """Another density between two of its quantiles: ``Within(indices, 0, 0.2)`` is a table's cleanest fifth."""
+class Truncated:
+    """Another density between two of its quantiles: ``Truncated(indices, 0, 0.2)`` is a table's cleanest fifth."""
 
     density: Density
     low: float
@@ -79,7 +79,7 @@ class LogitNormal:
     deviation: float = 1.0
 
     def __call__(self, schedule: Schedule, u: Tensor) -> Tensor:
-        return _placed(schedule, (self.mean + self.deviation * _normal_quantile(u)).sigmoid())
+        return _time_at(schedule, (self.mean + self.deviation * _normal_quantile(u)).sigmoid())
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ class Mode:
 
     def __call__(self, schedule: Schedule, u: Tensor) -> Tensor:
         # The paper's quantile falls with u; here u grows with noise, so 1 - u stands in its place.
-        return _placed(schedule, u - self.scale * ((u * (math.pi / 2)).sin() ** 2 - u))
+        return _time_at(schedule, u - self.scale * ((u * (math.pi / 2)).sin() ** 2 - u))
 
 
 def cosmap(schedule: Schedule, u: Tensor) -> Tensor:
     """The density of the straight path that gives the cosine schedule's log-SNR (2403.03206, equation 21)."""
-    return _placed(schedule, 1 - 1 / ((u * (math.pi / 2)).tan() + 1))
+    return _time_at(schedule, 1 - 1 / ((u * (math.pi / 2)).tan() + 1))
 
 
 @dataclass(frozen=True)
@@ -123,16 +123,16 @@ class UniformLogSNR:
 def per_log_snr(density: Density, schedule: Schedule, u: Tensor) -> Tensor:
     """The probability density over log-SNR at places u (B,). Raises ValueError where it is a sum of points."""
     with torch.enable_grad():
-        places = u.detach().requires_grad_()
-        value = log_snr(schedule, density(schedule, places))
-        (slope,) = torch.autograd.grad(value.sum(), places)
+        quantiles = u.detach().requires_grad_()
+        value = log_snr(schedule, density(schedule, quantiles))
+        (slope,) = torch.autograd.grad(value.sum(), quantiles)
     if bool((slope == 0).any()):
         raise ValueError("a density over whole indices has no density over log-SNR: use the uniform density")
     return 1 / slope.abs()
 
 
-def _placed(schedule: Schedule, place: Tensor) -> Tensor:
-    return schedule.cleanest + (schedule.noisiest - schedule.cleanest) * place
+def _time_at(schedule: Schedule, quantile: Tensor) -> Tensor:
+    return schedule.cleanest + (schedule.noisiest - schedule.cleanest) * quantile
 
 
 def _normal_quantile(u: Tensor) -> Tensor:

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.denoiser import Denoiser, spread
 from core.objective.bound import variational_bound
-from core.objective.density import Density, Places, per_log_snr, stratified, uniform
-from core.objective.pairing import Pairing, as_drawn
+from core.objective.coupling import Coupling, independent_coupling
+from core.objective.density import Density, Quantiles, per_log_snr, stratified, uniform
 from core.objective.weight import Weight, output_weight, unit
 from core.prediction import LearnedRange
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.schedule import Discrete, log_snr
 
-Term = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # x0 as estimated, x0, valid -> (B,), already weighted
+AuxiliaryLoss = Callable[
+    [Tensor, Tensor, Tensor | None], Tensor
+]  # x0 as estimated, x0, valid -> (B,), already weighted
 
 
 class Losses(NamedTuple):
@@ -78,12 +80,12 @@ class Objective(nn.Module):
         weight: Weight = unit,
         *,
         drop: float = 0.0,
-        places: Places = stratified,
-        pairing: Pairing = as_drawn,
+        quantiles: Quantiles = stratified,
+        coupling: Coupling = independent_coupling,
         uncertainty: Uncertainty | None = None,
         bound: float = 0.0,
-        integrand: bool = False,
-        beside: Term | None = None,
+        importance_weighted: bool = False,
+        auxiliary_loss: AuxiliaryLoss | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= drop <= 1:
@@ -91,35 +93,37 @@ class Objective(nn.Module):
         self.times = times
         self.weight = weight
         self.drop = drop
-        self.places = places
-        self.pairing = pairing
+        self.quantiles = quantiles
+        self.coupling = coupling
         self.uncertainty = uncertainty
         self.bound = bound
-        self.integrand = integrand
-        self.beside = beside
+        self.importance_weighted = importance_weighted
+        self.auxiliary_loss = auxiliary_loss
 
-    def keep(self, draw: Draw) -> Tensor:
+    def keep(self, rng: TrainingRNG) -> Tensor:
         """Which samples keep their condition: (B,) bool."""
-        return draw.uniform(Stream.DROP) >= self.drop
+        return rng.uniform(Stream.DROP) >= self.drop
 
-    def forward(self, denoiser: Denoiser, x: Tensor, cond: Cond, draw: Draw, places: Tensor | None = None) -> Losses:
-        """The loss of what is diffused, x (B, ...); ``places`` (B,) in [0, 1) fixes the noise levels.
+    def forward(
+        self, denoiser: Denoiser, x: Tensor, cond: Cond, rng: TrainingRNG, quantiles: Tensor | None = None
+    ) -> Losses:
+        """The loss of what is diffused, x (B, ...); ``quantiles`` (B,) in [0, 1) fixes the noise levels.
 
         The error of a sample is its mean over the elements that exist (``cond.valid``).
         """
-        places = self.places(draw) if places is None else places
-        t = self.times(denoiser.schedule, places)
+        quantiles = self.quantiles(rng) if quantiles is None else quantiles
+        t = self.times(denoiser.schedule, quantiles)
         alpha, sigma = denoiser.schedule(t)
-        noise = self.pairing(x, draw.normal(x, Stream.NOISE))
+        noise = self.coupling(x, rng.normal(x, Stream.NOISE))
         a, s = spread(alpha, x), spread(sigma, x)
         x_t = a * x + s * noise
         output = denoiser.output(x_t, t, cond)
         prediction = denoiser.prediction
-        said = prediction.split(output)[0] if isinstance(prediction, LearnedRange) else output
-        error = average((said - prediction.target(x, noise, a, s)) ** 2, cond.valid)
+        predicted = prediction.split(output)[0] if isinstance(prediction, LearnedRange) else output
+        error = average((predicted - prediction.target(x, noise, a, s)) ** 2, cond.valid)
         weight = output_weight(self.weight, prediction, alpha, sigma)
-        if self.integrand:
-            weight = weight / per_log_snr(self.times, denoiser.schedule, places)
+        if self.importance_weighted:
+            weight = weight / per_log_snr(self.times, denoiser.schedule, quantiles)
         each = error * weight.to(error)
         total = each
         if self.uncertainty is not None:
@@ -127,14 +131,14 @@ class Objective(nn.Module):
             total = each / expected.exp() + expected
         if self.bound:
             total = total + self.bound * self._bound(denoiser, x, x_t, t, output)
-        if self.beside is not None:
-            total = total + self.beside(denoiser.read(x_t, t, output).clean, x, cond.valid)
+        if self.auxiliary_loss is not None:
+            total = total + self.auxiliary_loss(denoiser.from_output(x_t, t, output).clean, x, cond.valid)
         return Losses(total.mean(), each.detach(), t)
 
     def _bound(self, denoiser: Denoiser, x: Tensor, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
         if not isinstance(denoiser.schedule, Discrete):
             raise ValueError("the variational bound is a sum over the steps of a Discrete schedule")
-        return variational_bound(denoiser.schedule, x, x_t, t, denoiser.read(x_t, t, output))
+        return variational_bound(denoiser.schedule, x, x_t, t, denoiser.from_output(x_t, t, output))
 
 
 def average(error: Tensor, valid: Tensor | None) -> Tensor:

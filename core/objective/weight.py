@@ -42,7 +42,7 @@ def flow(log_snr: Tensor) -> Tensor:
     return ((log_snr / 2).exp() + 1) ** 2
 
 
-def truncated(log_snr: Tensor) -> Tensor:
+def truncated_snr(log_snr: Tensor) -> Tensor:
     """max(SNR, 1), of progressive distillation (2202.00512, section 4)."""
     return log_snr.exp().clamp(min=1)
 

@@ -1,7 +1,7 @@
 """Ancestral samplers: a solver's step to a cleaner level than asked for, then fresh noise up to it.
 
 k-diffusion's form on alpha = 1, rectified flow's form and the variance-preserving one are the same renoising update
-(core/sample/renoise.py) and differ in the rule that says how much noise is kept: ``posterior`` is k-diffusion's
+(core/sample/renoise.py) and differ in the rule that says how much noise is kept: ``ddim_rule`` is k-diffusion's
 sigma_down and sigma_up, ``straight`` is that of flow models.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.heun import is_far
-from core.sample.renoise import KeepRule, posterior, split
+from core.sample.renoise import KeepRule, ddim_rule, split
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
 
 
@@ -25,7 +25,7 @@ def euler_ancestral(
     *,
     eta: float = 1.0,
     s_noise: float = 1.0,
-    rule: KeepRule = posterior,
+    rule: KeepRule = ddim_rule,
 ) -> Iterator[Step]:
     """Euler's step with renoising; ``s_noise`` scales the fresh noise. One evaluation a step."""
     path = levels(denoise.schedule, times)
@@ -46,7 +46,7 @@ def dpm2_ancestral(
     *,
     eta: float = 1.0,
     s_noise: float = 1.0,
-    rule: KeepRule = posterior,
+    rule: KeepRule = ddim_rule,
 ) -> Iterator[Step]:
     """DPM2, the midpoint rule in sigma / alpha, with renoising. Two evaluations a step, see ``_two_stage``."""
     return _two_stage(denoise, x, times, noise, _midpoint, eta, s_noise, rule)
@@ -60,7 +60,7 @@ def dpmpp_2s_ancestral(
     *,
     eta: float = 1.0,
     s_noise: float = 1.0,
-    rule: KeepRule = posterior,
+    rule: KeepRule = ddim_rule,
 ) -> Iterator[Step]:
     """DPM-Solver++(2S) (2211.01095, algorithm 1) with renoising. Two evaluations a step, see ``_two_stage``."""
     return _two_stage(denoise, x, times, noise, _exponential_midpoint, eta, s_noise, rule)

@@ -10,7 +10,7 @@ from core.sample.heun import dpm2, heun
 from core.sample.info import SamplerInfo
 from core.sample.solvers.adams import deis, lms
 from core.sample.solvers.dpm import dpmpp_2s, dpmpp_3m, dpmpp_3s
-from core.sample.solvers.exponential import exponential, third_order
+from core.sample.solvers.exponential import exponential_multistep, third_order
 from core.sample.solvers.plms import plms, pndm
 from core.sample.solvers.rungekutta import adaptive, at_tolerance, rk4
 from core.sample.solvers.unipc import bh1, unipc
@@ -28,10 +28,10 @@ DETERMINISTIC: dict[str, SamplerInfo] = {
     "dpmpp_3s": SamplerInfo(dpmpp_3s, order=3, evaluations=3),
     "dpmpp_2m": SamplerInfo(dpmpp_2m, order=2, evaluations=1),
     "dpmpp_3m": SamplerInfo(dpmpp_3m, order=2, evaluations=1),
-    "dpmpp_3m_exact": SamplerInfo(exponential, order=3, evaluations=1, start=1),
-    "res_2m": SamplerInfo(partial(exponential, order=2), order=2, evaluations=1),
-    "res_3m": SamplerInfo(exponential, order=3, evaluations=1, start=1),
-    "res_4m": SamplerInfo(partial(exponential, order=4, start=third_order), order=4, evaluations=1, start=4),
+    "dpmpp_3m_exact": SamplerInfo(exponential_multistep, order=3, evaluations=1, start=1),
+    "res_2m": SamplerInfo(partial(exponential_multistep, order=2), order=2, evaluations=1),
+    "res_3m": SamplerInfo(exponential_multistep, order=3, evaluations=1, start=1),
+    "res_4m": SamplerInfo(partial(exponential_multistep, order=4, start=third_order), order=4, evaluations=1, start=4),
     "unip": SamplerInfo(partial(unipc, correct=False), order=2, evaluations=1),
     "unipc": SamplerInfo(unipc, order=3, evaluations=1),
     "unipc_bh1": SamplerInfo(partial(unipc, size=bh1), order=3, evaluations=1),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.step import Level, NoiseSource, Step, toward
-from core.sample.walk import Seen, multistep
+from core.sample.walk import Evaluation, multistep
 
 
 def dpmpp_2m(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
@@ -19,11 +19,11 @@ def dpmpp_2m(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> It
     return multistep(denoise, x, times, two_points, order=2)
 
 
-def two_points(past: Sequence[Seen], there: Level) -> Tensor:
+def two_points(history: Sequence[Evaluation], there: Level) -> Tensor:
     """The step with x0 linear through its start and what was seen before."""
-    here = past[0]
-    if len(past) == 1:
+    here = history[0]
+    if len(history) == 1:
         return toward(here.x, here.clean, here.level, there)
     step = there.half_log_snr - here.level.half_log_snr
-    slope = (here.clean - past[1].clean) / (here.level.half_log_snr - past[1].level.half_log_snr)
+    slope = (here.clean - history[1].clean) / (here.level.half_log_snr - history[1].level.half_log_snr)
     return toward(here.x, here.clean + step / 2 * slope, here.level, there)

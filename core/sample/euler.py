@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.step import Level, NoiseSource, Step, toward
-from core.sample.walk import Seen, one_step
+from core.sample.walk import Evaluation, one_step
 
 
 def euler(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
@@ -20,5 +20,5 @@ def euler(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Itera
     return one_step(denoise, x, times, _constant)
 
 
-def _constant(denoise: Bound, seen: Seen, there: Level) -> Tensor:
-    return toward(seen.x, seen.clean, seen.level, there)
+def _constant(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
+    return toward(current.x, current.clean, current.level, there)

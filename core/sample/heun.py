@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.step import Level, NoiseSource, Step, level_at, toward
-from core.sample.walk import OneStep, Seen, look, one_step
+from core.sample.walk import Evaluation, OneStep, evaluate, one_step
 
 
 def heun(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
@@ -41,26 +41,28 @@ def unless_far(method: OneStep) -> OneStep:
     error / r, and the step follows it over more than 10 r; so far out x0 is the better thing to hold on to.
     """
 
-    def step(denoise: Bound, seen: Seen, there: Level) -> Tensor:
-        if is_far(seen.level, there):
-            return toward(seen.x, seen.clean, seen.level, there)
-        return method(denoise, seen, there)
+    def step(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
+        if is_far(current.level, there):
+            return toward(current.x, current.clean, current.level, there)
+        return method(denoise, current, there)
 
     return step
 
 
-def turn(euler: Tensor, here: Level, there: Level, change: Tensor) -> Tensor:
+def slope_correction(euler: Tensor, here: Level, there: Level, change: Tensor) -> Tensor:
     """The end of an Euler step had its slope been different by ``change``."""
     return euler + there.alpha * (there.ratio - here.ratio) * change
 
 
-def both_ends(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+def both_ends(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
     """A step along the mean of the slopes at its start and at the end of an Euler step."""
-    x = toward(seen.x, seen.clean, seen.level, there)
-    return turn(x, seen.level, there, (look(denoise, x, there).noise - seen.noise) / 2)
+    x = toward(current.x, current.clean, current.level, there)
+    return slope_correction(x, current.level, there, (evaluate(denoise, x, there).noise - current.noise) / 2)
 
 
-def _middle(denoise: Bound, seen: Seen, there: Level) -> Tensor:
-    middle = level_at(denoise.schedule, (seen.level.half_log_snr + there.half_log_snr) / 2)
-    halfway = look(denoise, toward(seen.x, seen.clean, seen.level, middle), middle)
-    return turn(toward(seen.x, seen.clean, seen.level, there), seen.level, there, halfway.noise - seen.noise)
+def _middle(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
+    middle = level_at(denoise.schedule, (current.level.half_log_snr + there.half_log_snr) / 2)
+    halfway = evaluate(denoise, toward(current.x, current.clean, current.level, middle), middle)
+    return slope_correction(
+        toward(current.x, current.clean, current.level, there), current.level, there, halfway.noise - current.noise
+    )

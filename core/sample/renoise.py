@@ -26,17 +26,17 @@ def shrink(here: Level, there: Level) -> float:
     return there.sigma * here.alpha / (there.alpha * here.sigma)
 
 
-def posterior(here: Level, there: Level, eta: float) -> float:
+def ddim_rule(here: Level, there: Level, eta: float) -> float:
     """DDIM's rule (2010.02502, equation 16): the fresh variance is eta^2 times that of q(x_t | x_s, x0)."""
     return math.sqrt(max(0.0, 1 - eta**2 + (eta * shrink(here, there)) ** 2))
 
 
-def exponential(here: Level, there: Level, eta: float) -> float:
+def exponential_rule(here: Level, there: Level, eta: float) -> float:
     """DPM-Solver++'s rule (2211.01095): the noise decays by exp(-eta h) over a step h of log(alpha / sigma)."""
     return shrink(here, there) ** eta
 
 
-def straight(here: Level, there: Level, eta: float) -> float:
+def flow_rule(here: Level, there: Level, eta: float) -> float:
     """Rectified flow's ancestral rule: step down to sigma (1 + eta (sigma / sigma_here - 1)), and noise back up.
 
     sigma is read on the straight path, sigma / (alpha + sigma), so that the rule is defined on every path.

@@ -21,7 +21,7 @@ from core.schedule import Schedule
 
 
 class NoiseSource(Protocol):
-    """Where a stochastic sampler takes its noise from; ``core.random.Noise`` is the one in use."""
+    """Where a stochastic sampler takes its noise from; ``core.random.SamplingRNG`` is the one in use."""
 
     def normal(self, like: Tensor, step: int, part: int = 0) -> Tensor:
         """Unit noise shaped like ``like``, for a step of the sampler."""
@@ -67,7 +67,7 @@ class Level:
         return math.inf if self.alpha == 0 else self.sigma / self.alpha
 
     @property
-    def place(self) -> float:
+    def brownian_time(self) -> float:
         """The level as a place in [0, 1] on a Brownian path: 0 clean, 1 pure noise."""
         return math.atan2(self.sigma, self.alpha) * (2 / math.pi)
 

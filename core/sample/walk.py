@@ -20,7 +20,7 @@ from core.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Seen:
+class Evaluation:
     """What a sampler knows of a level it has visited."""
 
     level: Level
@@ -33,8 +33,8 @@ class Seen:
         return (self.x - self.level.alpha * self.clean) / self.level.sigma
 
 
-OneStep = Callable[[Bound, Seen, Level], Tensor]  # denoise, where we are, where to -> x there
-Multistep = Callable[[Sequence[Seen], Level], Tensor]  # what was seen, newest first, where to -> x there
+OneStep = Callable[[Bound, Evaluation, Level], Tensor]  # denoise, where we are, where to -> x there
+Multistep = Callable[[Sequence[Evaluation], Level], Tensor]  # what was seen, newest first, where to -> x there
 
 
 def is_inner(here: Level, there: Level) -> bool:
@@ -47,25 +47,25 @@ def level_of(schedule: Schedule, t: Tensor) -> Level:
     return levels(schedule, torch.stack([t, t]))[0]
 
 
-def look(denoise: Bound, x: Tensor, level: Level) -> Seen:
+def evaluate(denoise: Bound, x: Tensor, level: Level) -> Evaluation:
     """Ask the denoiser once."""
-    return Seen(level, x, denoise(x, level.t))
+    return Evaluation(level, x, denoise(x, level.t))
 
 
-def remember(past: Sequence[Seen], seen: Seen, size: int) -> list[Seen]:
+def extend_history(history: Sequence[Evaluation], current: Evaluation, size: int) -> list[Evaluation]:
     """Put the newest in front; the same level seen again replaces the older, and pure noise has no finite log-SNR."""
-    if seen.level.alpha == 0:
+    if current.level.alpha == 0:
         return []
-    kept = [old for old in past if old.level.ratio > seen.level.ratio]
-    return [seen, *kept][:size]
+    kept = [old for old in history if old.level.ratio > current.level.ratio]
+    return [current, *kept][:size]
 
 
 def one_step(denoise: Bound, x: Tensor, times: Tensor, method: OneStep) -> Iterator[Step]:
     """Walk with a method that looks at the present only."""
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
-        seen = look(denoise, x, here)
-        x = method(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
-        yield Step(index, there.t, x, seen.clean)
+        current = evaluate(denoise, x, here)
+        x = method(denoise, current, there) if is_inner(here, there) else toward(x, current.clean, here, there)
+        yield Step(index, there.t, x, current.clean)
 
 
 def multistep(
@@ -85,14 +85,14 @@ def multistep(
     """
     if not 1 <= order <= 4:
         raise ValueError(f"a multistep sampler has order 1, 2, 3 or 4, not {order}")
-    past: list[Seen] = []
+    history: list[Evaluation] = []
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
-        seen = look(denoise, x, here)
-        past = remember(past, seen, order)
+        current = evaluate(denoise, x, here)
+        history = extend_history(history, current, order)
         if not defined(here, there):
-            x = toward(x, seen.clean, here, there)
-        elif start is not None and len(past) < order - 1 and is_inner(here, there):
-            x = start(denoise, seen, there)
+            x = toward(x, current.clean, here, there)
+        elif start is not None and len(history) < order - 1 and is_inner(here, there):
+            x = start(denoise, current, there)
         else:
-            x = method(past, there)
-        yield Step(index, there.t, x, seen.clean)
+            x = method(history, there)
+        yield Step(index, there.t, x, current.clean)

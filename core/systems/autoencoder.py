@@ -16,7 +16,7 @@ from core.autoencoder import KLAutoencoder, VQAutoencoder
 from core.autoencoder.adversary import PatchDiscriminator, balance, hinge
 from core.autoencoder.perceptual import Perceptual
 from core.objective import Losses
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.systems.system import System
 
 
@@ -25,7 +25,7 @@ class Weights:
     """What each term counts.
 
     absolute, squared: of the error, per value; kl: of the divergence in nats of a sample, spread over its values;
-    codebook: of a VQ autoencoder's own loss; adversarial: on top of the balance of gradients, after ``judged_after``
+    codebook: of a VQ autoencoder's own loss; adversarial: on top of the balance of gradients, after ``discriminator_start``
     samples of the run.
     """
 
@@ -35,10 +35,10 @@ class Weights:
     kl: float = 1e-6
     codebook: float = 1.0
     adversarial: float = 0.5
-    judged_after: int = 600_000
+    discriminator_start: int = 600_000
 
 
-class Autoencoding(System):
+class AutoencoderTraining(System):
     """An autoencoder with the terms of its training."""
 
     def __init__(
@@ -54,29 +54,29 @@ class Autoencoding(System):
         self.perceptual = perceptual
         self.discriminator = discriminator
 
-    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
-        """The loss of a batch of data "x" (B, ...); ``places`` asks for the codes' means, as held-out losses do."""
+    def loss(self, batch: Mapping[str, Any], rng: TrainingRNG, quantiles: Tensor | None = None) -> Losses:
+        """The loss of a batch of data "x" (B, ...); ``quantiles`` asks for the codes' means, as held-out losses do."""
         last = self.autoencoder.decoder.conv_out.weight
         x = batch["x"].to(last.device)
-        out, regular = self.reconstruct(x, None if places is not None else draw)
+        out, regular = self.reconstruct(x, None if quantiles is not None else rng)
         weights = self.weights
         each = weights.absolute * (out - x).abs().flatten(1).mean(1)
         each = each + weights.squared * (out - x).square().flatten(1).mean(1)
         if self.perceptual is not None:
             each = each + weights.perceptual * self.perceptual(out, x)
         total = each.mean() + regular
-        if self.discriminator is not None and places is None and draw.positions[0] >= weights.judged_after:
+        if self.discriminator is not None and quantiles is None and rng.positions[0] >= weights.discriminator_start:
             fooled = -self.discriminator.frozen(out).mean()
             total = total + weights.adversarial * balance(each.mean(), fooled, last) * fooled
             total = total + hinge(self.discriminator(x), self.discriminator(out.detach()))
-        time = torch.zeros(len(x), dtype=torch.float64) if places is None else places
+        time = torch.zeros(len(x), dtype=torch.float64) if quantiles is None else quantiles
         return Losses(total, each.detach(), time)
 
-    def reconstruct(self, x: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, x: Tensor, rng: TrainingRNG | None) -> tuple[Tensor, Tensor]:
         """Data through a code drawn from its posterior, or its mean without a draw; and what regularises the code."""
         if isinstance(self.autoencoder, VQAutoencoder):
             out, found = self.autoencoder(x)
             return out, self.weights.codebook * found.loss
         posterior = self.autoencoder.encode(x)
-        code = posterior.mean if draw is None else posterior.sample(draw.normal(posterior.mean, Stream.CODEC))
+        code = posterior.mean if rng is None else posterior.sample(rng.normal(posterior.mean, Stream.CODEC))
         return self.autoencoder.decode(code), self.weights.kl * posterior.kl().mean() / x[0].numel()

@@ -80,8 +80,8 @@ def _multiply(layer: nn.Linear, x: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return F.linear(x, layer.weight, layer.bias)
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, K, 1, rows), channels last in memory
-    said = F.conv2d(rows, layer.weight[:, :, None, None], layer.bias)
-    return said.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+    product = F.conv2d(rows, layer.weight[:, :, None, None], layer.bias)
+    return product.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 @functools.cache

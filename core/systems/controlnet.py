@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from core.condition.control import ControlPicture
 from core.denoiser import Denoiser
-from core.nn.controlnet import HINT_WIDTHS, Controlled, ControlNet
+from core.nn.controlnet import HINT_WIDTHS, ControlledUNet, ControlNet
 from core.nn.text_unet import TextUNet
 from core.systems.diffusion import Diffusion
 from core.systems.lora import save_only
@@ -18,7 +18,7 @@ from core.systems.lora import save_only
 OWN = "denoiser.net.controls."  # how the names of what is saved begin
 
 
-class WithControl(Diffusion):
+class ControlNetDiffusion(Diffusion):
     """A model and a ControlNet of its U-Net, which changes nothing while it is new."""
 
     def __init__(self, base: Diffusion, channels: int = 3, hint_widths: Sequence[int] = HINT_WIDTHS) -> None:
@@ -33,14 +33,14 @@ class WithControl(Diffusion):
                 f"a ControlNet is of a U-Net that reads text, and this model has a {type(old.net).__name__}"
             )
         control = ControlNet.of(old.net, channels, hint_widths).requires_grad_(True)
-        net = Controlled(old.net, [control], [1.0])
+        net = ControlledUNet(old.net, [control], [1.0])
         denoiser = Denoiser(net, old.schedule, old.prediction, old.clock)
         super().__init__(denoiser, ControlPicture(base.conditioner, channels), base.codec, base.objective)
         self.control = control
         save_only(self, OWN)
 
 
-def led(base: Diffusion, control: ControlNet, scale: float = 1.0) -> Diffusion:
+def with_controlnet(base: Diffusion, control: ControlNet, scale: float = 1.0) -> Diffusion:
     """A model led by a trained ControlNet, for sampling; it shares the model's network, which stays as it is.
 
     Raises ValueError for a ControlNet of another network.
@@ -51,7 +51,7 @@ def led(base: Diffusion, control: ControlNet, scale: float = 1.0) -> Diffusion:
     own, other = old.net.plan, control.plan
     if old.net.skips != control.skips or (own.text_width, own.vector_width) != (other.text_width, other.vector_width):
         raise ValueError("this ControlNet is of another network than the model's: take one made for the same base")
-    net = Controlled(old.net, [control.to(old.net.conv_in.weight)], [scale])
+    net = ControlledUNet(old.net, [control.to(old.net.conv_in.weight)], [scale])
     denoiser = Denoiser(net, old.schedule, old.prediction, old.clock)
     return Diffusion(denoiser, ControlPicture(base.conditioner, control.channels), base.codec, base.objective)
 

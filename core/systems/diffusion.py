@@ -12,15 +12,15 @@ from torch import Tensor
 from core.codec import Codec
 from core.cond import Cond
 from core.condition import Conditioner
-from core.denoiser import Bindable, Denoiser
+from core.denoiser import Denoiser, DenoiserLike
 from core.grid import Grid
 from core.guidance import Guided
 from core.objective import Losses, Objective
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.sample.step import Sampler, Step
 from core.systems.system import System
 
-Guide = Callable[[Bindable, Cond, float], Bindable]  # denoiser, null condition, scale -> the guided denoiser
+Guide = Callable[[DenoiserLike, Cond, float], DenoiserLike]  # denoiser, null condition, scale -> the guided denoiser
 
 
 class Diffusion(System):
@@ -45,25 +45,25 @@ class Diffusion(System):
         """A tensor of the device and precision in which the model works."""
         return next(iter(self.denoiser.parameters()), torch.zeros(()))
 
-    def loss(self, batch: Mapping[str, Any], draw: Draw, places: Tensor | None = None) -> Losses:
+    def loss(self, batch: Mapping[str, Any], rng: TrainingRNG, quantiles: Tensor | None = None) -> Losses:
         """The loss of a batch ("x" (B, ...) and its conditions), a function of the weights, the batch and the draw.
 
-        ``places`` (B,) in [0, 1) fixes the noise levels, as held-out losses do. A batch whose data were described
-        beforehand (see ``Codec``) holds the description under "described" in place of "x".
+        ``quantiles`` (B,) in [0, 1) fixes the noise levels, as held-out losses do. A batch whose data were described
+        beforehand (see ``Codec``) holds the description under "moments" in place of "x".
         """
         device = self.like.device
         with torch.no_grad():
-            if "described" in batch:
-                x = self.codec.pick(batch["described"].to(device, non_blocking=True), draw)
+            if "moments" in batch:
+                x = self.codec.sample(batch["moments"].to(device, non_blocking=True), rng)
             else:
-                x = self.codec.encode(batch["x"].to(device, non_blocking=True), draw)
+                x = self.codec.encode(batch["x"].to(device, non_blocking=True), rng)
         cond = self.conditioner(batch).to(x.device)
         if self.objective.drop > 0:
-            keep = self.objective.keep(draw).to(x.device)
+            keep = self.objective.keep(rng).to(x.device)
             cond = cond.where(keep, self.conditioner.null(len(x)).to(x.device))
-        return self.objective(self.denoiser, x, cond, draw, places)
+        return self.objective(self.denoiser, x, cond, rng, quantiles)
 
-    def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
+    def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> DenoiserLike:
         """The denoiser under guidance, away from ``avoid`` or else from the null; plain guidance by 1 is itself.
 
         ``avoid`` holds conditions as ``asked`` of ``sample`` does: negative prompts, one or one a sample. Raises
@@ -79,7 +79,7 @@ class Diffusion(System):
     @torch.no_grad()
     def sample(
         self,
-        noise: Noise,
+        noise: SamplingRNG,
         shape: Sequence[int],
         asked: Mapping[str, Any],
         *,

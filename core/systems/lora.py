@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from core.nn.lora import ATTENTION, Attached, LoRA
+from core.nn.lora import ATTENTION, AttachedLoRAs, LoRA
 from core.systems.diffusion import Diffusion
 
 OWN = "lora."  # how the names of what is saved begin
 
 
-class Adapted(Diffusion):
+class LoRADiffusion(Diffusion):
     """A model and a LoRA on its network."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Adapted(Diffusion):
         if not isinstance(net, nn.Module):
             raise ValueError("a LoRA is on the layers of a network, and this model has none")
         self.lora = LoRA.of(net, rank, alpha, targets)
-        self.attached = Attached(net, [self.lora])
+        self.attached = AttachedLoRAs(net, [self.lora])
         save_only(self, OWN)
 
     def names_layers(self) -> tuple[str, nn.Module]:

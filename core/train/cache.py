@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.data.dataset import Batch, Dataset
-from core.train.order import arrange
+from core.train.order import example_order
 from core.weights.checkpoint import CheckpointError, write_whole
 
 Encode = Callable[[Batch], Batch]
@@ -79,9 +79,9 @@ class Cached:
     def __len__(self) -> int:
         return len(self.data)
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         """The order of the data below."""
-        return arrange(self.data, seed, positions)
+        return example_order(self.data, seed, positions)
 
     def fingerprint(self, index: int) -> bytes:
         """The hash of what is encoded and of what encodes it."""
@@ -162,10 +162,10 @@ def content_hash(data: Dataset, index: int) -> str:
     return _checksum({name: _packed(value) for name, value in row.items()})
 
 
-def latents(describe: Callable[[Tensor], Tensor]) -> Encode:
-    """Puts what ``codec.describe`` says of "x" in its place, as "described": see ``core.codec.Codec``."""
+def latents(moments: Callable[[Tensor], Tensor]) -> Encode:
+    """Puts what ``codec.describe`` says of "x" in its place, as "moments": see ``core.codec.Codec``."""
     return lambda batch: (
-        {name: value for name, value in batch.items() if name != "x"} | {"described": describe(batch["x"])}
+        {name: value for name, value in batch.items() if name != "x"} | {"moments": moments(batch["x"])}
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from core.weights.checkpoint import write_whole
 
 
-class Record:
+class RunLogger:
     """Writes what happens in a run to ``folder``; on resuming, what came after the resumed step is forgotten."""
 
     def __init__(self, folder: Path, first: int, total: int, tensorboard: bool = True) -> None:

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import Dataset
-from core.random import Draw, Stream, network_seed
+from core.random import Stream, TrainingRNG, network_seed
 from core.recipe import Recipe, Training, draw, told
 from core.systems.diffusion import Diffusion
-from core.train.described import Described
-from core.train.logger import Record
-from core.train.order import Ordered, Shares, stream
+from core.train.logger import RunLogger
+from core.train.order import BatchSharding, OrderedDataset, stream
+from core.train.precomputed import PrecomputedLatents
 from core.train.state import State, gathered, newest, prepare, resume, save
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Run:
 
     folder: Path
     workers: int = 0  # processes that read data ahead
-    log: int = 50
-    save: int = 1000
-    hold_out: int = 1000
-    show: int = 1000
-    shown: int = 64  # samples in a sheet
+    log_every: int = 50
+    save_every: int = 1000
+    validate_every: int = 1000
+    sample_every: int = 1000
+    sample_count: int = 64  # samples in a sheet
     keep: int | None = 2  # checkpoints; None keeps all, as post-hoc averages need
     tensorboard: bool = True
     cpu: bool = False
@@ -71,58 +71,68 @@ def train(recipe: Recipe, run: Run) -> Path:
     # And it finds its peers without a GPU only where it is told that there is none.
     cpu = run.cpu or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=cpu)
-    shares = Shares(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
+    sharding = BatchSharding(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
     data, held_out = recipe.data()
     last = newest(run.folder)
     state = prepare(recipe, accelerator, run.folder if last is None else None)
     if last is not None:
         resume(state, recipe, last)
     if recipe.described:
-        data, held_out = describe(data, state), None if held_out is None else describe(held_out, state)
-    ordered = Ordered(data, training.seed, training.augment)
+        data, held_out = precompute(data, state), None if held_out is None else precompute(held_out, state)
+    ordered = OrderedDataset(data, training.seed, training.augment)
     main = accelerator.is_main_process
-    record = Record(run.folder, state.step, training.steps, run.tensorboard) if main else None
-    teller = Teller(recipe, run, held_out, record)
+    logger = RunLogger(run.folder, state.step, training.steps, run.tensorboard) if main else None
+    monitor = Monitor(recipe, run, held_out, logger)
     with _stop_signals() as stop, _threads(training.threads):
-        for loss in steps(training, state, accelerator, ordered, shares, run.workers):
+        for loss in steps(training, state, accelerator, ordered, sharding, run.workers):
             done = _progress(training, state, accelerator) >= 1
-            teller.tell(state, loss, done)
+            monitor.update(state, loss, done)
             stopped = not done and _agreed(stop.is_set(), state.step, accelerator)
-            if done or stopped or _due(run.save, state.step):
+            if done or stopped or _due(run.save_every, state.step):
                 last = save(state, recipe, run.folder / "checkpoints", run.keep, main)
                 accelerator.wait_for_everyone()
             if stopped:
                 raise StoppedError(f"stopped at step {state.step}; the same command goes on from {last}")
-    if record is not None:
-        record.close()
+    if logger is not None:
+        logger.close()
     if last is None:
         raise ValueError("nothing was trained: the run has no steps")
     return last
 
 
-def describe(data: Dataset, state: State) -> Dataset:
+def precompute(data: Dataset, state: State) -> Dataset:
     """The data as the system's codec describes them."""
     if not isinstance(state.system, Diffusion):
         raise ValueError("only the data of a diffusion model can be described beforehand: it has the codec")
-    return Described(data, state.system.codec, state.skipped.device)
+    return PrecomputedLatents(data, state.system.codec, state.skipped.device)
 
 
 def steps(
-    training: Training, state: State, accelerator: Accelerator, data: Ordered, shares: Shares, workers: int = 0
+    training: Training,
+    state: State,
+    accelerator: Accelerator,
+    data: OrderedDataset,
+    sharding: BatchSharding,
+    workers: int = 0,
 ) -> Iterator[Tensor]:
     """The loop: makes steps until the run is over, and yields the loss () of each, on the device."""
-    batches = stream(data, shares, state.step, workers, pin=accelerator.device.type == "cuda")
+    batches = stream(data, sharding, state.step, workers, pin=accelerator.device.type == "cuda")
     while (progress := _progress(training, state, accelerator)) < 1:
         began = training.clock()
         for group in state.adam.param_groups:
             group["lr"] = training.rate(state.step, progress)
         total = torch.zeros((), device=accelerator.device)
-        for part, (positions, batch) in enumerate(zip(shares.positions(state.step), next(batches))):
-            _seed(accelerator.device, network_seed(training.seed, state.step * shares.parts + part + 1, shares.rank))
-            last = part == shares.parts - 1
+        for part, (positions, batch) in enumerate(zip(sharding.positions(state.step), next(batches))):
+            _seed(
+                accelerator.device, network_seed(training.seed, state.step * sharding.parts + part + 1, sharding.rank)
+            )
+            last = part == sharding.parts - 1
             # Gradients are reduced over processes once a step, with the last part.
             with nullcontext() if last else accelerator.no_sync(state.wrapped), _casting(training, accelerator):
-                loss = state.wrapped(_on(batch, accelerator.device), Draw(training.seed, positions)).mean / shares.parts
+                loss = (
+                    state.wrapped(_on(batch, accelerator.device), TrainingRNG(training.seed, positions)).mean
+                    / sharding.parts
+                )
             accelerator.backward(loss)
             total += loss.detach()
         update(state, accelerator, training.clip)
@@ -149,33 +159,37 @@ def update(state: State, accelerator: Accelerator, clip: float | None) -> None:
     state.ema.update()
 
 
-class Teller:
+class Monitor:
     """What a run says of itself: the loss, the held-out loss by noise level, and sheets of samples."""
 
-    def __init__(self, recipe: Recipe, run: Run, held_out: Dataset | None, record: Record | None) -> None:
+    def __init__(self, recipe: Recipe, run: Run, held_out: Dataset | None, logger: RunLogger | None) -> None:
         """record: None in all processes but the main one."""
         self.recipe = recipe
         self.run = run
         self.held_out = held_out
-        self.record = record
+        self.logger = logger
         self.losses: list[Tensor] = []
         self.since = time.monotonic()
 
-    def tell(self, state: State, loss: Tensor, done: bool) -> None:
+    def update(self, state: State, loss: Tensor, done: bool) -> None:
         """Each in its own rhythm, and all of them at the end."""
         self.losses.append(loss)
-        if done or _due(self.run.log, state.step):
+        if done or _due(self.run.log_every, state.step):
             self._log(state)
-        if self.held_out is not None and self.run.hold_out and (done or _due(self.run.hold_out, state.step)):
+        if (
+            self.held_out is not None
+            and self.run.validate_every
+            and (done or _due(self.run.validate_every, state.step))
+        ):
             bins = held_out_loss(state, self.held_out, self.recipe.training)
-            if self.record is not None:
+            if self.logger is not None:
                 by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
-                self.record.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
-        if self.recipe.show is not None and self.run.show and (done or _due(self.run.show, state.step)):
+                self.logger.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
+        if self.recipe.show is not None and self.run.sample_every and (done or _due(self.run.sample_every, state.step)):
             self._show(state)
 
     def _log(self, state: State) -> None:
-        if self.record is not None:
+        if self.logger is not None:
             mean = float(torch.stack(self.losses).nanmean())
             training = self.recipe.training
             rate = len(self.losses) * training.batch / max(time.monotonic() - self.since, 1e-9)
@@ -186,8 +200,8 @@ class Teller:
                 "samples_per_second": rate,
                 "skipped": int(state.skipped),
             }
-            self.record.write(state.step, event)
-            self.record.progress(state.step, mean, rate)
+            self.logger.write(state.step, event)
+            self.logger.progress(state.step, mean, rate)
         self.losses.clear()
         self.since = time.monotonic()
 
@@ -195,12 +209,12 @@ class Teller:
         recipe, seed = self.recipe, self.recipe.training.seed
         state.system.eval()
         with state.ema.swapped(), gathered(state.system) as system:
-            samples = draw(recipe, system, seed, range(self.run.shown))
+            samples = draw(recipe, system, seed, range(self.run.sample_count))
         state.system.train()
-        if self.record is not None and recipe.show is not None:
+        if self.logger is not None and recipe.show is not None:
             path = self.run.folder / "samples" / f"step-{state.step:08d}{recipe.suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            about = told(recipe.ask(seed, range(self.run.shown)))
+            about = told(recipe.ask(seed, range(self.run.sample_count)))
             recipe.show(path, samples, {"recipe": recipe.name, "step": state.step, "seed": seed, **about})
 
 
@@ -215,12 +229,12 @@ def held_out_loss(state: State, data: Dataset, training: Training, limit: int = 
     with state.ema.swapped():
         for first in range(0, min(limit, len(data)), training.batch):
             rows = range(first, min(first + training.batch, limit, len(data)))
-            fixed = Draw(_HELD_OUT, rows)
-            places = fixed.even(Stream.TIME)
-            each = state.system(_on(data.get(rows), state.skipped.device), fixed, places).each.double().cpu()
-            place = (places * BINS).long()
-            total.index_add_(0, place, each)
-            count.index_add_(0, place, torch.ones_like(each))
+            fixed = TrainingRNG(_HELD_OUT, rows)
+            quantiles = fixed.low_discrepancy(Stream.TIME)
+            each = state.system(_on(data.get(rows), state.skipped.device), fixed, quantiles).each.double().cpu()
+            bin_index = (quantiles * BINS).long()
+            total.index_add_(0, bin_index, each)
+            count.index_add_(0, bin_index, torch.ones_like(each))
     state.system.train()
     means: list[float] = (total / count.clamp(min=1)).tolist()
     return means

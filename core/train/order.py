@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from core.data.dataset import Arranged, Augment, Batch, Dataset, Drawn, check
-from core.random import Draw, permutation
+from core.data.dataset import Augment, Batch, Dataset, HasAugmentation, HasOrder, check
+from core.random import TrainingRNG, permutation
 
 
-def arrange(data: Dataset, seed: int, positions: Sequence[int]) -> list[int]:
+def example_order(data: Dataset, seed: int, positions: Sequence[int]) -> list[int]:
     """Which examples the positions stand for: the data's own order, or else a new permutation for each epoch."""
-    if isinstance(data, Arranged):
-        return data.arrange(seed, positions)
+    if isinstance(data, HasOrder):
+        return data.example_order(seed, positions)
     places = np.asarray(positions, dtype=np.int64)
     epochs = places // len(data)
     found = np.empty_like(places)
@@ -36,7 +36,7 @@ def arrange(data: Dataset, seed: int, positions: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Shares:
+class BatchSharding:
     """Who takes which positions of a step. Raises ValueError unless the batch divides evenly."""
 
     batch: int
@@ -61,7 +61,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Ordered:
+class OrderedDataset:
     """A dataset in its order of the run: ``self[positions]`` is the checked, augmented batch at these positions."""
 
     data: Dataset
@@ -74,13 +74,15 @@ class Ordered:
 
     def indices(self, positions: Sequence[int]) -> list[int]:
         """Which examples the positions stand for."""
-        return arrange(self.data, self.seed, positions)
+        return example_order(self.data, self.seed, positions)
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         rows = self.indices(positions)
-        draw = Draw(self.seed, positions)
-        batch = check(self.data.get_drawn(rows, draw) if isinstance(self.data, Drawn) else self.data.get(rows), rows)
-        return batch if self.augment is None else self.augment(batch, draw)
+        rng = TrainingRNG(self.seed, positions)
+        batch = check(
+            self.data.get_augmented(rows, rng) if isinstance(self.data, HasAugmentation) else self.data.get(rows), rows
+        )
+        return batch if self.augment is None else self.augment(batch, rng)
 
 
 # Two epochs, because a batch can straddle them.
@@ -89,7 +91,9 @@ def _order(seed: int, epoch: int, length: int) -> np.ndarray:
     return permutation(seed, epoch, length)
 
 
-def stream(data: Ordered, shares: Shares, start: int, workers: int = 0, pin: bool = False) -> Iterator[list[Batch]]:
+def stream(
+    data: OrderedDataset, sharding: BatchSharding, start: int, workers: int = 0, pin: bool = False
+) -> Iterator[list[Batch]]:
     """The batches of this process from step ``start`` on, without end: for each step a list of its parts.
 
     ``workers`` processes read ahead; the batches do not depend on their number.
@@ -97,34 +101,34 @@ def stream(data: Ordered, shares: Shares, start: int, workers: int = 0, pin: boo
     if workers == 0:
         step = start
         while True:
-            yield [data[positions] for positions in shares.positions(step)]
+            yield [data[positions] for positions in sharding.positions(step)]
             step += 1
     loader: Any = DataLoader(
-        _MapStyle(data), sampler=_From(shares, start), batch_size=None, num_workers=workers, pin_memory=pin
+        _MapStyle(data), sampler=_PositionsFrom(sharding, start), batch_size=None, num_workers=workers, pin_memory=pin
     )
     batches = iter(loader)
     while True:
-        yield [next(batches) for _ in range(shares.parts)]
+        yield [next(batches) for _ in range(sharding.parts)]
 
 
 @dataclass(frozen=True)
-class _From:
+class _PositionsFrom:
     """Ranges of positions from a step on."""
 
-    shares: Shares
+    sharding: BatchSharding
     start: int
 
     def __iter__(self) -> Iterator[range]:
         step = self.start
         while True:
-            yield from self.shares.positions(step)
+            yield from self.sharding.positions(step)
             step += 1
 
 
 class _MapStyle(torch.utils.data.Dataset[Batch]):
-    """An ``Ordered`` as torch's loader wants it."""
+    """An ``OrderedDataset`` as torch's loader wants it."""
 
-    def __init__(self, data: Ordered) -> None:
+    def __init__(self, data: OrderedDataset) -> None:
         self.data = data
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.info import SamplerInfo
 from core.sample.step import Sampler, run
 from core.schedule import EDM, VE, VP, Discrete, Flow, Schedule, linear_betas
@@ -77,7 +77,7 @@ class Problem:
         denoise, calls = counted(self.mixture.denoiser(schedule))
         times = self.times(schedule, steps)
         first, last = (torch.hypot(*schedule(t)) for t in (times[0], times[-1]))
-        x = run(sampler(denoise, first * self.start, times, Noise(0, range(len(self.start)))))
+        x = run(sampler(denoise, first * self.start, times, SamplingRNG(0, range(len(self.start)))))
         return x / last, len(calls)
 
 

@@ -24,7 +24,7 @@ KINDS = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
 
 
 @dataclass(frozen=True)
-class Beside:
+class LatentConfig:
     """What a folder says of latents besides the network: ``z = (encode(x) - shift) * scale``.
 
     size: of the pictures it was trained on; upcast: whether decoding needs float32; mean and deviation replace shift
@@ -39,14 +39,14 @@ class Beside:
     deviation: tuple[float, ...] | None = None
 
 
-def load_diffusers(folder: Path) -> tuple[KLAutoencoder, Beside]:
+def load_diffusers(folder: Path) -> tuple[KLAutoencoder, LatentConfig]:
     """Read an ``AutoencoderKL`` folder. Raises CheckpointError for what ours cannot express."""
     config, tensors = read_folder(folder, KL)
     with torch.device("meta"):
         net = KLAutoencoder(kl_plan(config, str(folder)))
     fill(net, to_ours(pairs(net), flat(tensors), str(folder)), folder)
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
-    beside = Beside(
+    latents = LatentConfig(
         config.get("scaling_factor", 0.18215),
         config.get("shift_factor") or 0.0,
         config.get("sample_size"),
@@ -54,7 +54,7 @@ def load_diffusers(folder: Path) -> tuple[KLAutoencoder, Beside]:
         None if mean is None else tuple(mean),
         None if deviation is None else tuple(deviation),
     )
-    return net.eval(), beside
+    return net.eval(), latents
 
 
 def kl_plan(config: Mapping[str, Any], what: str) -> Plan:
@@ -65,22 +65,22 @@ def kl_plan(config: Mapping[str, Any], what: str) -> Plan:
     return plan
 
 
-def save_diffusers(folder: Path, net: KLAutoencoder, beside: Beside = Beside()) -> None:
+def save_diffusers(folder: Path, net: KLAutoencoder, latents: LatentConfig = LatentConfig()) -> None:
     """Write a folder that diffusers loads. Raises CheckpointError for a network that its class cannot express."""
-    write_folder(folder, KL, kl_config(net, beside), to_theirs(pairs(net), net.state_dict()))
+    write_folder(folder, KL, kl_config(net, latents), to_theirs(pairs(net), net.state_dict()))
 
 
-def kl_config(net: KLAutoencoder, beside: Beside) -> dict[str, Any]:
+def kl_config(net: KLAutoencoder, latents: LatentConfig) -> dict[str, Any]:
     """diffusers' configuration of a network. Raises CheckpointError for one that its class cannot express."""
     return _config(net.plan) | {
         "use_quant_conv": net.plan.quant,
         "use_post_quant_conv": net.plan.quant,
-        "scaling_factor": beside.scale,
-        "shift_factor": beside.shift or None,
-        "sample_size": beside.size or 32,
-        "force_upcast": beside.upcast,
-        "latents_mean": beside.mean,
-        "latents_std": beside.deviation,
+        "scaling_factor": latents.scale,
+        "shift_factor": latents.shift or None,
+        "sample_size": latents.size or 32,
+        "force_upcast": latents.upcast,
+        "latents_mean": latents.mean,
+        "latents_std": latents.deviation,
         "mid_block_add_attention": net.plan.middle_attention,
     }
 
@@ -127,7 +127,7 @@ def pairs(net: KLAutoencoder | VQAutoencoder) -> Iterator[Pair]:
         if f"{ours}.skip.weight" in names:
             yield from both(f"{ours}.skip", f"{theirs}.conv_shortcut")
 
-    for half, way, theirs, sampler in (
+    for half, direction, theirs, sampler in (
         ("encoder", "down", "down_blocks", "downsamplers"),
         ("decoder", "up", "up_blocks", "upsamplers"),
     ):
@@ -142,10 +142,14 @@ def pairs(net: KLAutoencoder | VQAutoencoder) -> Iterator[Pair]:
             yield from both(f"{ours}.qkv", *[f"{place}.to_{letter}" for letter in "qkv"], form=ROWS)
             yield from both(f"{ours}.project", f"{place}.to_out.0")
         for level in range(len(net.plan.widths)):
-            for block in range(net.plan.blocks + (way == "up")):
-                yield from residual(f"{half}.{way}.{level}.blocks.{block}", f"{half}.{theirs}.{level}.resnets.{block}")
+            for block in range(net.plan.blocks + (direction == "up")):
+                yield from residual(
+                    f"{half}.{direction}.{level}.blocks.{block}", f"{half}.{theirs}.{level}.resnets.{block}"
+                )
             if level < len(net.plan.widths) - 1:
-                yield from both(f"{half}.{way}.{level}.resample.conv", f"{half}.{theirs}.{level}.{sampler}.0.conv")
+                yield from both(
+                    f"{half}.{direction}.{level}.resample.conv", f"{half}.{theirs}.{level}.{sampler}.0.conv"
+                )
     if "quant.weight" in names:
         yield from both("quant", "quant_conv")
         yield from both("post_quant", "post_quant_conv")
@@ -163,9 +167,9 @@ def flat(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _plan(config: Mapping[str, Any], what: str, quant: bool, embedded: int | None = None) -> Plan:
     widths = tuple(config["block_out_channels"])
-    for way, kind in KINDS.items():
-        if set(config.get(f"{way}_block_types", [kind])) != {kind}:
-            raise CheckpointError(f"{what} has blocks {config[f'{way}_block_types']}: this layout reads {kind}")
+    for direction, kind in KINDS.items():
+        if set(config.get(f"{direction}_block_types", [kind])) != {kind}:
+            raise CheckpointError(f"{what} has blocks {config[f'{direction}_block_types']}: this layout reads {kind}")
     for key, wanted in (("act_fn", "silu"), ("out_channels", config.get("in_channels", 3))):
         if config.get(key, wanted) != wanted:
             raise CheckpointError(f"{what} has {key} = {config[key]!r}: an autoencoder of this layout has {wanted!r}")

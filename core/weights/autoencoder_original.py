@@ -89,7 +89,7 @@ def pairs(net: KLAutoencoder | VQAutoencoder) -> Iterator[Pair]:
         if f"{ours}.skip.weight" in names:
             yield from both(f"{ours}.skip", f"{theirs}.nin_shortcut")
 
-    for half, way, sampler in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
+    for half, direction, sampler in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
         for part in ("conv_in", "norm_out", "conv_out"):
             yield from both(f"{half}.{part}", f"{half}.{part}")
         yield from residual(f"{half}.middle.first", f"{half}.mid.block_1")
@@ -100,11 +100,11 @@ def pairs(net: KLAutoencoder | VQAutoencoder) -> Iterator[Pair]:
             yield from both(f"{ours}.qkv", *[f"{place}.{letter}" for letter in "qkv"], form=ROWS_1X1)
             yield from both(f"{ours}.project", f"{place}.proj_out", form=ROWS_1X1)
         for level in range(last + 1):
-            place = f"{half}.{way}.{level if way == 'down' else last - level}"
-            for block in range(net.plan.blocks + (way == "up")):
-                yield from residual(f"{half}.{way}.{level}.blocks.{block}", f"{place}.block.{block}")
+            place = f"{half}.{direction}.{level if direction == 'down' else last - level}"
+            for block in range(net.plan.blocks + (direction == "up")):
+                yield from residual(f"{half}.{direction}.{level}.blocks.{block}", f"{place}.block.{block}")
             if level < last:
-                yield from both(f"{half}.{way}.{level}.resample.conv", f"{place}.{sampler}.conv")
+                yield from both(f"{half}.{direction}.{level}.resample.conv", f"{place}.{sampler}.conv")
     if "quant.weight" in names:
         yield from both("quant", "quant_conv")
         yield from both("post_quant", "post_quant_conv")

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 KEY = "langevin"  # the metadata entry that holds everything, as JSON
-FORMAT = 1  # of the checkpoints that are written; those without a number are of format 0
+FORMAT = 2  # of the checkpoints that are written; those without a number are of format 0
 DRAFT = ".draft-"  # how the names of unfinished files begin
 DTYPES = {  # as a file's header calls them
     "F64": torch.float64,
@@ -88,13 +88,13 @@ def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint so that ``path`` holds either all of it or what was there before; see ``write_whole``."""
     data = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    write_whole(path, save(_unshared(data), {KEY: json.dumps({"format": FORMAT, **metadata})}))
+    write_whole(path, save(_without_shared_memory(data), {KEY: json.dumps({"format": FORMAT, **metadata})}))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a plain safetensors file for other programs, whole or not at all; see ``write_whole``."""
     data = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    write_whole(path, save(_unshared(data), dict(metadata)))
+    write_whole(path, save(_without_shared_memory(data), dict(metadata)))
 
 
 def write_streamed(
@@ -158,7 +158,7 @@ def remove_drafts(folder: Path) -> None:
         draft.unlink()
 
 
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The format refuses tensors that share memory (tied weights), so all but the first are copied."""
     seen: set[int] = set()
     apart: dict[str, Tensor] = {}

@@ -33,17 +33,17 @@ from core.weights import text_unet_original as unet_original
 from core.weights import unet as pixels
 from core.weights.checkpoint import CheckpointError, fill
 from core.weights.detect import Found
-from core.weights.flux_original import ATTENTION, PERCEPTRON
+from core.weights.flux_original import ATTENTION, MLP
 from core.weights.layouts import of_domains
 from core.weights.pairs import Pair, to_ours, to_theirs
 
 DIFFUSERS, ORIGINAL = "diffusers", "original"
 Tensors = dict[str, Tensor]
 LATENTS = {  # of each family's autoencoder: scale, shift, the sides of its pictures, whether decoding needs float32
-    "sd": autoencoder.Beside(0.18215, 0.0, 512),
-    "sdxl": autoencoder.Beside(0.13025, 0.0, 1024, upcast=True),
-    "sd3": autoencoder.Beside(1.5305, 0.0609, 1024, upcast=True),
-    "flux": autoencoder.Beside(0.3611, 0.1159, 1024, upcast=True),
+    "sd": autoencoder.LatentConfig(0.18215, 0.0, 512),
+    "sdxl": autoencoder.LatentConfig(0.13025, 0.0, 1024, upcast=True),
+    "sd3": autoencoder.LatentConfig(1.5305, 0.0609, 1024, upcast=True),
+    "flux": autoencoder.LatentConfig(0.3611, 0.1159, 1024, upcast=True),
 }
 
 
@@ -82,14 +82,14 @@ class Rules(NamedTuple):
     config: Callable[[], dict[str, Any]]
 
 
-def convert(source: Source, to: str, beside: autoencoder.Beside | None = None) -> Target:
-    """A source in the layout ``to``; ``beside`` is what an autoencoder's original file does not say of its latents.
+def convert(source: Source, to: str, latents: autoencoder.LatentConfig | None = None) -> Target:
+    """A source in the layout ``to``; ``latents`` is what an autoencoder's original file does not say of its latents.
 
     Raises CheckpointError for tensors that are missing, unknown or misshapen, and for networks of one layout only.
     """
     tensors = _cleaned(source)
     shapes = {name: torch.empty_like(value, device="meta") for name, value in tensors.items()}
-    rules = _rules(source, shapes, beside)
+    rules = _rules(source, shapes, latents)
     own = DIFFUSERS if source.found.layout in (DIFFUSERS, "transformers") else ORIGINAL
     reading = list(rules.diffusers() if own == DIFFUSERS else rules.original())
     writing = list(rules.diffusers() if to == DIFFUSERS else rules.original())
@@ -127,12 +127,12 @@ def _passed(reading: Iterable[Pair], writing: Iterable[Pair], tensors: Tensors) 
 
 def _joined(stream: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """With the two parts of Flux's ``linear1`` as one."""
-    held: Tensors = {}
+    waiting: Tensors = {}
     for name, value in stream:
         if ATTENTION in name:
-            held[name.replace(ATTENTION, PERCEPTRON)] = value
-        elif PERCEPTRON in name:
-            yield name.replace(PERCEPTRON, "linear1"), torch.cat([held.pop(name), value])
+            waiting[name.replace(ATTENTION, MLP)] = value
+        elif MLP in name:
+            yield name.replace(MLP, "linear1"), torch.cat([waiting.pop(name), value])
         else:
             yield name, value
 
@@ -154,11 +154,11 @@ def _cleaned(source: Source) -> Tensors:
     return source.tensors
 
 
-def _rules(source: Source, shapes: Tensors, beside: autoencoder.Beside | None) -> Rules:
+def _rules(source: Source, shapes: Tensors, latents: autoencoder.LatentConfig | None) -> Rules:
     """The rules of a network whose tensors have these shapes, checked against them."""
     makers = {"unet": _unet, "mmdit": _mmdit, "flux": _flux, "clip": _clip, "t5": _t5}
     if source.found.kind in ("vae", "vq"):
-        return _autoencoder(source, shapes, beside or autoencoder.Beside())
+        return _autoencoder(source, shapes, latents or autoencoder.LatentConfig())
     maker = makers.get(source.found.kind)
     return _of_one_layout(source, shapes) if maker is None else maker(source, shapes)
 
@@ -188,14 +188,14 @@ def _unet(source: Source, shapes: Tensors) -> Rules:
     if source.found.layout == DIFFUSERS:
         with torch.device("meta"):
             net = TextUNet(unet.plan_of(_config(source), source.where))
-        unet.beside_of(_config(source), table, net, source.where)
+        unet.extras_of(_config(source), table, net, source.where)
         body = {name: value for name, value in shapes.items() if name != unet.TABLE}
         _check(net, unet.pairs(net), body, source.where)
     else:
         net, _ = unet_original.from_original(shapes, source.where)
-    width, told = net.plan.text_width, net.plan.vector_width is not None
-    size = 128 if told else 96 if width == 1024 else 64
-    upcast = width == 1024 and not told
+    width, has_vector = net.plan.text_width, net.plan.vector_width is not None
+    size = 128 if has_vector else 96 if width == 1024 else 64
+    upcast = width == 1024 and not has_vector
 
     def with_table(pairs: Iterable[Pair], name: str) -> Iterator[Pair]:
         yield from pairs
@@ -207,12 +207,12 @@ def _unet(source: Source, shapes: Tensors) -> Rules:
         lambda: with_table(unet_original.pairs(net), unet_original.TABLE),
         lambda: {
             "_class_name": unet.CLASS,
-            **unet.config_of(net.plan, unet.Beside(table, size, 256 if told else None, upcast)),
+            **unet.config_of(net.plan, unet.UNetExtras(table, size, 256 if has_vector else None, upcast)),
         },
     )
 
 
-def _autoencoder(source: Source, shapes: Tensors, beside: autoencoder.Beside) -> Rules:
+def _autoencoder(source: Source, shapes: Tensors, latents: autoencoder.LatentConfig) -> Rules:
     vq, where = source.found.kind == "vq", source.where
     if source.found.layout == DIFFUSERS:
         net: KLAutoencoder | VQAutoencoder
@@ -228,7 +228,7 @@ def _autoencoder(source: Source, shapes: Tensors, beside: autoencoder.Beside) ->
 
     def config() -> dict[str, Any]:
         if isinstance(net, KLAutoencoder):
-            return {"_class_name": autoencoder.KL, **autoencoder.kl_config(net, beside)}
+            return {"_class_name": autoencoder.KL, **autoencoder.kl_config(net, latents)}
         return {"_class_name": autoencoder.VQ, **autoencoder.vq_config(net)}
 
     return Rules(lambda: autoencoder.pairs(net), lambda: autoencoder_original.pairs(net), config)

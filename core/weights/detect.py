@@ -15,7 +15,7 @@ from torch import Tensor
 from core.weights.layouts import of_domains
 
 TABLE = "scaled-linear table of 1000"
-SAID_BY_SCHEDULER = "not in the file: the folder's scheduler says it"
+IN_SCHEDULER = "not in the file: the folder's scheduler says it"
 SIGNS = (  # kind, layout, a name that only it has
     ("lora", "PEFT", r".*\.lora_[AB](\.\w+)?\.weight"),
     ("lora", "kohya", r".*\.lora_(down|up)\.weight"),
@@ -134,24 +134,24 @@ def _shape(tensors: Mapping[str, Tensor], *names: str) -> tuple[int, ...]:
 def _unet(tensors: Mapping[str, Tensor], layout: str) -> Found:
     channels = _shape(tensors, "conv_in.weight", "input_blocks.0.0.weight")[1]
     width = _shape(tensors, "*attn2.to_k.weight")[1]
-    told = any(name.startswith(("add_embedding.", "label_emb.0.")) for name in tensors)
+    has_vector = any(name.startswith(("add_embedding.", "label_emb.0.")) for name in tensors)
     table = "class_embedding.weight" in tensors or "label_emb.weight" in tensors
     names = {
         (768, False): ("Stable Diffusion 1", "epsilon", "sd"),
-        (1024, False): ("Stable Diffusion 2", f"epsilon or v ({SAID_BY_SCHEDULER})", "sd"),
+        (1024, False): ("Stable Diffusion 2", f"epsilon or v ({IN_SCHEDULER})", "sd"),
         (2048, True): ("SDXL base", "epsilon", "sdxl"),
         (1280, True): ("SDXL refiner", "epsilon", "sdxl"),
         (1280, False): ("latent diffusion, text to image", "epsilon", "sd"),
     }
-    other = f"cross-attention U-Net that reads a text of width {width}", SAID_BY_SCHEDULER, ""
-    model, prediction, family = names.get((width, told), other)
+    other = f"cross-attention U-Net that reads a text of width {width}", IN_SCHEDULER, ""
+    model, prediction, family = names.get((width, has_vector), other)
     if table and channels == 7:
         model, prediction = "Stable Diffusion x4 upscaler", "v"
     variants = {4: "", 9: ", inpainting", 5: ", told a depth map", 8: ", told a picture to edit", 7: ""}
     model += variants.get(channels, f", {channels} channels in")
     if "time_embedding.cond_proj.weight" in tensors:
         model += ", distilled to be told its guidance (LCM)"
-    return Found("unet", layout, model, prediction, TABLE if family else SAID_BY_SCHEDULER, family)
+    return Found("unet", layout, model, prediction, TABLE if family else IN_SCHEDULER, family)
 
 
 def _controlnet(tensors: Mapping[str, Tensor], layout: str) -> Found:
@@ -177,12 +177,12 @@ def _flux(tensors: Mapping[str, Tensor], layout: str) -> Found:
     doubles = {m[1] for name in tensors if (m := re.match(r"(?:double|transformer)_blocks\.(\d+)\.", name))}
     singles = {m[1] for name in tensors if (m := re.match(r"single_(?:transformer_)?blocks\.(\d+)\.", name))}
     guided = any("guidance" in name for name in tensors)
-    seen = _shape(tensors, "x_embedder.weight", "img_in.weight")[1]
-    variant = {384: "Fill", 128: "with a picture beside (Canny, Depth)"}.get(seen, "dev" if guided else "schnell")
+    channels = _shape(tensors, "x_embedder.weight", "img_in.weight")[1]
+    variant = {384: "Fill", 128: "with a picture beside (Canny, Depth)"}.get(channels, "dev" if guided else "schnell")
     model = f"FLUX.1 {variant}"
     if (len(doubles), len(singles)) != (19, 38):
-        told = "told its guidance" if guided else "not told its guidance"
-        model = f"Flux of {len(doubles)} double and {len(singles)} single blocks, {told}"
+        has_vector = "told its guidance" if guided else "not told its guidance"
+        model = f"Flux of {len(doubles)} double and {len(singles)} single blocks, {has_vector}"
     schedule = "straight path, shifted by the resolution" if guided else "straight path"
     return Found("flux", layout, model, "flow velocity", schedule, "flux")
 
@@ -217,7 +217,7 @@ def _dit(tensors: Mapping[str, Tensor]) -> tuple[str, str, str]:
 
 def _pixels(tensors: Mapping[str, Tensor]) -> tuple[str, str, str]:
     channels = _shape(tensors, "conv_in.weight", "input_blocks.0.0.weight")[1]
-    return f"U-Net without text (DDPM, ADM), {channels} channels", SAID_BY_SCHEDULER, SAID_BY_SCHEDULER
+    return f"U-Net without text (DDPM, ADM), {channels} channels", IN_SCHEDULER, IN_SCHEDULER
 
 
 def _clip(tensors: Mapping[str, Tensor]) -> tuple[str]:

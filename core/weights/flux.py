@@ -51,7 +51,7 @@ def config_of(net: Flux) -> dict[str, Any]:
     published(net)
     return {
         "patch_size": 1,
-        "in_channels": net.enter.in_features,
+        "in_channels": net.proj_in.in_features,
         "out_channels": net.readout.out_features,
         "num_layers": len(net.doubles),
         "num_single_layers": len(net.singles),
@@ -68,14 +68,14 @@ def make(config: Mapping[str, Any], what: str) -> Flux:
     """The network that a diffusers configuration describes, without weights."""
     axes = tuple(config.get("axes_dims_rope") or (16, 56, 56))
     packed = config.get("in_channels", 64)
-    spoken = config.get("out_channels") or packed
-    if config.get("patch_size", 1) != 1 or len(axes) != 3 or packed % CELL or spoken % CELL:
+    out_channels = config.get("out_channels") or packed
+    if config.get("patch_size", 1) != 1 or len(axes) != 3 or packed % CELL or out_channels % CELL:
         raise CheckpointError(f"{what} does not take latents packed 2 x 2: this layout reads the networks of Flux.1")
     if sum(axes) != config.get("attention_head_dim", 128):
         raise CheckpointError(f"{what} has rotary axes {axes} that do not fill its heads: the configuration is damaged")
     with torch.device("meta"):
         return Flux(
-            channels=spoken // CELL,
+            channels=out_channels // CELL,
             heads=config.get("num_attention_heads", 24),
             doubles=config.get("num_layers", 19),
             singles=config.get("num_single_layers", 38),
@@ -84,7 +84,7 @@ def make(config: Mapping[str, Any], what: str) -> Flux:
             axes=axes,
             patch=PATCH,
             guided=config.get("guidance_embeds", False),
-            told_channels=(packed - spoken) // CELL,
+            concat_channels=(packed - out_channels) // CELL,
         )
 
 
@@ -99,7 +99,7 @@ def published(net: Flux) -> None:
 
 def diffusers_pairs(doubles: int, singles: int, vector: bool = True, guided: bool = True) -> Iterator[Pair]:
     """The key rules of diffusers' layout."""
-    yield from both("enter", "x_embedder")
+    yield from both("proj_in", "x_embedder")
     yield from both("text", "context_embedder")
     embedders = {"time": "timestep", "vector": "text" if vector else "", "guidance": "guidance" if guided else ""}
     for ours, theirs in embedders.items():
@@ -116,7 +116,7 @@ def diffusers_pairs(doubles: int, singles: int, vector: bool = True, guided: boo
         yield from both(f"{ours}.modulator", f"{theirs}.norm.linear")
         yield from _projection(f"{ours}.attention", f"{theirs}.attn", "to_{}", "norm_{}")
         yield from both(f"{ours}.expand", f"{theirs}.proj_mlp")
-        yield from both(f"{ours}.leave", f"{theirs}.proj_out")
+        yield from both(f"{ours}.proj_out", f"{theirs}.proj_out")
     yield from both("last_modulator", "norm_out.linear", form=SWAPPED)
     yield from both("readout", "proj_out")
 

@@ -18,8 +18,8 @@ from core.weights.flux import CELL, PATCH, STACKED, depth, published
 from core.weights.pairs import Pair, both, dtype_of, to_ours, to_theirs
 
 PREFIX = "model.diffusion_model."  # where files that hold more than the transformer keep it
-ATTENTION, PERCEPTRON = "linear1[qkv]", "linear1[mlp]"  # our names for the two parts of linear1
-TELLING = (  # the tensors whose shapes say what the network is
+ATTENTION, MLP = "linear1[qkv]", "linear1[mlp]"  # our names for the two parts of linear1
+SHAPE_KEYS = (  # the tensors whose shapes say what the network is
     "img_in.weight",
     "txt_in.weight",
     "vector_in.in_layer.weight",
@@ -31,10 +31,10 @@ TELLING = (  # the tensors whose shapes say what the network is
 def from_original(tensors: Mapping[str, Tensor], axes: tuple[int, ...] = (16, 56, 56), what: str = "this file") -> Flux:
     """Read the original's tensors; ``axes`` are the rotary channels of a head. Raises CheckpointError if foreign."""
     tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
-    absent = [name for name in TELLING if name not in tensors]
+    absent = [name for name in SHAPE_KEYS if name not in tensors]
     if absent:
         raise CheckpointError(f"{what} has no {absent[0]}: it is no original Flux")
-    enter, text, vector, last, scale = (tensors[name].shape for name in TELLING)
+    proj_in, text, vector, last, scale = (tensors[name].shape for name in SHAPE_KEYS)
     if sum(axes) != scale[0]:
         raise CheckpointError(f"{what} has heads of {scale[0]} channels, which rotary axes {axes} do not fill")
     guided = "guidance_in.in_layer.weight" in tensors
@@ -43,7 +43,7 @@ def from_original(tensors: Mapping[str, Tensor], axes: tuple[int, ...] = (16, 56
     with torch.device("meta"):
         net = Flux(
             channels=last[0] // CELL,
-            heads=enter[0] // scale[0],
+            heads=proj_in[0] // scale[0],
             doubles=doubles,
             singles=singles,
             text_width=text[1],
@@ -51,7 +51,7 @@ def from_original(tensors: Mapping[str, Tensor], axes: tuple[int, ...] = (16, 56
             axes=axes,
             patch=PATCH,
             guided=guided,
-            told_channels=(enter[1] - last[0]) // CELL,
+            concat_channels=(proj_in[1] - last[0]) // CELL,
         )
     fill(net.to(dtype_of(tensors)), state, Path(what))
     return net.eval()
@@ -67,7 +67,7 @@ def to_original(net: Flux) -> dict[str, Tensor]:
 
 def original_pairs(doubles: int, singles: int, guided: bool) -> Iterator[Pair]:
     """The key rules of the original layout, with ``linear1`` in its two parts."""
-    yield from both("enter", "img_in")
+    yield from both("proj_in", "img_in")
     yield from both("text", "txt_in")
     for ours in ("time", "vector", "guidance") if guided else ("time", "vector"):
         yield from both(f"{ours}.first", f"{ours}_in.in_layer")
@@ -85,9 +85,9 @@ def original_pairs(doubles: int, singles: int, guided: bool) -> Iterator[Pair]:
         single, stem = f"singles.{i}", f"single_blocks.{i}"
         yield from both(f"{single}.modulator", f"{stem}.modulation.lin")
         yield from both(f"{single}.attention.qkv", f"{stem}.{ATTENTION}")
-        yield from both(f"{single}.expand", f"{stem}.{PERCEPTRON}")
+        yield from both(f"{single}.expand", f"{stem}.{MLP}")
         yield _scales(f"{single}.attention", f"{stem}.norm")
-        yield from both(f"{single}.leave", f"{stem}.linear2")
+        yield from both(f"{single}.proj_out", f"{stem}.linear2")
     yield from both("last_modulator", "final_layer.adaLN_modulation.1")
     yield from both("readout", "final_layer.linear")
 
@@ -102,7 +102,7 @@ def split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in tensors.items():
         if ".linear1." in key:
             rows = 3 * (len(value) // 7)
-            parts[key.replace("linear1", ATTENTION)], parts[key.replace("linear1", PERCEPTRON)] = (
+            parts[key.replace("linear1", ATTENTION)], parts[key.replace("linear1", MLP)] = (
                 value[:rows],
                 value[rows:],
             )
@@ -116,7 +116,7 @@ def _joined(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, value in parts.items():
         if ATTENTION in key:
-            tensors[key.replace(ATTENTION, "linear1")] = torch.cat([value, parts[key.replace(ATTENTION, PERCEPTRON)]])
-        elif PERCEPTRON not in key:
+            tensors[key.replace(ATTENTION, "linear1")] = torch.cat([value, parts[key.replace(ATTENTION, MLP)]])
+        elif MLP not in key:
             tensors[key] = value
     return tensors

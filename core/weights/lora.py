@@ -50,7 +50,7 @@ PREFIXES = {  # how the names of a part begin
     "lora_te3_": TEXTS[2],
 }
 ROLE = re.compile(
-    r"(?P<stem>.+?)(?:\.lora_(?P<letter>[AB])(?:\.\w+)?|\.lora(?:_linear_layer)?[._](?P<way>down|up|mid))\.weight"
+    r"(?P<stem>.+?)(?:\.lora_(?P<letter>[AB])(?:\.\w+)?|\.lora(?:_linear_layer)?[._](?P<role>down|up|mid))\.weight"
     r"|(?P<scaled>.+)\.alpha"
 )
 PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.")  # diffusers' names of its first months
@@ -136,9 +136,9 @@ def read_file(path: Path) -> Parts:
         if match["scaled"]:
             factors.alpha = float(value)
             continue
-        setattr(factors, match["way"] or {"A": "down", "B": "up"}[match["letter"]], value)
+        setattr(factors, match["role"] or {"A": "down", "B": "up"}[match["letter"]], value)
         if factors.alpha is None and factors.down is not None:
-            factors.alpha = _described(alphas, prefix, stem.removeprefix(prefix), len(factors.down))
+            factors.alpha = _alpha_of(alphas, prefix, stem.removeprefix(prefix), len(factors.down))
     return parts
 
 
@@ -283,15 +283,15 @@ def _alphas(path: Path) -> dict[str, Any]:
     return found
 
 
-def _described(words: Mapping[str, Any], prefix: str, stem: str, rank: int) -> float | None:
+def _alpha_of(words: Mapping[str, Any], prefix: str, stem: str, rank: int) -> float | None:
     """The alpha that a description gives a layer, or None."""
 
-    def said(key: str) -> Any:
+    def entry(key: str) -> Any:
         return words.get(f"{prefix}{key}", words.get(key))
 
-    patterns = said("alpha_pattern") or {}
+    patterns = entry("alpha_pattern") or {}
     alpha = next((value for name, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?{name}", stem)), None)
-    alpha = said("lora_alpha") if alpha is None else alpha
+    alpha = entry("lora_alpha") if alpha is None else alpha
     if alpha is None:
         return None
-    return float(alpha) * (math.sqrt(rank) if said("use_rslora") else 1.0)
+    return float(alpha) * (math.sqrt(rank) if entry("use_rslora") else 1.0)

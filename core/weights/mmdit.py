@@ -45,7 +45,7 @@ def config_of(net: MMDiT) -> dict[str, Any]:
     return {
         "sample_size": net.size,
         "patch_size": net.patch,
-        "in_channels": net.enter.in_features // net.patch**2,
+        "in_channels": net.proj_in.in_features // net.patch**2,
         "out_channels": net.channels,
         "num_layers": len(net.blocks) + 1,
         "attention_head_dim": net.width // net.heads,
@@ -62,9 +62,9 @@ def config_of(net: MMDiT) -> dict[str, Any]:
 def make(config: Mapping[str, Any], what: str) -> MMDiT:
     """The network that a diffusers configuration describes, without weights."""
     heads, head_width = config.get("num_attention_heads", 18), config.get("attention_head_dim", 64)
-    seen, channels = config.get("in_channels", 16), config.get("out_channels") or config.get("in_channels", 16)
+    in_channels, channels = config.get("in_channels", 16), config.get("out_channels") or config.get("in_channels", 16)
     dual, norms = list(config.get("dual_attention_layers") or ()), config.get("qk_norm")
-    if config.get("caption_projection_dim", 1152) != heads * head_width or channels > seen:
+    if config.get("caption_projection_dim", 1152) != heads * head_width or channels > in_channels:
         raise CheckpointError(f"{what} has text of another width than its image's, or more channels out than in")
     if dual != list(range(len(dual))) or norms not in (None, "rms_norm"):
         raise CheckpointError(
@@ -84,7 +84,7 @@ def make(config: Mapping[str, Any], what: str) -> MMDiT:
             table=config.get("pos_embed_max_size", 96),
             normed=norms is not None,
             dual=len(dual),
-            told_channels=seen - channels,
+            concat_channels=in_channels - channels,
         )
 
 
@@ -130,24 +130,24 @@ def diffusers_pairs(net: MMDiT) -> Iterator[Pair]:
         yield from _projection(f"{ours}.image.attention", f"{attention}.to_{{}}", f"{attention}.norm_{{}}", net.normed)
         names = f"{attention}.add_{{}}_proj", f"{attention}.norm_added_{{}}"
         yield from _projection(f"{ours}.text.attention", *names, net.normed)
-        yield from _goes_on(f"{ours}.image", f"{attention}.to_out.0", f"{theirs}.ff")
+        yield from _output_pairs(f"{ours}.image", f"{attention}.to_out.0", f"{theirs}.ff")
         if not last:
-            yield from _goes_on(f"{ours}.text", f"{attention}.to_add_out", f"{theirs}.ff_context")
+            yield from _output_pairs(f"{ours}.text", f"{attention}.to_add_out", f"{theirs}.ff_context")
         if i < net.dual:
             names = f"{theirs}.attn2.to_{{}}", f"{theirs}.attn2.norm_{{}}"
             yield from _projection(f"{ours}.image.own.attention", *names, net.normed)
             yield from both(f"{ours}.image.own.project", f"{theirs}.attn2.to_out.0")
 
 
-def patches(patch: int, enter: str, readout: str) -> Iterator[Pair]:
+def patches(patch: int, proj_in: str, readout: str) -> Iterator[Pair]:
     """The pairs of the layers between patches and tokens, which both published layouts have alike."""
     convolution = Form(lambda parts: parts[0].flatten(1), lambda whole, count: [whole.unflatten(1, (-1, patch, patch))])
     channel_last = Form(
         lambda parts: parts[0].unflatten(0, (patch**2, -1)).transpose(0, 1).flatten(0, 1),
         lambda whole, count: [whole.unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1)],
     )
-    yield Pair("enter.weight", (f"{enter}.weight",), convolution)
-    yield Pair("enter.bias", (f"{enter}.bias",))
+    yield Pair("proj_in.weight", (f"{proj_in}.weight",), convolution)
+    yield Pair("proj_in.bias", (f"{proj_in}.bias",))
     yield from both("readout", readout, form=channel_last)
 
 
@@ -157,7 +157,7 @@ def _projection(ours: str, row: str, scale: str, normed: bool) -> Iterator[Pair]
         yield Pair(f"{ours}.scale", tuple(f"{scale.format(letter)}.weight" for letter in "qk"), STACKED)
 
 
-def _goes_on(ours: str, out: str, perceptron: str) -> Iterator[Pair]:
+def _output_pairs(ours: str, out: str, mlp: str) -> Iterator[Pair]:
     yield from both(f"{ours}.project", out)
-    yield from both(f"{ours}.expand", f"{perceptron}.net.0.proj")
-    yield from both(f"{ours}.contract", f"{perceptron}.net.2")
+    yield from both(f"{ours}.expand", f"{mlp}.net.0.proj")
+    yield from both(f"{ours}.contract", f"{mlp}.net.2")

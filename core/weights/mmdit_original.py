@@ -19,7 +19,7 @@ from core.weights.mmdit import TABLE, assemble, patches, published, state_of
 from core.weights.pairs import Pair, both, to_theirs
 
 PREFIX = "model.diffusion_model."  # where files that hold more than the transformer keep it
-TELLING = (  # the tensors whose shapes say what the network is
+SHAPE_KEYS = (  # the tensors whose shapes say what the network is
     "x_embedder.proj.weight",
     "context_embedder.weight",
     "y_embedder.mlp.0.weight",
@@ -38,14 +38,14 @@ def from_original(
     """
     if any(key.startswith(PREFIX) for key in tensors):
         tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
-    absent = [name for name in TELLING if name not in tensors]
+    absent = [name for name in SHAPE_KEYS if name not in tensors]
     if absent:
         raise CheckpointError(f"{what} has no {absent[0]}: it is no original MMDiT")
-    enter, text, vector, last, positions = (tensors[name].shape for name in TELLING)
+    proj_in, text, vector, last, positions = (tensors[name].shape for name in SHAPE_KEYS)
     blocks, dual = depth(tensors, "joint_blocks"), sum(key.endswith(".attn2.qkv.weight") for key in tensors)
-    if len(enter) != 4 or len(positions) != 3 or blocks == 0:
+    if len(proj_in) != 4 or len(positions) != 3 or blocks == 0:
         raise CheckpointError(f"{what} has no blocks, no convolution or no table of positions: it is no original MMDiT")
-    width, seen, patch, _ = enter
+    width, in_channels, patch, _ = proj_in
     scales = [value for key, value in tensors.items() if key.endswith(".attn.ln_q.weight")]
     head_width = len(scales[0]) if scales else head_width
     if width % head_width:
@@ -64,7 +64,7 @@ def from_original(
             table=math.isqrt(positions[1]),
             normed=bool(scales),
             dual=dual,
-            told_channels=seen - channels,
+            concat_channels=in_channels - channels,
         )
     return assemble(net, original_pairs(net), tensors, what, "pos_embed")
 

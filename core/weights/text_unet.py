@@ -1,7 +1,7 @@
 """diffusers' ``UNet2DConditionModel`` folder, both ways: Stable Diffusion 1 and 2, SDXL and its refiner, LCM, and kin.
 
 A folder says more than the network is: the table of classes that diffusers keeps inside it, the size it was trained at,
-and how its conditioner makes sinusoids. All that is a ``Beside``, handed over with the network and written with it.
+and how its conditioner makes sinusoids. All that is a ``UNetExtras``, handed over with the network and written with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.nn.text_unet import Encoder, TextBlock, TextUNet
+from core.nn.text_unet import TextBlock, TextUNet, UNetEncoder
 from core.nn.text_unet_plan import Plan
 from core.nn.transformer2d import TextAttention
 from core.weights.checkpoint import CheckpointError, fill
@@ -86,7 +86,7 @@ POINTWISE = Form(lambda parts: parts[0].flatten(1), lambda whole, count: [whole[
 
 
 @dataclass(frozen=True)
-class Beside:
+class UNetExtras:
     """What a folder says beside its network."""
 
     table: Tensor | None = None  # (classes, 4 widths[0]): rows of cond.vector, such as the upscaler's levels of noise
@@ -95,7 +95,7 @@ class Beside:
     upcast: bool = False  # attention's scores in float32 (SD2.1), which ours always has
 
 
-def load_diffusers(folder: Path) -> tuple[TextUNet, Beside]:
+def load_diffusers(folder: Path) -> tuple[TextUNet, UNetExtras]:
     """Read a diffusers folder, in the precision of its file.
 
     Raises CheckpointError for one that this network cannot express, or that is damaged.
@@ -103,17 +103,17 @@ def load_diffusers(folder: Path) -> tuple[TextUNet, Beside]:
     config, tensors = read_folder(folder, CLASS)
     with torch.device("meta"):
         net = TextUNet(plan_of(config, str(folder))).to(dtype_of(tensors))
-    beside = beside_of(config, tensors.pop(TABLE, None), net, str(folder))
+    extras = extras_of(config, tensors.pop(TABLE, None), net, str(folder))
     fill(net, to_ours(pairs(net), tensors, str(folder)), folder)
-    return net.eval(), beside
+    return net.eval(), extras
 
 
-def save_diffusers(folder: Path, net: TextUNet, beside: Beside = Beside()) -> None:
+def save_diffusers(folder: Path, net: TextUNet, extras: UNetExtras = UNetExtras()) -> None:
     """Write a folder that diffusers loads. Raises CheckpointError for a network that its class cannot express."""
     tensors = to_theirs(pairs(net), net.state_dict())
-    if beside.table is not None:
-        tensors[TABLE] = beside.table.detach().clone()
-    write_folder(folder, CLASS, config_of(net.plan, beside), tensors)
+    if extras.table is not None:
+        tensors[TABLE] = extras.table.detach().clone()
+    write_folder(folder, CLASS, config_of(net.plan, extras), tensors)
 
 
 def pairs(net: TextUNet) -> Iterator[Pair]:
@@ -127,7 +127,7 @@ def pairs(net: TextUNet) -> Iterator[Pair]:
     yield from both("conv_out", "conv_out")
 
 
-def encoder_pairs(net: Encoder) -> Iterator[Pair]:
+def encoder_pairs(net: UNetEncoder) -> Iterator[Pair]:
     """The pairs of all that comes before the way up."""
     yield from both("time.0", "time_embedding.linear_1")
     yield from both("time.2", "time_embedding.linear_2")
@@ -163,7 +163,7 @@ def block_pairs(
         return
     mine, form = f"{ours}.transformer", SAME if plan.linear else POINTWISE
     yield from both(f"{mine}.norm", f"{transformer}.norm")
-    for name, layer in (("enter", "proj_in"), ("leave", "proj_out")):
+    for name, layer in (("proj_in", "proj_in"), ("proj_out", "proj_out")):
         yield Pair(f"{mine}.{name}.weight", (f"{transformer}.{layer}.weight",), form)
         yield Pair(f"{mine}.{name}.bias", (f"{transformer}.{layer}.bias",))
     for i, part in enumerate(block.transformer.layers):
@@ -224,7 +224,7 @@ def plan_of(config: Mapping[str, Any], what: str) -> Plan:
     )
 
 
-def beside_of(config: Mapping[str, Any], table: Tensor | None, net: Encoder, what: str) -> Beside:
+def extras_of(config: Mapping[str, Any], table: Tensor | None, net: UNetEncoder, what: str) -> UNetExtras:
     """What a configuration and a table of classes say beside the network. Raises CheckpointError if they disagree."""
     classes = config.get("num_class_embeds")
     found, wanted = None if table is None else tuple(table.shape), None if classes is None else (classes, net.embedded)
@@ -233,23 +233,23 @@ def beside_of(config: Mapping[str, Any], table: Tensor | None, net: Encoder, wha
     if table is not None and net.vector is not None:
         raise CheckpointError(f"{what} is told both a class and a vector: this layout reads one of them")
     config = {**DEFAULTS, **config}
-    return Beside(table, config["sample_size"], config["addition_time_embed_dim"], bool(config["upcast_attention"]))
+    return UNetExtras(table, config["sample_size"], config["addition_time_embed_dim"], bool(config["upcast_attention"]))
 
 
-def config_of(plan: Plan, beside: Beside) -> dict[str, Any]:
+def config_of(plan: Plan, extras: UNetExtras) -> dict[str, Any]:
     """The configuration of a plan. Raises CheckpointError for one that diffusers' class cannot express."""
     last = plan.depths[-1] or plan.middle_depth
     if plan.dims != 2 or last != plan.middle_depth:
         raise CheckpointError(f"{CLASS} is 2-d, with a middle as deep as the last level: keep our own format")
-    if plan.vector_width is not None and beside.sinusoids is None:
+    if plan.vector_width is not None and extras.sinusoids is None:
         raise CheckpointError(f"{CLASS} makes the sinusoids of sizes and crop itself: say how many (256 in SDXL)")
-    if beside.table is not None and (plan.vector_width is not None or beside.table.shape[1] != plan.embedded):
-        raise CheckpointError(f"a table of width {beside.table.shape[1]} for a network that adds no such rows")
+    if extras.table is not None and (plan.vector_width is not None or extras.table.shape[1] != plan.embedded):
+        raise CheckpointError(f"a table of width {extras.table.shape[1]} for a network that adds no such rows")
     uniform = set(plan.depths) <= {0, last}
     heads = [plan.heads_at(level) for level in range(len(plan.widths))]
     kinds = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in plan.depths]
     return {
-        "sample_size": beside.size,
+        "sample_size": extras.size,
         "in_channels": plan.in_channels,
         "out_channels": plan.out_channels,
         "flip_sin_to_cos": plan.cos_first,
@@ -267,10 +267,10 @@ def config_of(plan: Plan, beside: Beside) -> dict[str, Any]:
         "attention_head_dim": heads[0] if len(set(heads)) == 1 else heads,
         "use_linear_projection": plan.linear,
         "addition_embed_type": None if plan.vector_width is None else "text_time",
-        "addition_time_embed_dim": beside.sinusoids,
+        "addition_time_embed_dim": extras.sinusoids,
         "projection_class_embeddings_input_dim": plan.vector_width,
-        "num_class_embeds": None if beside.table is None else len(beside.table),
-        "upcast_attention": beside.upcast,
+        "num_class_embeds": None if extras.table is None else len(extras.table),
+        "upcast_attention": extras.upcast,
         "time_cond_proj_dim": plan.guidance_width,
     }
 

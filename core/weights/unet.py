@@ -109,13 +109,13 @@ def pairs(net: UNet) -> Iterator[Pair]:
 
     yield from block("middle.first", "mid_block", 0)
     yield from block("middle.second", "mid_block", 1)
-    for way, levels, sampler in (("down", net.down, "downsamplers"), ("up", net.up, "upsamplers")):
+    for direction, levels, sampler in (("down", net.down, "downsamplers"), ("up", net.up, "upsamplers")):
         for i, level in enumerate(levels):
-            for j in range(net.blocks + (way == "up")):
-                yield from block(f"{way}.{i}.blocks.{j}", f"{way}_blocks.{i}", j)
+            for j in range(net.blocks + (direction == "up")):
+                yield from block(f"{direction}.{i}.blocks.{j}", f"{direction}_blocks.{i}", j)
             if level.resample is None:
                 continue
-            ours, theirs = f"{way}.{i}.resample", f"{way}_blocks.{i}.{sampler}.0"
+            ours, theirs = f"{direction}.{i}.resample", f"{direction}_blocks.{i}.{sampler}.0"
             yield from residual(ours, theirs) if net.biggan else both(f"{ours}.conv", f"{theirs}.conv")
 
 
@@ -160,9 +160,9 @@ def _network(config: Mapping[str, Any], what: str) -> UNet:
 
 
 def _config(net: UNet, table: Tensor | None, size: int | None) -> dict[str, Any]:
-    def kinds(way: str) -> list[str]:
-        plain = f"Resnet{way}sampleBlock2D" if net.biggan else f"{way}Block2D"
-        return [f"Attn{way}Block2D" if level in net.attention else plain for level in range(net.levels)]
+    def kinds(direction: str) -> list[str]:
+        plain = f"Resnet{direction}sampleBlock2D" if net.biggan else f"{direction}Block2D"
+        return [f"Attn{direction}Block2D" if level in net.attention else plain for level in range(net.levels)]
 
     style = net.style
     sampling = "resnet" if net.biggan else "conv"

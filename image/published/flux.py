@@ -7,7 +7,7 @@ import torch
 from core.condition.pretrained import open_clip, open_t5
 from core.condition.t5 import FluxText
 from core.denoiser import Denoiser, thousandths
-from core.distill import imitating
+from core.distill import embed_guidance
 from core.prediction import FlowVelocity
 from core.recipe import Sampling
 from core.sample.euler import euler
@@ -35,5 +35,5 @@ def open_flux(folder: Folder, size: Size | None, dtype: torch.dtype) -> Pipeline
     grid = read_flow(folder.scheduler(), str(folder.path), (height // cell) * (width // cell), sigmas=True)
     denoiser = Denoiser(net.to(dtype), Flow(), FlowVelocity(), thousandths)
     shape = (codec.autoencoder.plan.code, height // shrinking(codec), width // shrinking(codec))
-    way = Sampling(euler, grid, 28, 3.5, imitating) if guided else Sampling(euler, grid, steps=4)
+    way = Sampling(euler, grid, 28, 3.5, embed_guidance) if guided else Sampling(euler, grid, steps=4)
     return Pipeline(folder.name, Diffusion(denoiser, words.to(dtype), codec).eval(), shape, way)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.step import run
 from image.published.pipeline import Pipeline
 from image.published.scheduler import plain
@@ -20,7 +20,7 @@ from image.published.stable_diffusion import SCORES
 def hand_off(
     base: Pipeline,
     refiner: Pipeline,
-    noise: Noise,
+    noise: SamplingRNG,
     asked: Mapping[str, Any],
     *,
     share: float = 0.8,

@@ -53,7 +53,7 @@ def open_sdxl(folder: Folder, size: Size | None, dtype: torch.dtype) -> Pipeline
     return Pipeline(folder.name, system, shape, Sampling(found.sampler, found.grid, steps=50, guidance=5.0))
 
 
-def open_net(folder: Folder, hears: bool) -> tuple[TextUNet, text_unet.Beside]:
+def open_net(folder: Folder, hears: bool) -> tuple[TextUNet, text_unet.UNetExtras]:
     """The U-Net. Raises ValueError for one of another system, such as inpainting's; hears: a vector, as SDXL's does."""
     net, beside = text_unet.load_diffusers(folder.part("unet"))
     plan = net.plan
@@ -65,7 +65,7 @@ def open_net(folder: Folder, hears: bool) -> tuple[TextUNet, text_unet.Beside]:
     return net, beside
 
 
-def side_of(beside: text_unet.Beside, usual: int) -> int:
+def side_of(beside: text_unet.UNetExtras, usual: int) -> int:
     """The side of the latents that the network was trained on."""
     size = beside.size or usual
     return size if isinstance(size, int) else size[0]

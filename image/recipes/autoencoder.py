@@ -11,9 +11,9 @@ from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.net import sd_vae
 from core.autoencoder.perceptual import Perceptual
 from core.grid import trailing
-from core.recipe import Recipe, Sampling, Training, brief
+from core.recipe import Recipe, Sampling, Training, tiny_training
 from core.sample.heun import heun
-from core.systems.autoencoder import Autoencoding, Weights
+from core.systems.autoencoder import AutoencoderTraining, Weights
 from core.train.ema import Constant
 from image.captions import captioned_digits
 from image.features import timm_maps
@@ -25,9 +25,9 @@ UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itsel
 def paper(data: str, features: str, size: int = 256) -> Recipe:
     """KL-f8 on your images, with a perceptual loss in VGG-16's features (a file of timm's weights) and a PatchGAN."""
 
-    def system() -> Autoencoding:
+    def system() -> AutoencoderTraining:
         look = timm_maps("vgg16", Path(features))
-        return Autoencoding(KLAutoencoder(sd_vae()), Weights(), Perceptual(look), PatchDiscriminator())
+        return AutoencoderTraining(KLAutoencoder(sd_vae()), Weights(), Perceptual(look), PatchDiscriminator())
 
     training = Training(12, 360_000, 5.4e-5, betas=(0.5, 0.9), clip=None, ema={"ema": Constant(0.999)})
     return Recipe(system, (4, size // 8, size // 8), UNUSED, training, pictures_of(data, size))
@@ -36,10 +36,10 @@ def paper(data: str, features: str, size: int = 256) -> Recipe:
 def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
     """KL-f8 of a quarter of the width on your images, without perceptual loss: hours on one GPU."""
 
-    def system() -> Autoencoding:
+    def system() -> AutoencoderTraining:
         plan = Plan(latent=latent, widths=(64, 128, 256, 256))
-        return Autoencoding(
-            KLAutoencoder(plan), Weights(squared=1.0, judged_after=2_000_000), None, PatchDiscriminator()
+        return AutoencoderTraining(
+            KLAutoencoder(plan), Weights(squared=1.0, discriminator_start=2_000_000), None, PatchDiscriminator()
         )
 
     training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
@@ -49,9 +49,9 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
 def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
     """KL-f4 on the built-in captioned digits, 32 x 32: four minutes on one core."""
 
-    def system() -> Autoencoding:
+    def system() -> AutoencoderTraining:
         # So much divergence costs no sharpness, and leaves less in the code for a diffusion model to learn.
-        return Autoencoding(KLAutoencoder(tiny_plan(latent)), Weights(squared=1.0, kl=5e-3))
+        return AutoencoderTraining(KLAutoencoder(tiny_plan(latent)), Weights(squared=1.0, kl=5e-3))
 
     return _on_digits(system, latent, steps, batch, lr, count)
 
@@ -59,9 +59,9 @@ def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, 
 def vq(entries: int = 1024, steps: int = 2000, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:
     """VQ-f4 with 3 channels on the built-in captioned digits: four minutes on one core."""
 
-    def system() -> Autoencoding:
+    def system() -> AutoencoderTraining:
         plan = Plan(latent=3, widths=(16, 48, 64), blocks=1, groups=8, middle_attention=False, embedded=3)
-        return Autoencoding(VQAutoencoder(plan, entries), Weights(squared=1.0))
+        return AutoencoderTraining(VQAutoencoder(plan, entries), Weights(squared=1.0))
 
     return _on_digits(system, 3, steps, batch, lr, count)
 
@@ -72,8 +72,8 @@ def tiny_plan(latent: int) -> Plan:
 
 
 def _on_digits(
-    system: Callable[[], Autoencoding], latent: int, steps: int, batch: int, lr: float, count: int
+    system: Callable[[], AutoencoderTraining], latent: int, steps: int, batch: int, lr: float, count: int
 ) -> Recipe:
     """A recipe on ``count`` captioned digits."""
-    training = replace(brief(batch, steps, lr, 100), ema={"ema": Constant(0.99)})
+    training = replace(tiny_training(batch, steps, lr, 100), ema={"ema": Constant(0.99)})
     return Recipe(system, (latent, 8, 8), UNUSED, training, lambda: captioned_digits(count))

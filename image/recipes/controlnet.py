@@ -20,8 +20,8 @@ import torch
 from core.codec import Latents
 from core.data.dataset import Dataset
 from core.nn.text_unet import TextUNet
-from core.recipe import Recipe, Training, brief, build, constant, cosine, load, read_header
-from core.systems.controlnet import WithControl, hint_widths
+from core.recipe import Recipe, Training, build, constant, cosine, load, read_header, tiny_training
+from core.systems.controlnet import ControlNetDiffusion, hint_widths
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
@@ -36,7 +36,7 @@ def paper(model: str, data: str = "", steps: int = 100_000, batch: int = 32, lr:
 
 def tiny(model: str, data: str = "", steps: int = 1_000, batch: int = 64, lr: float = 1e-3) -> Recipe:
     """On a tiny model, of the digits for instance: minutes on two CPU cores."""
-    training = replace(brief(batch, steps, lr, 50), decay=cosine)
+    training = replace(tiny_training(batch, steps, lr, 50), decay=cosine)
     return _controlled(model, data, training)
 
 
@@ -54,7 +54,7 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
 
     def system() -> Diffusion:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
-            return WithControl(load(path).system, hint_widths=hint_widths(factor))
+            return ControlNetDiffusion(load(path).system, hint_widths=hint_widths(factor))
 
     if isinstance(base.training.augment, Wordless):
         training = dataclasses.replace(training, augment=base.training.augment)

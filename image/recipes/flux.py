@@ -9,13 +9,13 @@ from core.autoencoder.net import sd3_vae
 from core.codec import Latents
 from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
-from core.distill import Imitation, Teacher, imitating, inherit
+from core.distill import GuidanceDistillation, Teacher, embed_guidance, load_partial
 from core.grid import shifted, trailing
 from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Loaded, Recipe, Sampling, Start, Training, brief, build, load
+from core.recipe import Loaded, Recipe, Sampling, Start, Training, build, load, tiny_training
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
@@ -38,11 +38,13 @@ def paper(data: str, teacher: str, size: int = 1024, length: int = 512) -> Recip
     def system() -> Diffusion:
         denoiser = Denoiser(flux_dev(), Flow(), FlowVelocity(), thousandths)
         words = published_words(length).requires_grad_(False)
-        objective = Imitation(Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow)
+        objective = GuidanceDistillation(
+            Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(), flow
+        )
         return Diffusion(denoiser, words, published_latents(), objective)
 
     tokens = (size // 16) ** 2
-    sampling = Sampling(euler, shifted(trailing, shift_from_mu(tokens)), steps=28, guidance=3.5, guide=imitating)
+    sampling = Sampling(euler, shifted(trailing, shift_from_mu(tokens)), steps=28, guidance=3.5, guide=embed_guidance)
     training = Training(256, 50_000, 1e-5, warmup=256_000, ema={"ema": Constant(0.999)})
     return own_captions(system, (LATENT, size // 8, size // 8), sampling, training, data, size, begin_as(teacher))
 
@@ -101,7 +103,7 @@ def tiny(
             tiny_denoiser(heads, doubles, singles, patch, text_width, False), words, tiny_latents(), objective
         )
 
-    training = brief(batch, steps, lr)
+    training = tiny_training(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)
@@ -123,15 +125,15 @@ def distilled(
 
     def system() -> Diffusion:
         words = tiny_words(text_width).requires_grad_(False)
-        objective = Imitation(
+        objective = GuidanceDistillation(
             Teacher(lambda: opened(teacher).system.denoiser), words.null, SCALES, LogitNormal(TOLD_APART), flow
         )
         return Diffusion(
             tiny_denoiser(heads, doubles, singles, patch, text_width, True), words, tiny_latents(), objective
         )
 
-    training = brief(batch, steps, lr, 50)
-    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=imitating)
+    training = tiny_training(batch, steps, lr, 50)
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0, guide=embed_guidance)
     return told_digits(system, (4, 8, 8), sampling, training, count, begin_as(teacher))
 
 
@@ -174,6 +176,6 @@ def begin_as(teacher: str) -> Start:
     """A run begins with its teacher's weights."""
 
     def start(system: System, folder: Path) -> None:
-        inherit(system, opened(teacher).system.state_dict())
+        load_partial(system, opened(teacher).system.state_dict())
 
     return start

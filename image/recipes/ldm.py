@@ -13,7 +13,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import LogitNormal, Objective, epsilon, flow, indices
 from core.prediction import Epsilon, FlowVelocity
-from core.recipe import Recipe, Sampling, Training, brief, build
+from core.recipe import Recipe, Sampling, Training, build, tiny_training
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, Flow, scaled_linear_betas
@@ -73,7 +73,7 @@ def tiny(
         codec = Latents(KLAutoencoder(tiny_plan(4)))
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(TOLD_APART), flow, drop=0.1))
 
-    training = brief(batch, steps, lr)
+    training = tiny_training(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

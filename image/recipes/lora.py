@@ -16,7 +16,7 @@ from core.codec import Latents
 from core.nn.lora import ATTENTION
 from core.recipe import Recipe, Training, build, cosine, load, read_header
 from core.systems.diffusion import Diffusion
-from core.systems.lora import Adapted
+from core.systems.lora import LoRADiffusion
 from core.train.ema import Constant, Power
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
@@ -66,7 +66,7 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
     def system() -> Diffusion:
         with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
             found = load(path).system
-        return Adapted(found, rank, alpha, targets)
+        return LoRADiffusion(found, rank, alpha, targets)
 
     if not data:
         return dataclasses.replace(base, system=system, training=training, start=None)

@@ -15,7 +15,7 @@ from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
-from core.recipe import Recipe, Sampling, Training, brief, build
+from core.recipe import Recipe, Sampling, Training, build, tiny_training
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow
@@ -86,7 +86,7 @@ def tiny(
         objective = Objective(LogitNormal(TOLD_APART), flow, drop=0.1)
         return Diffusion(denoiser, words, Latents(KLAutoencoder(tiny_plan(4))), objective)
 
-    training = brief(batch, steps, lr)
+    training = tiny_training(batch, steps, lr)
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), sampling, training, count, start)

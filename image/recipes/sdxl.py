@@ -9,16 +9,16 @@ from functools import partial
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd_vae
 from core.codec import Latents
-from core.condition.frame import NUMBERS, WITH_SCORE, Framed
+from core.condition.micro import NUMBER_COUNT, SCORED_NUMBER_COUNT, MicroConditioning
 from core.condition.words import Words
 from core.denoiser import Denoiser
 from core.grid import leading, trailing
 from core.nn import text_unet_plan as unet
 from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
-from core.objective import Density, Objective, Offset, Within, epsilon, indices
+from core.objective import Density, Objective, Offset, Truncated, epsilon, indices
 from core.prediction import Epsilon
-from core.recipe import Recipe, Sampling, Training, brief, build
+from core.recipe import Recipe, Sampling, Training, build, tiny_training
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Discrete, scaled_linear_betas
@@ -32,7 +32,7 @@ from image.recipes.autoencoder import tiny_plan
 from image.source import Source
 
 STEPS = partial(leading, offset=1)  # 981, 961, ... 1 with the published 50 steps
-CLEANEST = Within(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000
+CLEANEST = Truncated(indices, 0.0, 0.2)  # the refiner's times: the first 200 of the table's 1000
 SCORE = 6.0  # of beauty, which the refiner is told of pictures of which the data do not say it
 # Without their caption, pictures still say their size and crop, so the null is not put in place of both.
 UNTOLD = Wordless(0.1)
@@ -54,9 +54,9 @@ def small(data: str, autoencoder: str = "", size: int = 256, width: int = 128, b
     """On your captioned pictures in buckets of their shapes, in the code of a small KL-f8: a day on one GPU."""
 
     def system() -> Diffusion:
-        widths, told = (width, 2 * width, 4 * width), 256 + 64 * NUMBERS
+        widths, told = (width, 2 * width, 4 * width), 256 + 64 * NUMBER_COUNT
         plan = unet.Plan(4, 4, widths, (0, 1, 2), 256, middle_depth=2, head_width=64, vector_width=told, linear=True)
-        words = Framed(Words(TextEncoder(256, 6, 4, 77), vector=256), (size, size), 64)
+        words = MicroConditioning(Words(TextEncoder(256, 6, 4, 77), vector=256), (size, size), 64)
         codec = Latents(KLAutoencoder(Plan(widths=(64, 128, 256, 256))))
         return Diffusion(denoiser(plan), words, codec, objective(indices))
 
@@ -97,7 +97,7 @@ def denoiser(plan: unet.Plan) -> Denoiser:
 
 def objective(times: Density) -> Objective:
     """The plain squared error of the noise, which has an offset."""
-    return Objective(times, epsilon, pairing=Offset(0.05))
+    return Objective(times, epsilon, coupling=Offset(0.05))
 
 
 def _tiny(
@@ -112,14 +112,17 @@ def _tiny(
     count: int,
 ) -> Recipe:
     def system() -> Diffusion:
-        widths, told = (width, 2 * width, 3 * width), text_width + 16 * (NUMBERS if score is None else WITH_SCORE)
+        widths, told = (
+            (width, 2 * width, 3 * width),
+            text_width + 16 * (NUMBER_COUNT if score is None else SCORED_NUMBER_COUNT),
+        )
         plan = unet.Plan(
             4, 4, widths, (1, 1, 1), text_width, blocks=1, head_width=width, vector_width=told, linear=True, groups=8
         )
-        words = Framed(Words(TextEncoder(text_width, 2, 4, 24), vector=text_width), (32, 32), 16, score)
+        words = MicroConditioning(Words(TextEncoder(text_width, 2, 4, 24), vector=text_width), (32, 32), 16, score)
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(tiny_plan(4))), objective(times))
 
-    training = replace(brief(batch, steps, lr), augment=UNTOLD)
+    training = replace(tiny_training(batch, steps, lr), augment=UNTOLD)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0)
     return told_digits(system, (4, 8, 8), sampling, training, count, start, lambda: framed_digits(count))
@@ -138,7 +141,7 @@ def _published(
     """A network of the published size, with a text encoder of the published sizes that learns its own language."""
 
     def system() -> Diffusion:
-        words = Framed(Words(encoder(), vector=1280), (size, size), 256, score)
+        words = MicroConditioning(Words(encoder(), vector=1280), (size, size), 256, score)
         return Diffusion(denoiser(plan), words, Latents(KLAutoencoder(sd_vae()), 0.13025), objective(times))
 
     ema = {"ema": Constant(0.9999)}

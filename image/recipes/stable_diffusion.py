@@ -16,7 +16,7 @@ from core.nn.text import TextEncoder
 from core.nn.text_unet import TextUNet
 from core.objective import Objective, epsilon, indices, velocity
 from core.prediction import Epsilon, V
-from core.recipe import Recipe, Sampling, Training, brief, build
+from core.recipe import Recipe, Sampling, Training, build, tiny_training
 from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.sample.solvers.plms import plms
@@ -78,7 +78,7 @@ def tiny(
         words = Words(TextEncoder(text_width, 2, 4, 24))
         return Diffusion(denoiser(plan, v), words, Latents(KLAutoencoder(tiny_plan(4))), objective(v))
 
-    training = brief(batch, steps, lr)
+    training = tiny_training(batch, steps, lr)
     start = begin_with(autoencoder, build(TINY_AUTOENCODER, {"count": count}))
     return told_digits(system, (4, 8, 8), Sampling(dpmpp_2m, trailing, steps=20, guidance=4.0), training, count, start)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.attention import attend, merge_heads, split_heads
-from core.nn.embeddings import kept
+from core.nn.embeddings import memoize_by_time
 
 
 def waves(places: Tensor, width: int) -> Tensor:
@@ -37,12 +37,14 @@ def placed(frames: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Self-attention and a GELU perceptron, each followed by its norm; ``reading`` adds cross-attention between.
+    """Self-attention and a GELU perceptron, each followed by its norm; ``cross_attention`` adds cross-attention between.
 
     Dropout acts on what is added and inside the perceptron.
     """
 
-    def __init__(self, width: int, hidden: int, heads: int, dropout: float = 0.0, reading: bool = False) -> None:
+    def __init__(
+        self, width: int, hidden: int, heads: int, dropout: float = 0.0, cross_attention: bool = False
+    ) -> None:
         """Raises ValueError when the width does not divide into heads."""
         super().__init__()
         if width % heads:
@@ -51,9 +53,11 @@ class Layer(nn.Module):
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.reader = nn.Linear(width, 3 * width) if reading else None  # rows [q; k; v]; q of frames, k and v of words
-        self.reader_project = nn.Linear(width, width) if reading else None
-        self.norm3 = nn.LayerNorm(width) if reading else None
+        self.reader = (
+            nn.Linear(width, 3 * width) if cross_attention else None
+        )  # rows [q; k; v]; q of frames, k and v of words
+        self.reader_project = nn.Linear(width, width) if cross_attention else None
+        self.norm3 = nn.LayerNorm(width) if cross_attention else None
         for layer in (self.qkv, self.reader):
             if layer is not None:
                 nn.init.xavier_uniform_(layer.weight)
@@ -66,11 +70,11 @@ class Layer(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         x = self.norm1(x + self._drop(self.project(merge_heads(attend(query, key, value, valid)))))
         if self.norm3 is None:
-            return self._think(x, self.norm2)
+            return self._mlp(x, self.norm2)
         assert words is not None
-        return self._think(self.norm2(x + self._drop(self._read(x, words, mask))), self.norm3)
+        return self._mlp(self.norm2(x + self._drop(self._cross_attention(x, words, mask))), self.norm3)
 
-    def _read(self, x: Tensor, words: Tensor, mask: Tensor | None) -> Tensor:
+    def _cross_attention(self, x: Tensor, words: Tensor, mask: Tensor | None) -> Tensor:
         assert self.reader is not None and self.reader_project is not None
         width = x.shape[-1]
         query = F.linear(x, self.reader.weight[:width], self.reader.bias[:width])
@@ -79,9 +83,9 @@ class Layer(nn.Module):
         found: Tensor = self.reader_project(merge_heads(attend(heads[0], heads[1], heads[2], mask)))
         return found
 
-    def _think(self, x: Tensor, norm: nn.Module) -> Tensor:
-        thought: Tensor = norm(x + self._drop(self.contract(self._drop(F.gelu(self.expand(x))))))
-        return thought
+    def _mlp(self, x: Tensor, norm: nn.Module) -> Tensor:
+        hidden: Tensor = norm(x + self._drop(self.contract(self._drop(F.gelu(self.expand(x))))))
+        return hidden
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -90,9 +94,9 @@ class Layer(nn.Module):
 class Body(nn.Module):
     """What turns frames (B, T, D) and what they are told (B, L, D) into frames (B, T, D)."""
 
-    beside = False  # whether a frame comes with what it is told beside it, before it is projected
+    concatenated = False  # whether a frame comes with what it is told beside it, before it is projected
 
-    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+    def forward(self, frames: Tensor, embedded: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
         raise TypeError("a body of MDM is an Encoder, a Decoder or a Recurrent")
 
 
@@ -104,13 +108,13 @@ class Encoder(Body):
         self.dropout = dropout
         self.layers = nn.ModuleList(Layer(width, hidden, heads, dropout) for _ in range(depth))
 
-    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
-        count = told.shape[1]
-        x = F.dropout(placed(torch.cat([told, frames], dim=1)), self.dropout, self.training)
+    def forward(self, frames: Tensor, embedded: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+        count = embedded.shape[1]
+        x = F.dropout(placed(torch.cat([embedded, frames], dim=1)), self.dropout, self.training)
         if valid is not None or mask is not None:
-            seen = torch.ones(told.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+            cond_mask = torch.ones(embedded.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
             exists = torch.ones(frames.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-            valid = torch.cat([seen, exists], dim=1)
+            valid = torch.cat([cond_mask, exists], dim=1)
         for layer in self.layers:
             x = layer(x, valid)
         return x[:, count:]
@@ -122,25 +126,25 @@ class Decoder(Body):
     def __init__(self, width: int, hidden: int, depth: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.dropout = dropout
-        self.layers = nn.ModuleList(Layer(width, hidden, heads, dropout, reading=True) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(width, hidden, heads, dropout, cross_attention=True) for _ in range(depth))
 
-    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+    def forward(self, frames: Tensor, embedded: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
         x = F.dropout(placed(frames), self.dropout, self.training)
         for layer in self.layers:
-            x = layer(x, valid, told, mask)
+            x = layer(x, valid, embedded, mask)
         return x
 
 
 class Recurrent(Body):
     """Gated recurrent units over the frames, from the first to the last: later frames never touch earlier ones."""
 
-    beside = True
+    concatenated = True
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.gru = nn.GRU(width, width, depth, batch_first=True)
 
-    def forward(self, frames: Tensor, told: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
+    def forward(self, frames: Tensor, embedded: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
         found: Tensor = self.gru(placed(frames))[0]
         return found
 
@@ -155,19 +159,25 @@ class MDM(nn.Module):
         super().__init__()
         self.features, self.width, self.words = features, width, words
         self.body = body
-        self.read = nn.Linear(features + width if body.beside else features, width)
+        self.proj_in = nn.Linear(features + width if body.concatenated else features, width)
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
-        self.tell = None if text_width is None else nn.Linear(text_width, width)
-        self.say = nn.Linear(width, features)
+        self.cond_proj = None if text_width is None else nn.Linear(text_width, width)
+        self.proj_out = nn.Linear(width, features)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, T, features), time (B,), cond.valid (B, T); the other slots as the constructor says."""
-        return self.denoise(x, self.clock(time), self.told(cond), cond.mask if self.words else None, cond.valid)
+        return self.denoise(
+            x, self.clock(time), self.embed_condition(cond), cond.mask if self.words else None, cond.valid
+        )
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside; the embeddings of times that it has seen are kept."""
-        told, mask, clock = self.told(cond), cond.mask if self.words else None, kept(self.clock)
-        return lambda x, time: self.denoise(x, clock(time), told, mask, cond.valid)
+        embedded, mask, clock = (
+            self.embed_condition(cond),
+            cond.mask if self.words else None,
+            memoize_by_time(self.clock),
+        )
+        return lambda x, time: self.denoise(x, clock(time), embedded, mask, cond.valid)
 
     def clock(self, time: Tensor) -> Tensor:
         """Times (B,) -> (B, 1, D)."""
@@ -175,28 +185,28 @@ class MDM(nn.Module):
         embedded: Tensor = self.second(F.silu(self.first(features)))
         return embedded[:, None]
 
-    def told(self, cond: Cond) -> Tensor | None:
+    def embed_condition(self, cond: Cond) -> Tensor | None:
         """What is said to every frame, (B, L, D); None where nothing is."""
-        said = cond.tokens if self.words else cond.vector
-        if said is None:
+        output = cond.tokens if self.words else cond.vector
+        if output is None:
             return None
-        wanted = self.width if self.tell is None else self.tell.in_features
-        if said.shape[-1] != wanted:
-            raise ValueError(f"a condition of width {said.shape[-1]}: this network takes {wanted}")
-        said = said if self.tell is None else self.tell(said)
-        return said if self.words else said[:, None]
+        wanted = self.width if self.cond_proj is None else self.cond_proj.in_features
+        if output.shape[-1] != wanted:
+            raise ValueError(f"a condition of width {output.shape[-1]}: this network takes {wanted}")
+        output = output if self.cond_proj is None else self.cond_proj(output)
+        return output if self.words else output[:, None]
 
     def denoise(
-        self, x: Tensor, clock: Tensor, told: Tensor | None, mask: Tensor | None, valid: Tensor | None
+        self, x: Tensor, clock: Tensor, embedded: Tensor | None, mask: Tensor | None, valid: Tensor | None
     ) -> Tensor:
         """The network, time and condition embedded; frames that are not ``valid`` (B, T) touch no other."""
         if valid is not None and valid.shape != x.shape[:2]:
             raise ValueError(f"valid mask of shape {tuple(valid.shape)} for frames {tuple(x.shape[:2])}")
-        told = clock.expand(len(x), -1, -1) if told is None else told + clock
-        if self.body.beside:
-            x = torch.cat([x, told.expand(-1, x.shape[1], -1)], dim=-1)
-        said: Tensor = self.say(self.body(self.read(x), told, mask, valid))
-        return said
+        embedded = clock.expand(len(x), -1, -1) if embedded is None else embedded + clock
+        if self.body.concatenated:
+            x = torch.cat([x, embedded.expand(-1, x.shape[1], -1)], dim=-1)
+        output: Tensor = self.proj_out(self.body(self.proj_in(x), embedded, mask, valid))
+        return output
 
 
 def mdm(features: int = 263, text_width: int | None = 512) -> MDM:

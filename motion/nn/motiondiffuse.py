@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from core.cond import Cond
 from core.nn.attention import merge_heads, split_heads
 from core.nn.blocks import zero
-from core.nn.embeddings import kept, sinusoid
+from core.nn.embeddings import memoize_by_time, sinusoid
 from motion.nn.mdm import Layer
 
 
@@ -47,13 +47,13 @@ class Restyle(nn.Module):
     def __init__(self, width: int, embedded: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.told = nn.Linear(embedded, 2 * width)
+        self.modulation = nn.Linear(embedded, 2 * width)
         self.norm = nn.LayerNorm(width)
         self.out = zero(nn.Linear(width, width))
 
     def style(self, active: Tensor) -> tuple[Tensor, Tensor]:
         """The embedding, activated (B, 1, embedded) -> 1 + scale, shift."""
-        scale, shift = self.told(active).chunk(2, dim=-1)
+        scale, shift = self.modulation(active).chunk(2, dim=-1)
         return 1 + scale, shift
 
     def forward(self, y: Tensor, style: tuple[Tensor, Tensor]) -> Tensor:
@@ -80,7 +80,7 @@ class Block(nn.Module):
         """What the embedding (B, 1, embedded) tells each of the three restylings."""
         return [restyle.style(active) for restyle in self.restyles if isinstance(restyle, Restyle)]
 
-    def understand(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def read_words(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """All that a sequence of any length reads of its words (B, L, text): (B, heads, d, d)."""
         key, value = (split_heads(part, self.heads) for part in self.words(self.text_norm(tokens)).chunk(2, dim=-1))
         return gather(key, value, mask)
@@ -88,14 +88,14 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, text: Tensor | None, styles: list[tuple[Tensor, Tensor]], valid: Tensor | None
     ) -> Tensor:
-        """x (B, T, D), what ``understand`` found, what ``styles`` found, valid (B, T) -> (B, T, D)."""
+        """x (B, T, D), what ``read_words`` found, what ``styles`` found, valid (B, T) -> (B, T, D)."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
         x = x + self.restyles[0](merge_heads(query.softmax(-1) @ gather(key, value, valid)), styles[0])
         if text is not None:
             query = split_heads(self.reader(self.reader_norm(x)), self.heads)
             x = x + self.restyles[1](merge_heads(query.softmax(-1) @ text), styles[1])
-        thought = self.contract(F.dropout(F.gelu(self.expand(x)), self.dropout, self.training))
-        changed: Tensor = x + self.restyles[2](thought, styles[2])
+        hidden = self.contract(F.dropout(F.gelu(self.expand(x)), self.dropout, self.training))
+        changed: Tensor = x + self.restyles[2](hidden, styles[2])
         return changed
 
 
@@ -119,18 +119,18 @@ class MotionDiffuse(nn.Module):
             raise ValueError(f"width {width} does not divide into {heads} heads: choose a multiple of {heads}")
         self.features, self.width, self.heads = features, width, heads
         self.positions = nn.Parameter(torch.randn(frames, width))
-        self.read = nn.Linear(features, width)
+        self.proj_in = nn.Linear(features, width)
         self.first, self.second = nn.Linear(width, 4 * width), nn.Linear(4 * width, 4 * width)
         self.blocks = nn.ModuleList(Block(width, hidden, heads, 4 * width, text, dropout) for _ in range(depth))
-        self.say = zero(nn.Linear(width, features))
+        self.proj_out = zero(nn.Linear(width, features))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, T, features), time (B,), cond.valid (B, T), cond.mask (B, L) -> (B, T, features)."""
-        return self.denoise(x, self.styles(time, cond), self.understood(cond), cond.valid)
+        return self.denoise(x, self.styles(time, cond), self.words_of(cond), cond.valid)
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
         """The network with its condition inside: words are read once, and the styles of each time are kept."""
-        text, styles = self.understood(cond), kept(lambda time: self.styles(time, cond))
+        text, styles = self.words_of(cond), memoize_by_time(lambda time: self.styles(time, cond))
         return lambda x, time: self.denoise(x, styles(time), text, cond.valid)
 
     def styles(self, time: Tensor, cond: Cond) -> Styles:
@@ -145,12 +145,12 @@ class MotionDiffuse(nn.Module):
         active = F.silu(embedded)[:, None]
         return Styles([block.styles(active) for block in self.blocks if isinstance(block, Block)])
 
-    def understood(self, cond: Cond) -> list[Tensor] | None:
+    def words_of(self, cond: Cond) -> list[Tensor] | None:
         """What each block reads of the words; None where there are none."""
         tokens = cond.tokens
         if tokens is None:
             return None
-        return [block.understand(tokens, cond.mask) for block in self.blocks if isinstance(block, Block)]
+        return [block.read_words(tokens, cond.mask) for block in self.blocks if isinstance(block, Block)]
 
     def denoise(self, x: Tensor, styles: Styles, text: list[Tensor] | None, valid: Tensor | None) -> Tensor:
         """The network, its condition understood; frames that are not ``valid`` (B, T) touch no other."""
@@ -159,14 +159,14 @@ class MotionDiffuse(nn.Module):
             raise ValueError(f"a sequence of {count} frames: this network has places for {len(self.positions)}")
         if valid is not None and valid.shape != x.shape[:2]:
             raise ValueError(f"valid mask of shape {tuple(valid.shape)} for frames {tuple(x.shape[:2])}")
-        x = self.read(x) + self.positions[:count]
+        x = self.proj_in(x) + self.positions[:count]
         for place, (block, style) in enumerate(zip(self.blocks, styles.blocks)):
             x = block(x, None if text is None else text[place], style, valid)
-        said: Tensor = self.say(x)
-        return said
+        output: Tensor = self.proj_out(x)
+        return output
 
 
-class CaptionReader(nn.Module):
+class CaptionEncoder(nn.Module):
     """MotionDiffuse's own layers over the states of a frozen text encoder: what its cond.tokens and vector are."""
 
     def __init__(
@@ -180,14 +180,14 @@ class CaptionReader(nn.Module):
     ) -> None:
         """source: width of the states; vector: 4 times the network's width."""
         super().__init__()
-        self.read = nn.Linear(source, width)
+        self.proj_in = nn.Linear(source, width)
         self.layers = nn.ModuleList(Layer(width, hidden, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.pool = nn.Linear(width, vector)
 
     def forward(self, states: Tensor, last: Tensor) -> Cond:
         """states (B, L, source) of all tokens, and which of them ends the caption (B,)."""
-        x = self.read(states)
+        x = self.proj_in(states)
         for layer in self.layers:
             x = layer(x, None)
         tokens = self.norm(x)

@@ -8,7 +8,7 @@ from core.denoiser import Denoiser
 from core.grid import trailing
 from core.objective import Objective, indices, velocity
 from core.prediction import X0
-from core.recipe import Recipe, Sampling, Training, brief
+from core.recipe import Recipe, Sampling, Training, tiny_training
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, cosine_betas
@@ -66,8 +66,8 @@ def tiny(
     def system() -> Diffusion:
         net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 4, dropout=0.0), text_width, words=True)
         denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
-        objective = Objective(TOLD_APART, held(velocity), drop=0.1, beside=smooth(normal_of, geometry))
+        objective = Objective(TOLD_APART, held(velocity), drop=0.1, auxiliary_loss=smooth(normal_of, geometry))
         return Diffusion(denoiser, reading(text_width), objective=objective)
 
-    training = replace(brief(batch, steps, lr, 100), seconds=seconds)
+    training = replace(tiny_training(batch, steps, lr, 100), seconds=seconds)
     return procedural(system, Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=mending()), training, count)

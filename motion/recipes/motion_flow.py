@@ -15,9 +15,9 @@ from core.grid import shifted, trailing
 from core.nn.dit import Sequence
 from core.nn.textdit import TextDiT
 from core.objective import Objective, flow
-from core.objective.loss import Term
+from core.objective.loss import AuxiliaryLoss
 from core.prediction import X0
-from core.recipe import Recipe, Sampling, Training, brief, linear
+from core.recipe import Recipe, Sampling, Training, linear, tiny_training
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
@@ -59,7 +59,7 @@ def tiny(
     geometry: the weight of the losses in square metres; seconds: of the processor, after which training ends with the
     steps that it has made.
     """
-    training = replace(brief(batch, steps, lr, 100), seconds=seconds)
+    training = replace(tiny_training(batch, steps, lr, 100), seconds=seconds)
 
     def system() -> Diffusion:
         return _system(width, depth, 4, text_width, 2, 40, smooth(normal_of, geometry))
@@ -77,9 +77,9 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
 
 
 def _system(
-    width: int, depth: int, heads: int, text: int, text_depth: int, length: int, beside: Term | None = None
+    width: int, depth: int, heads: int, text: int, text_depth: int, length: int, beside: AuxiliaryLoss | None = None
 ) -> Diffusion:
     net = TextDiT(Sequence(HUMAN.features, width, patch=4), depth, heads, text)
     denoiser = Denoiser(net, Flow(), X0(), thousandths)
-    objective = Objective(TOLD_APART, held(flow), drop=0.1, beside=beside)
+    objective = Objective(TOLD_APART, held(flow), drop=0.1, auxiliary_loss=beside)
     return Diffusion(denoiser, reading(text, width, text_depth, length), objective=objective)

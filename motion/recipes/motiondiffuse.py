@@ -8,7 +8,7 @@ from core.denoiser import Denoiser
 from core.grid import trailing
 from core.objective import Objective, epsilon, indices, velocity
 from core.prediction import X0, Epsilon
-from core.recipe import Recipe, Sampling, Training, brief
+from core.recipe import Recipe, Sampling, Training, tiny_training
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, linear_betas
@@ -67,8 +67,8 @@ def tiny(
     def system() -> Diffusion:
         net = MotionDiffuse(HUMAN.features, SHAPE[0], width, 2 * width, depth, 4, text_width)
         denoiser = Denoiser(net, Discrete(linear_betas()), X0())
-        objective = Objective(indices, held(velocity), drop=0.1, beside=smooth(normal_of, geometry))
+        objective = Objective(indices, held(velocity), drop=0.1, auxiliary_loss=smooth(normal_of, geometry))
         return Diffusion(denoiser, reading(text_width, 4 * width), objective=objective)
 
-    training = replace(brief(batch, steps, lr, 100), seconds=seconds)
+    training = replace(tiny_training(batch, steps, lr, 100), seconds=seconds)
     return procedural(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=mending()), training, count)

@@ -15,11 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 from app.main import main
-from core.denoiser import Bindable
-from core.edit import DPS, Blur, Downsample, Mask, Posterior, inpaint, invert, repaint, scalar_variance, strengthened
+from core.denoiser import DenoiserLike
+from core.edit import (
+    DPS,
+    Blur,
+    Downsample,
+    Mask,
+    MeasurementPosterior,
+    inpaint,
+    invert,
+    partial_grid,
+    repaint,
+    scalar_variance,
+)
 from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Loaded, load
 from core.sample.euler import euler
 from core.sample.heun import heun
@@ -133,7 +144,7 @@ class Restoring:
     """A method as the command names it, and the same by the core: (denoiser, operator, measured) -> a denoiser."""
 
     words: list[str]
-    posterior: Callable[[Bindable, Operator, Tensor], Bindable]
+    posterior: Callable[[DenoiserLike, Operator, Tensor], DenoiserLike]
 
 
 RIGHT = torch.cat([torch.zeros(1, 8, 4), torch.ones(1, 8, 4)], dim=2)  # white in ``half``: nothing is known there
@@ -145,16 +156,18 @@ MEASURING = {
 RESTORING = {
     "pigdm": Restoring(
         ["--noise", "0.1"],
-        lambda model, operator, y: Posterior(model, operator, y, 0.1, scalar_variance(float(y.var()))),
+        lambda model, operator, y: MeasurementPosterior(model, operator, y, 0.1, scalar_variance(float(y.var()))),
     ),
-    "covariance": Restoring(["--method", "covariance"], lambda model, operator, y: Posterior(model, operator, y, 0.02)),
+    "covariance": Restoring(
+        ["--method", "covariance"], lambda model, operator, y: MeasurementPosterior(model, operator, y, 0.02)
+    ),
     "dps": Restoring(["--method", "dps", "--pull", "3"], lambda model, operator, y: DPS(model, operator, y, 3.0)),
 }
 
 
 def test_every_measurement_is_restored_by_every_method(command: Command, pixels: Path, tmp_path: Path) -> None:
     """Within a grey level of the core, no two alike; by the model's covariance near what was measured."""
-    system, mask, noise = load(checkpoint(pixels)).system, half(tmp_path / "missing.png"), Noise(0, [0])
+    system, mask, noise = load(checkpoint(pixels)).system, half(tmp_path / "missing.png"), SamplingRNG(0, [0])
     asked, start = system.conditioner.null(1), noise.start((1, 8, 8)).float()
     times = trailing(system.denoiser.schedule, 3)
     made: dict[tuple[str, str], np.ndarray] = {}
@@ -285,7 +298,7 @@ def test_a_trained_model_fills_what_is_missing(trained: Loaded, judge: Judge) ->
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 4:, :] = 1
     denoiser, cond = trained.system.denoiser, of_class(trained.system, labels)
-    noise = Noise(0, range(len(images)))
+    noise = SamplingRNG(0, range(len(images)))
     gone = (judge(images * (1 - mask) - mask).argmax(1) == labels).float().mean()
     for sampler in (heun, repaint(euler, 1, 3)):
         made = run(inpaint(denoiser, cond, images, mask, noise, sampler=sampler, grid=trailing, steps=15))
@@ -305,14 +318,16 @@ def test_a_trained_model_inverts_what_it_can_make_again(trained: Loaded, judge: 
     images, labels = real()
     system = trained.system
     plain = system.denoiser.bind(of_class(system, labels))
-    times = strengthened(trailing, 0.98)(plain.schedule, 100)
+    times = partial_grid(trailing, 0.98)(plain.schedule, 100)
     noisy = invert(plain, images, times)
     assert 0.7 < float(noisy.std()) < 1.3
-    back = run(euler(plain, noisy, times, Noise(0, range(len(images)))))
+    back = run(euler(plain, noisy, times, SamplingRNG(0, range(len(images)))))
     assert float((back - images).abs().mean()) < 0.02
     assert float((judge(back).argmax(1) == labels).float().mean()) > 0.9
     turned = (labels + 1) % 10
-    edited = run(euler(system.guided(2.0).bind(of_class(system, turned)), noisy, times, Noise(0, range(len(images)))))
+    edited = run(
+        euler(system.guided(2.0).bind(of_class(system, turned)), noisy, times, SamplingRNG(0, range(len(images))))
+    )
     assert float((judge(edited.clamp(-1, 1)).argmax(1) == turned).float().mean()) > 0.7
 
 
@@ -333,13 +348,13 @@ def test_a_trained_model_restores_better_than_the_measurement(trained: Loaded) -
         before = float((naive(measured) - images).square().mean())
         errors = {}
         for name, seen_by in (
-            ("pigdm", Posterior(system.denoiser, operator, measured, 0.02, variance)),
-            ("covariance", Posterior(system.denoiser, operator, measured, 0.02)),
+            ("pigdm", MeasurementPosterior(system.denoiser, operator, measured, 0.02, variance)),
+            ("covariance", MeasurementPosterior(system.denoiser, operator, measured, 0.02)),
             ("dps", DPS(system.denoiser, operator, measured, 10.0)),
         ):
-            start = Noise(0, range(len(images))).start((1, 8, 8)).float()
+            start = SamplingRNG(0, range(len(images))).start((1, 8, 8)).float()
             bound = seen_by.bind(of_class(system, labels))
-            made = run(heun(bound, start, trailing(bound.schedule, 20), Noise(0, range(len(images)))))
+            made = run(heun(bound, start, trailing(bound.schedule, 20), SamplingRNG(0, range(len(images)))))
             errors[name] = float((made - images).square().mean())
         assert errors["pigdm"] < 0.7 * before, (operator, errors, before)
         assert errors["covariance"] < 0.7 * before, (operator, errors, before)

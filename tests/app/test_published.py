@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from core.random import Noise
+from core.random import SamplingRNG
 from image.published import hand_off, open_pipeline
 from image.sheet import read_settings
 from tests.app.test_bad_files import cut, without_a_key
@@ -78,7 +78,7 @@ def test_a_refiner_ends_what_a_base_began(command: Command, folders: dict[str, P
     assert not sampled(command, base, tmp_path / "x.png", *words, "--refiner", refiner)
     asked, avoid = {"caption": ["a red cat"]}, {"caption": ["a dog"]}
     pair = open_pipeline(base, 32), open_pipeline(refiner, 32)
-    code = hand_off(*pair, Noise(0, [0]), asked, steps=6, guidance=3.0, avoid=avoid)
+    code = hand_off(*pair, SamplingRNG(0, [0]), asked, steps=6, guidance=3.0, avoid=avoid)
     expected = (pair[0].system.decode(code)[0].clamp(-1, 1).permute(1, 2, 0) + 1) * 127.5
     assert np.abs(seen(tmp_path / "x.png") - expected.numpy()).max() <= 1
     sampled(command, base, tmp_path / "alone.png", *words)

@@ -13,7 +13,7 @@ from PIL import Image
 from app.main import main
 from app.recordings import spans
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Sampling, load
 from core.sample.dpm import dpmpp_2m
 from core.train.state import newest
@@ -57,7 +57,7 @@ def test_prompts_follow_one_another(command: Command, motions: Path, tmp_path: P
     loaded = load(newest(motions) or motions)
     way = Sampling(dpmpp_2m, trailing, 2, guidance=2.5)
     with torch.no_grad():
-        x = sequence(loaded.system, told("walks; waves; sits", [2, 3, 2.5], 120), 12, Noise(5, [0]), way)
+        x = sequence(loaded.system, told("walks; waves; sits", [2, 3, 2.5], 120), 12, SamplingRNG(5, [0]), way)
     assert float((take.joints - decode(normal_of().undo(x))[0]).abs().max()) < 1e-4
 
 

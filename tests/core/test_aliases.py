@@ -19,7 +19,7 @@ from core.prediction import FlowVelocity
 from core.recipe import build, draw, load
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.systems.lora import Adapted
+from core.systems.lora import LoRADiffusion
 from core.train.loop import Run, train
 from core.train.state import newest
 from core.weights.checkpoint import FORMAT, CheckpointError, read, read_metadata, write
@@ -52,7 +52,9 @@ def aged(path: Path) -> None:
 
 
 def quiet(folder: Path) -> Run:
-    return Run(folder, log=0, save=10, hold_out=0, show=0, tensorboard=False, cpu=True, keep=None)
+    return Run(
+        folder, log_every=0, save_every=10, validate_every=0, sample_every=0, tensorboard=False, cpu=True, keep=None
+    )
 
 
 def test_an_old_checkpoint_opens_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +161,7 @@ def test_recipes_and_arguments_follow_in_their_order() -> None:
 
 
 def test_a_lora_follows_the_names_of_its_networks_layers() -> None:
-    system = Adapted(Diffusion(Denoiser(DiT(Patches((4, 4), 2, 16, 2), 2, 2), Flow(), FlowVelocity())), 2)
+    system = LoRADiffusion(Diffusion(Denoiser(DiT(Patches((4, 4), 2, 16, 2), 2, 2), Flow(), FlowVelocity())), 2)
     name = next(name for name in system.state_dict() if "blocks/1" in name)
     old = name.replace("blocks/1", "stack/1")
     table = Aliases(tensors=(TensorAlias(1, f"{DiT.__module__}.DiT", "stack", "blocks"),))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.cond import Cond
-from core.condition import Batch, ClassLabel, Conditioner, Together, Valid, join
+from core.condition import Batch, ClassLabel, CombinedConditioner, Conditioner, Valid, join
 
 
 def test_labels_are_rows_and_null_is_the_last_row() -> None:
@@ -41,7 +41,7 @@ def test_missing_conditions_are_named() -> None:
 
 def test_together_joins_vectors_and_keeps_valid_under_the_null() -> None:
     first, second = ClassLabel(2, 3), ClassLabel(2, 4)
-    both = Together([first, second, Valid()])
+    both = CombinedConditioner([first, second, Valid()])
     batch = {"label": [1, 0], "valid": [[True, False], [True, True]]}
     cond, null = both(batch), both.null(2)
     assert cond.vector is not None and cond.valid is not None
@@ -64,7 +64,7 @@ class Words(Conditioner):
 
 
 def test_tokens_without_a_mask_are_real_beside_masked_ones() -> None:
-    cond = Together([Words(2, masked=False), Words(3, masked=True)])({})
+    cond = CombinedConditioner([Words(2, masked=False), Words(3, masked=True)])({})
     assert cond.tokens is not None and cond.tokens[0, :, 0].tolist() == [2, 2, 3, 3, 3]
     assert cond.mask is not None and cond.mask[0].tolist() == [True, True, False, False, False]
 

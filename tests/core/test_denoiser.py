@@ -14,7 +14,7 @@ from core.cond import Cond
 from core.denoiser import Denoiser, change_schedule, spread
 from core.grid import linspace
 from core.prediction import X0, Epsilon, F, FlowVelocity, LearnedRange, Prediction, Score, V
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.ancestral import dpm2_ancestral, euler_ancestral
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
@@ -172,7 +172,7 @@ def trajectory(schedule: Schedule, prediction: Prediction, path: Schedule, sampl
     denoiser = Denoiser(InTermsOf(Wavy(), schedule, prediction), schedule, prediction)
     bound = change_schedule(denoiser, path, Cond())
     times = path.time(torch.tensor([9.0, 4.0, 2.0, 0.9, 0.3, 0.1, 0.0], dtype=torch.float64))
-    noise = Noise(seed=5, samples=range(3))
+    noise = SamplingRNG(seed=5, samples=range(3))
     alpha, sigma = path(times[0])
     start = noise.start((6,)) * torch.hypot(alpha, sigma)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_a_model_is_never_asked_beyond_its_noisiest_level() -> None:
         net = Recorder(lambda x: x.tanh())
         bound = change_schedule(Denoiser(net, inner_schedule, X0()), Flow(), Cond())
         x = torch.ones(1, 6, dtype=torch.float64)
-        steps = list(euler(bound, x, linspace(bound.schedule, 4), Noise(0, [0])))
+        steps = list(euler(bound, x, linspace(bound.schedule, 4), SamplingRNG(0, [0])))
         told, time, _ = net.seen[0]
         assert time.item() == pytest.approx(inner_schedule.noisiest, rel=1e-9)
         size = torch.hypot(*inner_schedule(torch.tensor(inner_schedule.noisiest, dtype=torch.float64)))

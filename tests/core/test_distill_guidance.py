@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.condition import Conditioner
-from core.denoiser import Bindable, Denoiser
-from core.distill import Imitation, Teacher, imitating, inherit
+from core.denoiser import Denoiser, DenoiserLike
+from core.distill import GuidanceDistillation, Teacher, embed_guidance, load_partial
 from core.grid import trailing
 from core.guidance import Guided
 from core.objective import flow
 from core.prediction import X0, Epsilon, FlowVelocity, Prediction
-from core.random import Draw
+from core.random import TrainingRNG
 from core.recipe import Recipe, Sampling, Training, draw
 from core.sample.euler import euler
 from core.schedule import VP, Flow, Schedule
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant
 from core.train.loop import steps
-from core.train.order import Ordered, Shares
+from core.train.order import BatchSharding, OrderedDataset
 from core.train.state import State, prepare, resume, save
 from core.verify.mixture import Exact, Mixture
 from core.weights.checkpoint import CheckpointError, read
@@ -88,15 +88,15 @@ class Points:
         return {"x": self.x[rows], "label": self.label[rows]}
 
 
-def exact() -> Bindable:
+def exact() -> DenoiserLike:
     return Exact(MIXTURE, Flow())
 
 
-def imitation(fetch: Callable[[], Bindable], scales: tuple[float, float] = (1.0, 4.0)) -> Imitation:
-    return Imitation(Teacher(fetch), Labels().null, scales, weight=flow)
+def imitation(fetch: Callable[[], DenoiserLike], scales: tuple[float, float] = (1.0, 4.0)) -> GuidanceDistillation:
+    return GuidanceDistillation(Teacher(fetch), Labels().null, scales, weight=flow)
 
 
-def recipe(fetch: Callable[[], Bindable], batch: int = 16, count: int = 40, width: int = 64) -> Recipe:
+def recipe(fetch: Callable[[], DenoiserLike], batch: int = 16, count: int = 40, width: int = 64) -> Recipe:
     def system() -> Diffusion:
         return Diffusion(Denoiser(Student(width), Flow(), FlowVelocity()), Labels(), objective=imitation(fetch))
 
@@ -104,7 +104,7 @@ def recipe(fetch: Callable[[], Bindable], batch: int = 16, count: int = 40, widt
         return Points(), None
 
     training = Training(batch, count, 5e-3, decay=lambda share: 1 - share, ema={"ema": Constant(0.99)})
-    sampling = Sampling(euler, trailing, 8, guidance=3.0, guide=imitating)
+    sampling = Sampling(euler, trailing, 8, guidance=3.0, guide=embed_guidance)
     asked = lambda seed, samples: {"label": torch.tensor([sample % 3 for sample in samples])}  # noqa: E731
     return Recipe(system, (2,), sampling, training, parts, ask=asked)
 
@@ -114,8 +114,8 @@ def started(made: Recipe, folder: Path | None = None) -> State:
 
 
 def walk(made: Recipe, state: State, count: int) -> None:
-    shares = Shares(made.training.batch)
-    found = steps(made.training, state, Accelerator(cpu=True), Ordered(made.data()[0], 0), shares)
+    shares = BatchSharding(made.training.batch)
+    found = steps(made.training, state, Accelerator(cpu=True), OrderedDataset(made.data()[0], 0), shares)
     for _ in range(count):
         next(found)
 
@@ -161,7 +161,7 @@ def test_the_loss_is_the_distance_to_the_guided_teacher(prediction: Prediction) 
     x, cond = torch.randn(64, 2).double(), Labels()({"label": torch.arange(64) % 3})
     for shift, expected in ((0.0, 0.0), (0.1, 0.01)):
         student = Denoiser(Speaking(Oracle(prediction, shift)), Flow(), prediction)
-        losses = Imitation(Teacher(exact), Labels().null)(student, x, cond, Draw(0, range(64)))
+        losses = GuidanceDistillation(Teacher(exact), Labels().null)(student, x, cond, TrainingRNG(0, range(64)))
         torch.testing.assert_close(losses.each, torch.full((64,), expected, dtype=torch.float64), rtol=1e-4, atol=1e-9)
         assert torch.equal(losses.mean, losses.each.mean())
 
@@ -171,27 +171,31 @@ def test_a_student_of_guidance_1_begins_without_a_loss(schedule: Schedule) -> No
     """Its teacher's weights, and a guidance that it does not hear yet; told another, there is much to learn."""
     teacher = Denoiser(Student(guided=False), schedule, Epsilon())
     student = Denoiser(Student(), schedule, Epsilon())
-    inherit(student, teacher.state_dict())
+    load_partial(student, teacher.state_dict())
     x, cond = torch.randn(32, 2), Labels()({"label": torch.arange(32) % 3})
-    at_one = Imitation(Teacher(lambda: teacher), Labels().null, (1.0, 1.0))(student, x, cond, Draw(0, range(32)))
+    at_one = GuidanceDistillation(Teacher(lambda: teacher), Labels().null, (1.0, 1.0))(
+        student, x, cond, TrainingRNG(0, range(32))
+    )
     assert at_one.mean < 1e-12
-    beyond = Imitation(Teacher(lambda: teacher), Labels().null, (3.0, 3.0))(student, x, cond, Draw(0, range(32)))
+    beyond = GuidanceDistillation(Teacher(lambda: teacher), Labels().null, (3.0, 3.0))(
+        student, x, cond, TrainingRNG(0, range(32))
+    )
     assert beyond.mean > 1e-3
 
 
 def test_a_teacher_on_another_path_is_read_on_the_students() -> None:
     x, cond = torch.randn(32, 2).double(), Labels()({"label": torch.arange(32) % 3})
     student = Denoiser(Speaking(Oracle(X0())), Flow(), X0())
-    other = Imitation(Teacher(lambda: Exact(MIXTURE, VP())), Labels().null)
-    assert other(student, x, cond, Draw(0, range(32))).mean < 1e-8
+    other = GuidanceDistillation(Teacher(lambda: Exact(MIXTURE, VP())), Labels().null)
+    assert other(student, x, cond, TrainingRNG(0, range(32))).mean < 1e-8
 
 
 def test_guidance_is_drawn_for_each_sample_of_the_run() -> None:
     made = imitation(exact, (2.0, 5.0))
-    whole = made.drawn(Draw(3, range(4000)))
-    assert torch.equal(whole[100:200], made.drawn(Draw(3, range(100, 200))))
+    whole = made.guidance_scales(TrainingRNG(3, range(4000)))
+    assert torch.equal(whole[100:200], made.guidance_scales(TrainingRNG(3, range(100, 200))))
     assert 2.0 <= whole.min() < 2.01 and 4.99 < whole.max() < 5.0 and abs(float(whole.mean()) - 3.5) < 0.05
-    places = made.places(Draw(3, range(4000)))
+    places = made.quantiles(TrainingRNG(3, range(4000)))
     assert abs(float(torch.corrcoef(torch.stack([whole, places]))[0, 1])) < 0.05
 
 
@@ -226,7 +230,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_a_finished_student_needs_no_teacher() -> None:
-    def gone() -> Bindable:
+    def gone() -> DenoiserLike:
         raise CheckpointError("the teacher is gone")
 
     made = recipe(gone)
@@ -234,7 +238,7 @@ def test_a_finished_student_needs_no_teacher() -> None:
     assert isinstance(system, Diffusion)
     assert draw(made, system, 0, range(6)).shape == (6, 2)
     with pytest.raises(ValueError, match="gone"):
-        system.loss(Points().get(range(4)), Draw(0, range(4)))
+        system.loss(Points().get(range(4)), TrainingRNG(0, range(4)))
 
 
 def test_a_student_converges_to_its_guided_teacher() -> None:
@@ -253,7 +257,7 @@ def test_a_student_converges_to_its_guided_teacher() -> None:
             plain = guided(x, torch.tensor(t), cond, torch.ones(512))
             for scale in (1.5, 2.5, 3.5):
                 wanted = Guided(exact(), EVERY, scale).bind(dataclasses.replace(cond, vector=cond.vector.double()))
-                said = system.guided(scale, imitating).bind(cond)(x, torch.tensor(t))
+                said = system.guided(scale, embed_guidance).bind(cond)(x, torch.tensor(t))
                 missed += float((said - wanted(x, torch.tensor(t))).square().mean())
                 changed += float((plain - wanted(x, torch.tensor(t))).square().mean())
     assert missed < 0.05 * changed, f"{missed / changed:.3f} of what guidance changes is missed"
@@ -265,7 +269,9 @@ def test_plain_guidance_1_leaves_the_denoiser_and_a_student_is_told_it() -> None
     assert system.guided(1.0) is system.denoiser
     told: list[Tensor | None] = []
     system.denoiser.net.register_forward_pre_hook(lambda net, given: told.append(given[2].guidance))
-    system.guided(1.0, imitating).bind(Labels()({"label": torch.tensor([0, 1])}))(torch.randn(2, 2), torch.tensor(0.5))
+    system.guided(1.0, embed_guidance).bind(Labels()({"label": torch.tensor([0, 1])}))(
+        torch.randn(2, 2), torch.tensor(0.5)
+    )
     assert told[0] is not None and torch.equal(told[0], torch.ones(2))
 
 
@@ -275,6 +281,6 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ValueError, match="no range"):
         imitation(exact, (1.0, float("nan")))
     with pytest.raises(ValueError, match="same sizes"):
-        inherit(Student(32), Student(64, guided=False).state_dict())
+        load_partial(Student(32), Student(64, guided=False).state_dict())
     with pytest.raises(ValueError, match="nothing to imitate"):
-        imitating(Denoiser(Student(), Flow(), X0()), Cond(), 2.0).bind(Cond())
+        embed_guidance(Denoiser(Student(), Flow(), X0()), Cond(), 2.0).bind(Cond())

@@ -16,29 +16,29 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate
+from core.denoiser import Bound, DenoiserLike, Estimate
 from core.guidance import (
     Autoguided,
     ClassifierGuided,
     Composed,
-    Dynamic,
+    DynamicThreshold,
+    GuidanceInterval,
     Guided,
-    Interval,
-    Linear,
+    LinearRule,
     PerpendicularNegative,
     Projected,
     Rescale,
     Rule,
-    Static,
-    Still,
-    Thresholded,
+    StaticThreshold,
+    X0Transform,
     ZeroStar,
+    ZeroVelocity,
     plus_plus,
     zero_star,
 )
 from core.guidance.guided import levels_at
 from core.prediction import X0, Epsilon, FlowVelocity, Prediction, V
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.ddim import ddim
 from core.sample.step import levels, run
 from core.schedule import EDM, VP, Flow, Schedule
@@ -90,7 +90,7 @@ def test_guidance_of_gaussians_is_the_tilted_gaussian(
 ) -> None:
     """The score of p(x|c)^w p(x)^(1 - w), whose precision is linear in w."""
     x, t, w = draw(*shape), at(time), 2.5
-    guided = Guided(Gaussian(schedule), told(-0.3, 1.2), w, together=together)
+    guided = Guided(Gaussian(schedule), told(-0.3, 1.2), w, batched=together)
     clean = guided.bind(told(0.8, 0.5, 3))(x, t)
     alpha, sigma = schedule(t)
     variances = [alpha**2 * s**2 + sigma**2 for s in (0.5, 1.2)]
@@ -102,7 +102,7 @@ def test_one_batch_of_both_branches_or_two_calls() -> None:
     x, t = draw(3, 2), at(0.5)
     for together, batches in ((True, [6]), (False, [3, 3])):
         denoiser = Gaussian(VP())
-        Guided(denoiser, told(0, 1), 3.0, together=together).bind(told(1, 1, 3))(x, t)
+        Guided(denoiser, told(0, 1), 3.0, batched=together).bind(told(1, 1, 3))(x, t)
         assert denoiser.batches == batches
 
 
@@ -156,7 +156,7 @@ def test_the_learned_variance_is_the_wanted_branch_s() -> None:
         Guided(denoiser, told(0, 1), 3.0),
         Composed(denoiser, told(0, 1), 3.0, [(told(0.2, 1), 1.0)]),
         Autoguided(denoiser, Guided(denoiser, told(0, 1), 0.0), 3.0),
-        Thresholded(Guided(denoiser, told(0, 1), 3.0, Projected()), Dynamic()),
+        X0Transform(Guided(denoiser, told(0, 1), 3.0, Projected()), DynamicThreshold()),
     ):
         mix = made.bind(told(0.7, 1, 3)).estimate(draw(3, 2), at(0.5)).mix
         assert mix is not None and bool((mix == 0.7).all())
@@ -240,7 +240,7 @@ def test_a_classifier_is_not_asked_about_pure_noise() -> None:
 
 def test_an_interval_asks_one_side_only() -> None:
     inside, outside = Gaussian(EDM()), Gaussian(EDM())
-    bound = Interval(Guided(inside, told(0, 1), 3.0), outside, 0.3, 5.0).bind(told(1, 0.5, 3))
+    bound = GuidanceInterval(Guided(inside, told(0, 1), 3.0), outside, 0.3, 5.0).bind(told(1, 0.5, 3))
     x = draw(3, 2)
     for t, guided in ((0.29, False), (0.3, True), (5.0, True), (5.1, False)):
         inside.batches.clear()
@@ -251,13 +251,13 @@ def test_an_interval_asks_one_side_only() -> None:
     for row, t in enumerate(mixed):
         torch.testing.assert_close(bound(x, mixed)[row], bound(x, t)[row], rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="low <= high"):
-        Interval(inside, outside, 2.0, 1.0)
+        GuidanceInterval(inside, outside, 2.0, 1.0)
 
 
 def test_an_open_interval_includes_pure_noise() -> None:
     inside, outside = Gaussian(Flow()), Gaussian(Flow())
-    Interval(inside, outside, low=2.0).bind(told(0, 1, 3))(draw(3, 2), at(1.0))
-    Interval(inside, outside, high=2.0).bind(told(0, 1, 3))(draw(3, 2), at(1.0))
+    GuidanceInterval(inside, outside, low=2.0).bind(told(0, 1, 3))(draw(3, 2), at(1.0))
+    GuidanceInterval(inside, outside, high=2.0).bind(told(0, 1, 3))(draw(3, 2), at(1.0))
     assert inside.batches == [3] and outside.batches == [3]
 
 
@@ -266,7 +266,7 @@ def test_an_open_interval_includes_pure_noise() -> None:
 def test_the_dynamic_threshold_is_numpy_s_quantile(shape: tuple[int, ...], quantile: float) -> None:
     clean = draw(*shape) * torch.tensor([0.2, 2.0, 9.0], dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
     for limit, maximum in ((1.0, math.inf), (1.0, 4.0), (0.5, 2.0)):
-        ours = Dynamic(quantile, limit, maximum)(clean)
+        ours = DynamicThreshold(quantile, limit, maximum)(clean)
         for row, sample in zip(ours, clean.numpy()):
             bound = np.clip(np.quantile(np.abs(sample), quantile), limit, maximum)
             np.testing.assert_allclose(row.numpy(), np.clip(sample, -bound, bound) * limit / bound, rtol=1e-12)
@@ -275,13 +275,13 @@ def test_the_dynamic_threshold_is_numpy_s_quantile(shape: tuple[int, ...], quant
 def test_the_dynamic_threshold_is_diffusers_s() -> None:
     theirs: Any = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=3.0)
     clean = 2 * draw(3, 2, 5, 5).float()
-    torch.testing.assert_close(Dynamic(0.9, 1.0, 3.0)(clean), theirs._threshold_sample(clean))
-    half = Dynamic(0.9)(clean.bfloat16())
+    torch.testing.assert_close(DynamicThreshold(0.9, 1.0, 3.0)(clean), theirs._threshold_sample(clean))
+    half = DynamicThreshold(0.9)(clean.bfloat16())
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), Dynamic(0.9)(clean), rtol=2e-2, atol=2e-2)
-    assert bool((Static(0.5)(clean) == clean.clamp(-0.5, 0.5)).all())
+    torch.testing.assert_close(half.float(), DynamicThreshold(0.9)(clean), rtol=2e-2, atol=2e-2)
+    assert bool((StaticThreshold(0.5)(clean) == clean.clamp(-0.5, 0.5)).all())
     with pytest.raises(ValueError, match="dynamic threshold"):
-        Dynamic(1.5)
+        DynamicThreshold(1.5)
 
 
 @pytest.mark.parametrize("space", [Epsilon(), V(), FlowVelocity(), X0()])
@@ -344,8 +344,8 @@ def test_projected_guidance_without_projection_and_momentum_is_the_line() -> Non
 
 
 def test_still_does_not_move_a_flow_and_zero_star_starts_with_it() -> None:
-    x, noise = draw(3, 2, 4), Noise(0, range(3))
-    bound = Still(Flow()).bind()
+    x, noise = draw(3, 2, 4), SamplingRNG(0, range(3))
+    bound = ZeroVelocity(Flow()).bind()
     torch.testing.assert_close(run(ddim(bound, x, torch.tensor([1.0, 0.6, 0.2]), noise)), x)
     guided, denoiser = Gaussian(Flow()), told(1, 0.5, 3)
     steps = list(ddim(zero_star(guided, told(0, 1), 4.0).bind(denoiser), x, torch.tensor([1, 0.97, 0.9, 0.5]), noise))
@@ -363,10 +363,10 @@ def test_plus_plus_is_the_paper_s_loop_under_ddim() -> None:
         clean = far + strength * (wanted(x, here.t) - far)
         x = there.alpha * clean + there.sigma * (x - here.alpha * far) / here.sigma
     ours = Guided(Gaussian(Flow()), null, plus_plus(Flow(), times, strength)).bind(cond)
-    torch.testing.assert_close(run(ddim(ours, start, times, Noise(0, range(3)))), x, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(run(ddim(ours, start, times, SamplingRNG(0, range(3)))), x, rtol=1e-10, atol=1e-10)
 
 
-RULES: list[Rule] = [Linear(), Rescale(), Rescale(0.5, V()), Projected(), ZeroStar()]
+RULES: list[Rule] = [LinearRule(), Rescale(), Rescale(0.5, V()), Projected(), ZeroStar()]
 
 
 @pytest.mark.parametrize("shape", [(3, 1), *SHAPES])
@@ -374,11 +374,11 @@ RULES: list[Rule] = [Linear(), Rescale(), Rescale(0.5, V()), Projected(), ZeroSt
 def test_every_rule_nests_and_samples_in_every_rank(rule: Rule, shape: tuple[int, ...]) -> None:
     """Guided in Threshold in Interval in Autoguided; for samples of one number rescaling has nothing to rescale."""
     base = Gaussian(VP())
-    nested: Bindable = Thresholded(Guided(base, told(0, 1), 3.0, rule), Dynamic())
-    nested = Autoguided(Interval(nested, base, 0.2, 3.0), Guided(base, told(0.1, 1.2), 0.0), 1.5)
+    nested: DenoiserLike = X0Transform(Guided(base, told(0, 1), 3.0, rule), DynamicThreshold())
+    nested = Autoguided(GuidanceInterval(nested, base, 0.2, 3.0), Guided(base, told(0.1, 1.2), 0.0), 1.5)
     bound = nested.bind(told(0.6, 0.3, shape[0]))
     times = torch.linspace(1, 1e-3, 5, dtype=torch.float64)
-    x = run(ddim(bound, draw(*shape), times, Noise(0, range(shape[0]))))
+    x = run(ddim(bound, draw(*shape), times, SamplingRNG(0, range(shape[0]))))
     assert x.shape == shape and bool(x.isfinite().all())
     single = draw(*shape).float()
     assert nested.bind(told(0.6, 0.3, shape[0]).to(dtype=torch.float32))(single, at(0.5)).dtype == torch.float32
@@ -388,7 +388,7 @@ def test_guided_samples_follow_the_tilted_law() -> None:
     """CFG with equal deviations moves the mean to m0 + w (m1 - m0): samples end there."""
     times = torch.cat([torch.linspace(5, -9, 60, dtype=torch.float64).exp(), torch.zeros(1, dtype=torch.float64)])
     guided = Guided(Gaussian(EDM()), told(-0.2, 0.5), 2.0).bind(told(0.5, 0.5, 2000))
-    x = run(ddim(guided, math.exp(5) * draw(2000, 1), times, Noise(0, range(2000))))
+    x = run(ddim(guided, math.exp(5) * draw(2000, 1), times, SamplingRNG(0, range(2000))))
     assert abs(float(x.mean()) - 1.2) < 0.06 and abs(float(x.std()) - 0.5) < 0.05
 
 

@@ -26,7 +26,7 @@ from core.likelihood import (
     normal,
     uniform_dequantisation,
 )
-from core.random import Noise
+from core.random import SamplingRNG
 from core.schedule import EDM, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP, linear_betas
 from core.verify.mixture import Exact, Mixture
 
@@ -111,7 +111,7 @@ def test_the_normal_law_with_the_data_s_moments_is_exact_for_a_gaussian() -> Non
 def test_hutchinson_is_within_its_bar_and_exact_where_the_jacobian_is_diagonal() -> None:
     law = mixture(8, correlated=True)
     x = law.sample(200, seed=6)
-    trace = hutchinson(Noise(0, range(200)), x, count=8)
+    trace = hutchinson(SamplingRNG(0, range(200)), x, count=8)
     found = log_prob(law.denoiser(Flow()), x, trace=trace, tolerance=1e-4)
     truth = law.log_density(x, ONE, NOTHING)
     # The bar is Student's at 95 %: of 200 points 190 are expected inside, give or take 3.
@@ -122,7 +122,7 @@ def test_hutchinson_is_within_its_bar_and_exact_where_the_jacobian_is_diagonal()
     exact = log_prob(plain.denoiser(Flow()), x, trace=trace)
     assert float(exact.probe.max()) < 1e-12 and covered(exact, plain.log_density(x, ONE, NOTHING)) >= 0.95
     with pytest.raises(ValueError, match="at least two probes"):
-        hutchinson(Noise(0, range(200)), x, count=1)
+        hutchinson(SamplingRNG(0, range(200)), x, count=1)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -183,7 +183,7 @@ def test_guidance_by_the_exact_classifier_has_the_density_of_its_class() -> None
 
 def test_bits_per_dimension_state_their_dequantisation() -> None:
     """256 levels in [-1, 1] cost 7 bits more than the density says; a broad Gaussian is nearly flat over a cell."""
-    law, noise = Mixture(torch.zeros(1, 4), torch.full((1, 4), 0.25)), Noise(0, range(30))
+    law, noise = Mixture(torch.zeros(1, 4), torch.full((1, 4), 0.25)), SamplingRNG(0, range(30))
     levels = torch.arange(256, dtype=torch.float64) / 128 - 1 + 1 / 256
     x = law.sample(30, seed=11).clamp(-0.99, 0.99)
     x = levels[(x[..., None] - levels).abs().argmin(-1)]

@@ -20,7 +20,7 @@ from core.cond import Cond
 from core.denoiser import Bound, Denoiser, Estimate
 from core.grid import GRIDS
 from core.prediction import X0, Epsilon, F, FlowVelocity, LearnedRange, Prediction, Score, V
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import SAMPLERS
 from core.sample.info import SamplerInfo
 from core.sample.step import Sampler, run
@@ -116,7 +116,7 @@ class SharedNoise:
     """The same noise for every prediction: that of samples 0 and 1, repeated."""
 
     def __init__(self, pairs: int) -> None:
-        self.pairs, self.noise = pairs, Noise(seed=0, samples=(0, 1))
+        self.pairs, self.noise = pairs, SamplingRNG(seed=0, samples=(0, 1))
 
     def spread(self, pair: Tensor) -> Tensor:
         return pair.repeat(self.pairs, *[1] * (pair.ndim - 1))
@@ -271,13 +271,13 @@ class InTermsOf(nn.Module):
 def test_the_denoiser_of_a_network_reaches_the_flow() -> None:
     """The same through ``Denoiser``: schedule x prediction, by an adaptive sampler, in float64."""
     sampler = SAMPLERS["adaptive"].sampler
-    unit = Noise(seed=0, samples=range(2)).start((2, 3))
+    unit = SamplingRNG(seed=0, samples=range(2)).start((2, 3))
     for schedule_name, schedule in SCHEDULES.items():
         times = GRIDS["trailing"](schedule, 1)
         alpha, sigma = schedule(times[0])
         start = alpha * MEAN + ((alpha * DEVIATION) ** 2 + sigma**2).sqrt() * unit
         for name, prediction in supported(schedule, times).items():
             bound = Denoiser(InTermsOf(schedule, prediction), schedule, prediction).bind()
-            end = run(sampler(bound, start, times, Noise(0, range(2))))
+            end = run(sampler(bound, start, times, SamplingRNG(0, range(2))))
             error = largest(end - (MEAN + DEVIATION * unit))
             assert error < 5e-3, (schedule_name, name, error)

@@ -23,10 +23,10 @@ from core.objective import (
     Objective,
     Offset,
     Sigmoid,
+    Truncated,
     Uncertainty,
     UniformLogSNR,
     Weight,
-    Within,
     average,
     cosmap,
     epsilon,
@@ -37,18 +37,18 @@ from core.objective import (
     output_weight,
     per_log_snr,
     stratified,
-    truncated,
+    truncated_snr,
     uniform,
     unit,
     velocity,
 )
 from core.objective.bound import variational_bound
 from core.prediction import X0, Epsilon, F, FlowVelocity, LearnedRange, Prediction, Score, V
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.schedule import EDM, VP, Cosine, Discrete, Flow, Schedule, linear_betas, log_snr
 
-DRAW = Draw(3, range(6))
-WEIGHTS: list[Weight] = [unit, epsilon, velocity, flow, truncated, MinSNR(), P2(), EDMWeight(), Sigmoid()]
+DRAW = TrainingRNG(3, range(6))
+WEIGHTS: list[Weight] = [unit, epsilon, velocity, flow, truncated_snr, MinSNR(), P2(), EDMWeight(), Sigmoid()]
 
 
 class Says(nn.Module):
@@ -200,22 +200,22 @@ def test_density_per_log_snr_by_differentiation() -> None:
 def test_an_integrand_does_not_depend_on_the_density() -> None:
     schedule, prediction = Cosine(cleanest=0.002, noisiest=0.998), Epsilon()
     rows = data(1).expand(len(U), -1)
-    draw = Draw(0, [0] * len(U))
+    rng = TrainingRNG(0, [0] * len(U))
     means = []
     for times in (uniform, UniformLogSNR(), Mode(0.5)):
-        objective = Objective(times, Sigmoid(0.0), integrand=True)
-        loss = objective(Denoiser(Says(schedule, prediction), schedule, prediction), rows, Cond(), draw, U)
+        objective = Objective(times, Sigmoid(0.0), importance_weighted=True)
+        loss = objective(Denoiser(Says(schedule, prediction), schedule, prediction), rows, Cond(), rng, U)
         means.append(float(loss.mean))
     assert max(means) / min(means) < 1.001
 
 
 def test_even_places_cover_the_range_for_any_cut_of_the_batch() -> None:
-    whole = stratified(Draw(5, range(10**9, 10**9 + 64)))
-    assert torch.equal(whole[16:32], stratified(Draw(5, range(10**9 + 16, 10**9 + 32))))
+    whole = stratified(TrainingRNG(5, range(10**9, 10**9 + 64)))
+    assert torch.equal(whole[16:32], stratified(TrainingRNG(5, range(10**9 + 16, 10**9 + 32))))
     counts = (whole * 16).long().bincount(minlength=16)
     assert counts.min() >= 3 and counts.max() <= 5
-    assert not torch.equal(whole, stratified(Draw(6, range(10**9, 10**9 + 64))))
-    many = independent(Draw(5, range(2000)))
+    assert not torch.equal(whole, stratified(TrainingRNG(6, range(10**9, 10**9 + 64))))
+    many = independent(TrainingRNG(5, range(2000)))
     assert stats.kstest(many.numpy(), "uniform").pvalue > 1e-3
 
 
@@ -239,12 +239,12 @@ def test_offset_noise_has_the_covariance_of_an_offset() -> None:
 def test_a_share_of_a_density_is_between_its_quantiles() -> None:
     schedule = Discrete(linear_betas())
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert Within(indices, 0.0, 0.2)(schedule, u).unique().tolist() == list(range(200))
-    assert Within(indices, 0.5, 1.0)(schedule, u).unique().tolist() == list(range(500, 1000))
-    times = Within(LogNormal(), 0.25, 0.75)(EDM(), u)
+    assert Truncated(indices, 0.0, 0.2)(schedule, u).unique().tolist() == list(range(200))
+    assert Truncated(indices, 0.5, 1.0)(schedule, u).unique().tolist() == list(range(500, 1000))
+    times = Truncated(LogNormal(), 0.25, 0.75)(EDM(), u)
     assert torch.equal(times, LogNormal()(EDM(), 0.25 + 0.5 * u))
     with pytest.raises(ValueError, match="quantiles"):
-        Within(uniform, 0.5, 0.5)
+        Truncated(uniform, 0.5, 0.5)
 
 
 def test_only_valid_positions_count() -> None:
@@ -331,7 +331,7 @@ def test_hybrid_loss_adds_the_bound() -> None:
     hybrid = Objective(indices, epsilon, bound=0.05)(denoiser, data(), Cond(), DRAW)
     alpha, sigma = (value[:, None] for value in TABLE(hybrid.t))
     x_t = alpha * data() + sigma * DRAW.normal(data(), Stream.NOISE)
-    estimate = denoiser.read(x_t, hybrid.t, denoiser.output(x_t, hybrid.t, Cond()))
+    estimate = denoiser.from_output(x_t, hybrid.t, denoiser.output(x_t, hybrid.t, Cond()))
     bound = variational_bound(TABLE, data(), x_t, hybrid.t, estimate)
     assert torch.allclose(hybrid.mean, plain + 0.05 * bound.mean())
     with pytest.raises(ValueError, match="Discrete"):
@@ -349,7 +349,7 @@ def test_a_loss_beside_is_of_x0_as_it_is_estimated(prediction: Prediction) -> No
         return 2 * ((clean - 0.1) / 0.3).square().mean(1)  # of x_t, which the network's x0 gives back
 
     plain = Objective()(denoiser, x, Cond(valid=valid), DRAW)
-    both = Objective(beside=near)(denoiser, x, Cond(valid=valid), DRAW)
+    both = Objective(auxiliary_loss=near)(denoiser, x, Cond(valid=valid), DRAW)
     alpha, sigma = (value[:, None] for value in schedule(plain.t))
     x_t = alpha * x + sigma * DRAW.normal(x, Stream.NOISE)
     torch.testing.assert_close(both.mean - plain.mean, 2 * x_t.square().mean(), rtol=1e-6, atol=1e-9)

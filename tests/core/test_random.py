@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from core.random import Noise, Stream, network_seed, normal, permutation, uniform
+from core.random import SamplingRNG, Stream, network_seed, normal, permutation, uniform
 
 
 def test_sample_does_not_change_with_batch_or_order() -> None:
@@ -40,7 +40,7 @@ def test_network_seeds_differ() -> None:
 
 def test_brownian_path_has_brownian_increments() -> None:
     like = torch.zeros(3000, 2, dtype=torch.float64)
-    noise = Noise(0, range(3000))
+    noise = SamplingRNG(0, range(3000))
     first = noise.brownian(like, 0.9, 0.3)
     second = noise.brownian(like, 0.3, 0.05)
     for part in (first, second):
@@ -50,8 +50,8 @@ def test_brownian_path_has_brownian_increments() -> None:
 
 def test_brownian_path_is_one_path_for_every_grid() -> None:
     like = torch.zeros(3, 5, dtype=torch.float64)
-    whole = Noise(0, range(3)).brownian(like, 0.8, 0.2) * 0.6**0.5
-    fine = Noise(0, range(3))
+    whole = SamplingRNG(0, range(3)).brownian(like, 0.8, 0.2) * 0.6**0.5
+    fine = SamplingRNG(0, range(3))
     parts = fine.brownian(like, 0.8, 0.47) * 0.33**0.5 + fine.brownian(like, 0.47, 0.2) * 0.27**0.5
     assert torch.allclose(whole, parts, atol=1e-12)
-    assert torch.equal(whole[1:2], Noise(0, [1]).brownian(like[:1], 0.8, 0.2) * 0.6**0.5)
+    assert torch.equal(whole[1:2], SamplingRNG(0, [1]).brownian(like[:1], 0.8, 0.2) * 0.6**0.5)

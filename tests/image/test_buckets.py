@@ -26,7 +26,7 @@ from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.cache import Cached, latents, model_hash
 from core.train.loop import steps
-from core.train.order import Ordered, Shares, stream
+from core.train.order import BatchSharding, OrderedDataset, stream
 from core.train.state import prepare
 from image.buckets import Bucketed, bucket_sizes, nearest_bucket
 from image.data import DataError
@@ -72,9 +72,9 @@ def test_every_picture_goes_where_it_is_distorted_least() -> None:
 
 
 def test_batches_are_of_one_bucket_and_say_what_was_cut(source: Folder) -> None:
-    data = Ordered(Bucketed(source, SHAPES, batch=4), seed=0)
+    data = OrderedDataset(Bucketed(source, SHAPES, batch=4), seed=0)
     seen = set()
-    for (batch,) in islice(stream(data, Shares(4), 0), 24):
+    for (batch,) in islice(stream(data, BatchSharding(4), 0), 24):
         height, width = batch["x"].shape[2:]
         seen.add((height, width))
         assert batch["target"].tolist() == [[height, width]] * 4
@@ -84,9 +84,9 @@ def test_batches_are_of_one_bucket_and_say_what_was_cut(source: Folder) -> None:
 
 
 def test_parts_and_processes_share_a_bucket(source: Folder) -> None:
-    data = Ordered(Bucketed(source, SHAPES, batch=8), seed=0)
+    data = OrderedDataset(Bucketed(source, SHAPES, batch=8), seed=0)
     for step in range(12):
-        parts = [data[p] for rank in range(2) for p in Shares(8, 2, rank, 2).positions(step)]
+        parts = [data[p] for rank in range(2) for p in BatchSharding(8, 2, rank, 2).positions(step)]
         assert len({part["x"].shape for part in parts}) == 1
         assert torch.equal(torch.cat([part["x"] for part in parts]), data[range(step * 8, step * 8 + 8)]["x"])
 
@@ -97,7 +97,7 @@ def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: Folder, ba
     step, order = 0, []
     for epoch in range(1, 21):
         while step < sum(epoch * count // batch for count in COUNTS.values()):
-            order += data.arrange(0, range(step * batch, (step + 1) * batch))
+            order += data.example_order(0, range(step * batch, (step + 1) * batch))
             step += 1
         met = Counter(order)
         for members in data.members:
@@ -115,10 +115,10 @@ def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: Folder, ba
 
 def test_order_is_a_function_of_seed_and_step(source: Folder) -> None:
     data = Bucketed(source, SHAPES, batch=4)
-    walk = data.arrange(0, range(400))
-    assert data.arrange(0, range(200, 204)) == walk[200:204]
-    assert data.arrange(0, [399, 0, 201]) == [walk[399], walk[0], walk[201]]
-    assert data.arrange(1, range(400)) != walk
+    walk = data.example_order(0, range(400))
+    assert data.example_order(0, range(200, 204)) == walk[200:204]
+    assert data.example_order(0, [399, 0, 201]) == [walk[399], walk[0], walk[201]]
+    assert data.example_order(1, range(400)) != walk
     shapes = [int(data.bucket[walk[step * 4]]) for step in range(100)]
     assert shapes[:24] != sorted(shapes[:24])  # buckets alternate
 
@@ -157,14 +157,14 @@ def test_the_training_loop_takes_them_and_resumes(source: Folder) -> None:
     for start in (0, 6):
         state = prepare(recipe, accelerator)
         state.step = start
-        walk = steps(recipe.training, state, accelerator, Ordered(data, 0), Shares(4, parts=2), workers=0)
+        walk = steps(recipe.training, state, accelerator, OrderedDataset(data, 0), BatchSharding(4, parts=2), workers=0)
         losses.append([float(loss) for loss in walk])
         states.append(state)
     assert [len(each) for each in losses] == [14, 8] and all(math.isfinite(loss) for loss in losses[0])
     assert states[0].step == states[1].step == 14
-    ahead = list(islice(stream(Ordered(data, 0), Shares(4), 6, workers=2), 8))
+    ahead = list(islice(stream(OrderedDataset(data, 0), BatchSharding(4), 6, workers=2), 8))
     for step, (batch,) in enumerate(ahead, start=6):
-        assert torch.equal(batch["x"], Ordered(data, 0)[range(step * 4, step * 4 + 4)]["x"])
+        assert torch.equal(batch["x"], OrderedDataset(data, 0)[range(step * 4, step * 4 + 4)]["x"])
     assert len({batch["x"].shape for (batch,) in ahead}) > 2
 
 
@@ -181,13 +181,13 @@ def test_latents_of_buckets_are_kept_without_decoding_again(source: Folder, tmp_
     codec, opened = Scale(0.5, 0.1), []
     for _ in range(2):
         data = Counting(source, SHAPES, batch=4)
-        opened.append((data, Cached(data, latents(codec.describe), tmp_path, model_hash(codec, "0.5, 0.1"))))
+        opened.append((data, Cached(data, latents(codec.moments), tmp_path, model_hash(codec, "0.5, 0.1"))))
     assert [data.decoded for data, _ in opened] == [48, 0]
-    plain = stream(Ordered(Bucketed(source, SHAPES, batch=4), 5), Shares(4, parts=2), 7)
-    kept = stream(Ordered(opened[1][1], 5), Shares(4, parts=2), 7, workers=2)
+    plain = stream(OrderedDataset(Bucketed(source, SHAPES, batch=4), 5), BatchSharding(4, parts=2), 7)
+    kept = stream(OrderedDataset(opened[1][1], 5), BatchSharding(4, parts=2), 7, workers=2)
     for theirs, mine in islice(zip(plain, kept), 12):
         for a, b in zip(theirs, mine, strict=True):
-            assert torch.equal(codec.describe(a["x"]), b["described"]) and a["caption"] == b["caption"]
+            assert torch.equal(codec.moments(a["x"]), b["moments"]) and a["caption"] == b["caption"]
             assert all(torch.equal(a[name], b[name]) for name in ("size", "crop", "target"))
 
 
@@ -196,5 +196,5 @@ def test_nothing_depends_on_the_folder_s_place(source: Folder, tmp_path: Path) -
         (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / path.name).with_suffix(".txt").write_text(text)
     moved, here = Bucketed(open_source(tmp_path), SHAPES, 4), Bucketed(source, SHAPES, 4)
-    assert moved.arrange(0, range(40)) == here.arrange(0, range(40))
+    assert moved.example_order(0, range(40)) == here.example_order(0, range(40))
     assert [moved.fingerprint(index) for index in range(48)] == [here.fingerprint(index) for index in range(48)]

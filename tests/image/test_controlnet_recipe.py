@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from app.main import main
 from core.nn.controlnet import ControlCond
 from core.recipe import load
-from core.systems.controlnet import OWN, WithControl
+from core.systems.controlnet import OWN, ControlNetDiffusion
 from tests.support.runs import QUIET, checkpoint, text_to_image
 
 
@@ -36,7 +36,7 @@ def test_only_the_controlnet_is_saved(runs: Path) -> None:
     assert all(OWN in name for name in tensors if name.startswith(("model/", "ema/ema", "optimizer/")))
     assert any(bool(value.any()) for name, value in tensors.items() if "model/" in name and "outlets" in name)
     loaded, base = load(checkpoint(runs / "control")).system, load(checkpoint(runs / "ldm")).system
-    assert isinstance(loaded, WithControl)
+    assert isinstance(loaded, ControlNetDiffusion)
     own = base.denoiser.net.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in loaded.denoiser.net.net.state_dict().items())
 
@@ -66,7 +66,7 @@ def test_it_goes_to_a_folder_of_diffusers(runs: Path, tmp_path: Path) -> None:
     assert main(["convert", str(runs / "control"), str(tmp_path / "out")]) == 0
     theirs = ControlNetModel.from_pretrained(tmp_path / "out").eval()
     ours = load(checkpoint(runs / "control")).system
-    assert isinstance(ours, WithControl)
+    assert isinstance(ours, ControlNetDiffusion)
     x, tokens, seen = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16), torch.rand(2, 3, 32, 32)
     time = torch.tensor([3.0, 700.0])
     with torch.no_grad():

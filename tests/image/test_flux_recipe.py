@@ -51,7 +51,7 @@ def once(recipe: Recipe, steps: int = 2) -> Recipe:
 def counted(net: nn.Module) -> list[int]:
     """The batch of every pass through the image stream that comes from now on."""
     batches: list[int] = []
-    net.get_submodule("enter").register_forward_hook(lambda layer, given, said: batches.append(len(given[0])))
+    net.get_submodule("proj_in").register_forward_hook(lambda layer, given, said: batches.append(len(given[0])))
     return batches
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.train.order import Ordered
+from core.train.order import OrderedDataset
 from image.data import DataError
 from image.folder import CaptionedArray, open_captioned, open_folder, open_source
 from image.source import Captioned, divide, frame, size_of
@@ -72,14 +72,14 @@ def test_random_crops_are_a_function_of_the_position(tmp_path: Path) -> None:
     gradient(40, 16).save(tmp_path / "b.png")
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(name)
-    data = Ordered(open_captioned(tmp_path, 16, random_crop=True), seed=3)
+    data = OrderedDataset(open_captioned(tmp_path, 16, random_crop=True), seed=3)
     whole, again = data[range(40)], data[range(10, 14)]
     for name in ("x", "crop"):
         assert torch.equal(whole[name][10:14], again[name])
     x = ((whole["x"] + 1) * 127.5).round()
     assert torch.equal(x[:, :2, 0, 0], whole["crop"])  # the first pixel is where the crop says it is
     assert len(whole["crop"][:, 1].unique()) > 8 and 20 <= whole["crop"].max() <= 24
-    assert not torch.equal(Ordered(data.data, seed=4)[range(40)]["crop"], whole["crop"])
+    assert not torch.equal(OrderedDataset(data.data, seed=4)[range(40)]["crop"], whole["crop"])
 
 
 def test_frames_reach_both_edges() -> None:

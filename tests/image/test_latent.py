@@ -13,10 +13,10 @@ from core.codec import Latents
 from core.denoiser import Denoiser
 from core.nn.unet import UNet
 from core.prediction import FlowVelocity
-from core.random import Draw
+from core.random import TrainingRNG
 from core.recipe import Recipe, build
 from core.schedule import Flow
-from core.systems.autoencoder import Autoencoding
+from core.systems.autoencoder import AutoencoderTraining
 from core.systems.diffusion import Diffusion
 from core.train.loop import train
 from core.train.state import newest
@@ -37,7 +37,7 @@ def first() -> Recipe:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an autoencoder's run."""
     folder = tmp_path_factory.mktemp("autoencoder")
-    train(first(), quiet(folder, log=1))
+    train(first(), quiet(folder, log_every=1))
     return folder
 
 
@@ -51,7 +51,7 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def system(plan: Plan | None = None) -> Diffusion:
     """A latent model with a fresh autoencoder."""
     made = first().system()
-    assert isinstance(made, Autoencoding)
+    assert isinstance(made, AutoencoderTraining)
     autoencoder = made.autoencoder if plan is None else KLAutoencoder(plan)
     channels = autoencoder.plan.latent
     net = UNet(channels, channels, 8, (1,), 1, (), groups=4, head_width=8)
@@ -83,7 +83,7 @@ def test_what_is_diffused_is_standard(run: Path, tmp_path: Path) -> None:
     begun = system()
     begin_with(str(run), first())(begun, tmp_path)
     data = first().data()[0].get(range(40))["x"]
-    code = begun.codec.encode(data, Draw(0, range(40)))
+    code = begun.codec.encode(data, TrainingRNG(0, range(40)))
     assert torch.allclose(code.mean((0, 2, 3)), torch.zeros(code.shape[1]), atol=0.1)
     assert torch.allclose(code.std((0, 2, 3)), torch.ones(code.shape[1]), atol=0.1)
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
-from core.random import Draw
+from core.random import TrainingRNG
 from core.recipe import Recipe, build, draw, load, restore
-from core.systems.autoencoder import Autoencoding, Weights
+from core.systems.autoencoder import AutoencoderTraining, Weights
 from core.train.loop import train
 from image.features import timm_features, timm_maps
 from image.folder import has_captions, pictures_of
@@ -40,7 +40,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shortly(recipe: Recipe, folder: Path) -> Path:
     """Two steps of two pictures."""
     short = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, batch=2, steps=2))
-    return train(short, quiet(folder, log=1, hold_out=2))
+    return train(short, quiet(folder, log_every=1, validate_every=2))
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +130,17 @@ def test_vgg_s_maps_are_those_of_lpips() -> None:
 def test_an_autoencoder_with_a_feature_network_opens_from_its_weights(weights: Path) -> None:
     """As a checkpoint is opened: built without memory, then given what was saved."""
 
-    def make() -> Autoencoding:
+    def make() -> AutoencoderTraining:
         plan = Plan(3, 2, (8, 8), 1, groups=4, middle_attention=False)
         look = timm_maps("test_resnet", weights, (0, 1))
-        return Autoencoding(KLAutoencoder(plan), Weights(), Perceptual(look), PatchDiscriminator(3, 8, 1))
+        return AutoencoderTraining(KLAutoencoder(plan), Weights(), Perceptual(look), PatchDiscriminator(3, 8, 1))
 
     saved = make()
     opened = restore(make, saved.state_dict(), weights)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     places = torch.zeros(2, dtype=torch.float64)
-    draw = Draw(0, range(2))
-    torch.testing.assert_close(opened({"x": x}, draw, places).mean, saved({"x": x}, draw, places).mean)
+    rng = TrainingRNG(0, range(2))
+    torch.testing.assert_close(opened({"x": x}, rng, places).mean, saved({"x": x}, rng, places).mean)
     assert not any(value.is_meta for value in [*opened.parameters(), *opened.buffers()])
 
 
@@ -148,15 +148,15 @@ def test_an_autoencoder_learns_from_all_its_losses(pictures: Path, weights: Path
     """As in the published preset, with a smaller network to look with."""
     recipe = build("image.recipes.autoencoder.small", {"data": str(pictures), "size": 32})
     system = recipe.system()
-    assert isinstance(system, Autoencoding)
-    full = Autoencoding(
+    assert isinstance(system, AutoencoderTraining)
+    full = AutoencoderTraining(
         system.autoencoder,
-        dataclasses.replace(system.weights, judged_after=0),
+        dataclasses.replace(system.weights, discriminator_start=0),
         Perceptual(timm_maps("test_resnet", weights, (0, 1, 2))),
         system.discriminator,
     ).train()
     batch = recipe.data()[0].get(range(2))
-    found = full(batch, Draw(0, range(2)))
+    found = full(batch, TrainingRNG(0, range(2)))
     found.mean.backward()
     taught = {name.split(".")[0] for name, value in full.named_parameters() if value.grad is not None}
     assert taught == {"autoencoder", "discriminator"} and bool(found.mean.isfinite())

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from app.main import main
 from core.cond import Cond
 from core.recipe import build, load
-from core.systems.lora import Adapted
+from core.systems.lora import LoRADiffusion
 from core.weights.lora import load as load_lora
 from tests.support.runs import QUIET, checkpoint, text_to_image
 
@@ -37,7 +37,7 @@ def test_only_the_lora_is_saved_and_it_has_learned(runs: Path) -> None:
     assert all("lora." in name for name in tensors if name.startswith(("model/", "ema/ema", "optimizer/")))
     assert any(bool(value.any()) for name, value in tensors.items() if name.endswith(".up"))
     loaded, base = load(path), load(checkpoint(runs / "ldm"))
-    assert isinstance(loaded.system, Adapted)
+    assert isinstance(loaded.system, LoRADiffusion)
     own = base.system.denoiser.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in loaded.system.denoiser.state_dict().items())
 
@@ -55,7 +55,7 @@ def test_a_lora_run_samples_and_goes_on(runs: Path, tmp_path: Path, capsys: pyte
 def test_the_lora_goes_to_files(runs: Path, tmp_path: Path) -> None:
     net = load(checkpoint(runs / "ldm")).system.denoiser.net
     trained = load(checkpoint(runs / "lora")).system
-    assert isinstance(trained, Adapted)
+    assert isinstance(trained, LoRADiffusion)
     for to, start in (("diffusers", "unet."), ("original", "lora_unet_")):
         out = tmp_path / f"{to}.safetensors"
         assert main(["convert", str(runs / "lora"), str(out), "--to", to]) == 0

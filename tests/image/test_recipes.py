@@ -40,7 +40,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = build("image.recipes.autoencoder.tiny", SHORT)
     short = dataclasses.replace(recipe, data=lambda: (recipe.data()[0], None))
     folder = tmp_path_factory.mktemp("autoencoder")
-    return train(short, quiet(folder, log=1))
+    return train(short, quiet(folder, log_every=1))
 
 
 def test_every_system_has_its_three_presets() -> None:
@@ -55,7 +55,7 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     given = SHORT | {"autoencoder": str(code)}
     made = build(name, {key: value for key, value in given.items() if key in build(name).arguments})
     recipe = dataclasses.replace(made, data=lambda: (made.data()[0], None))
-    path = train(recipe, quiet(tmp_path, log=1, hold_out=2))
+    path = train(recipe, quiet(tmp_path, log_every=1, validate_every=2))
     loaded = load(path)
     assert loaded.recipe.arguments["batch"] == 4
     start = recipe.system().state_dict()

@@ -9,7 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from core.nn.mmdit import MMDiT
-from core.random import Draw
+from core.random import TrainingRNG
 from core.recipe import Loaded, build, draw, load
 from core.schedule import Flow
 from tests.support.runs import trained
@@ -85,7 +85,7 @@ def test_every_part_that_learns_is_taught(run: Loaded) -> None:
     data = run.recipe.data()[0].get(range(4))
     for _ in range(5):  # the readout and every gate begin at 0, and let nothing through at first
         system.zero_grad()
-        system.loss(data, Draw(0, range(4))).mean.backward()
+        system.loss(data, TrainingRNG(0, range(4))).mean.backward()
         with torch.no_grad():
             for value in system.parameters():
                 if value.grad is not None:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from app.export import save_parts
 from core.nn.text_unet import TextUNet
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.recipe import build
 from core.sample.step import run
 from core.systems.diffusion import Diffusion
-from core.train.order import Ordered
+from core.train.order import OrderedDataset
 from image.buckets import Bucketed
 from image.captioned import Wordless
 from image.published import Pipeline, hand_off
@@ -90,13 +90,13 @@ def test_what_training_is_told_is_what_the_data_say(systems: dict[str, Diffusion
     recipe, system = build("image.recipes.sdxl.tiny", SIZES), systems["tiny"]
     batch = dict(recipe.data()[0].get(range(8)))
     losses = [
-        float(system.loss({**batch, "crop": crop}, Draw(0, range(8))).mean.detach())
+        float(system.loss({**batch, "crop": crop}, TrainingRNG(0, range(8))).mean.detach())
         for crop in (batch["crop"], batch["crop"], batch["crop"] + 3)
     ]
     assert losses[0] == losses[1] != losses[2]
     assert system.objective.drop == 0 and isinstance(recipe.training.augment, Wordless)
     many = {"caption": ["a 7"] * 4000, "crop": torch.ones(4000, 2)}
-    untold = dict(recipe.training.augment(many, Draw(0, range(4000))))
+    untold = dict(recipe.training.augment(many, TrainingRNG(0, range(4000))))
     assert 0.08 < untold["caption"].count("") / 4000 < 0.12
     assert bool((untold["crop"] == 1).all()) and set(untold["caption"]) == {"", "a 7"}
     told = system.conditioner({**untold, "caption": untold["caption"][:2], "crop": (1, 1)})
@@ -111,7 +111,7 @@ def test_pictures_of_your_own_come_in_buckets_with_their_true_numbers(tmp_path: 
     recipe = build("image.recipes.sdxl.small", {"data": str(tmp_path), "size": 128, "batch": 2})
     train, held_out = recipe.data()
     assert isinstance(train, Bucketed) and held_out is not None
-    ordered, shapes, crops = Ordered(train, 0), set(), set()
+    ordered, shapes, crops = OrderedDataset(train, 0), set(), set()
     for step in range(20):
         batch = ordered[range(2 * step, 2 * step + 2)]
         shapes.add(tuple(batch["x"].shape[2:]))
@@ -153,11 +153,11 @@ def test_the_tiny_base_hands_over_to_its_refiner(systems: dict[str, Diffusion]) 
     base, refiner = (Pipeline(name, system, (4, 8, 8), way) for name, system in systems.items())
     asked = {"caption": ["a red 7 on white", "a blue 2 on grey"]}
     found, alone = (
-        hand_off(base, second, Noise(0, [0, 1]), asked, steps=8, guidance=3.0) for second in (refiner, base)
+        hand_off(base, second, SamplingRNG(0, [0, 1]), asked, steps=8, guidance=3.0) for second in (refiner, base)
     )
     whole = run(
         base.system.sample(
-            Noise(0, [0, 1]), (4, 8, 8), asked, sampler=way.sampler, grid=way.grid, steps=8, guidance=3.0
+            SamplingRNG(0, [0, 1]), (4, 8, 8), asked, sampler=way.sampler, grid=way.grid, steps=8, guidance=3.0
         )
     )
     assert bool(found.isfinite().all()) and found.shape == alone.shape == whole.shape

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.train.order import Ordered, Shares, stream
+from core.train.order import BatchSharding, OrderedDataset, stream
 from image.data import DataError
 from image.folder import open_captioned
 from image.shards import braces, open_shards
@@ -70,9 +70,9 @@ def test_shards_are_the_folder_in_any_order(folder: Path) -> None:
 
 
 def test_a_run_over_shards_starts_anywhere(folder: Path) -> None:
-    data = Ordered(open_captioned(folder / "shards", 8, random_crop=True), seed=1)
-    whole = list(islice(stream(data, Shares(4), 0), 6))
-    for step, (mine,) in enumerate(islice(stream(data, Shares(4), 3, workers=2), 3), start=3):
+    data = OrderedDataset(open_captioned(folder / "shards", 8, random_crop=True), seed=1)
+    whole = list(islice(stream(data, BatchSharding(4), 0), 6))
+    for step, (mine,) in enumerate(islice(stream(data, BatchSharding(4), 3, workers=2), 3), start=3):
         assert torch.equal(mine["x"], whole[step][0]["x"]) and mine["caption"] == whole[step][0]["caption"]
 
 

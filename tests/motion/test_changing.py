@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import X0
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Change, Sampling
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Cosine
@@ -71,7 +71,7 @@ def test_long_clips_are_changed_window_after_window(normal: Normal, rows: Tensor
     known = torch.cat([rows, rows, rows])[None].expand(2, -1, -1)
     mask = torch.zeros(1, 360, 263)
     mask[:, 10:40], mask[:, 100:150], mask[:, 300:] = 1, 1, 1
-    found = revised(system, "walks", known, mask, Noise(0, [0, 1]), SAMPLING, normal, 80)
+    found = revised(system, "walks", known, mask, SamplingRNG(0, [0, 1]), SAMPLING, normal, 80)
     kept = mask[0, :, 0] == 0
     assert torch.equal(found[:, kept], known[:, kept])
     assert bool(((found - known).abs().amax(-1) > 1e-3)[:, ~kept].all())
@@ -80,7 +80,7 @@ def test_long_clips_are_changed_window_after_window(normal: Normal, rows: Tensor
     for span in (slice(40, 100), slice(150, 300)):
         torch.testing.assert_close(roots[0][:, span], roots[1][:, span], rtol=0, atol=1e-3)
     limbs = features_of(parts()["upper"]).expand(1, 360, -1)
-    found = revised(system, "walks", known, limbs, Noise(0, [0, 1]), SAMPLING, normal, 80)
+    found = revised(system, "walks", known, limbs, SamplingRNG(0, [0, 1]), SAMPLING, normal, 80)
     assert torch.equal(found[..., limbs[0, 0] == 0], known[..., limbs[0, 0] == 0])
     assert bool(((found - known).abs().amax(-1) > 1e-3).all())
 
@@ -89,7 +89,7 @@ def test_a_gap_that_is_too_long_is_refused(normal: Normal, rows: Tensor, system:
     mask = torch.zeros(1, 120, 263)
     mask[:, 10:100] = 1
     with pytest.raises(ValueError, match=r"a gap of 4.5 s .* fills 2.95 s"):
-        revised(system, "walks", rows[None], mask, Noise(0, [0]), SAMPLING, normal, 80)
+        revised(system, "walks", rows[None], mask, SamplingRNG(0, [0]), SAMPLING, normal, 80)
 
 
 def test_segments_last_as_long_as_asked() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.train.order import Ordered
+from core.train.order import OrderedDataset
 from motion.data import MotionError, prepare, published
 from motion.features import Normal, decode
 from motion.files import Take, write
@@ -51,7 +51,7 @@ def test_published_folders_are_read_by_their_rules(humanml: Path) -> None:
 
 def test_training_draws_captions_and_parts_as_a_function_of_the_position(humanml: Path) -> None:
     data = published(humanml, "train")
-    ordered = Ordered(data, seed=1)
+    ordered = OrderedDataset(data, seed=1)
     batches = [ordered[range(start, start + 8)] for start in range(0, 80, 8)]
     said = {caption for batch in batches for caption in batch["caption"]}
     assert said == {f"{word} {name}" for word in ("one", "two") for name in ("000001", "M000001", "000004")} | {

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Denoiser
+from core.denoiser import Bound, Denoiser, DenoiserLike
 from core.edit import Inpainted, inpaint
 from core.grid import trailing
-from core.guidance import Guided, Thresholded
+from core.guidance import Guided, X0Transform
 from core.prediction import X0
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Sampling
 from core.sample.dpm import dpmpp_2m
 from core.sample.heun import heun
@@ -71,7 +71,7 @@ def test_features_belong_to_joints() -> None:
 
 
 def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, clips: Tensor) -> None:
-    mixture, schedule, noise = Mixture(clips, torch.full(clips.shape, 1e-4)), Flow(), Noise(0, range(2))
+    mixture, schedule, noise = Mixture(clips, torch.full(clips.shape, 1e-4)), Flow(), SamplingRNG(0, range(2))
 
     class Model:
         def __init__(self) -> None:
@@ -83,7 +83,7 @@ def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, cl
     known, mask = clips[[2, 5]].double(), gap(120, 30, 60)
     closing = Closing(normal, known, 30, 60)
     found = run(
-        inpaint(Thresholded(Model(), closing), Cond(), known, mask, noise, sampler=heun, grid=trailing, steps=12)
+        inpaint(X0Transform(Model(), closing), Cond(), known, mask, noise, sampler=heun, grid=trailing, steps=12)
     )
     assert torch.equal(found[:, :30], known[:, :30]) and torch.equal(found[:, 60:], known[:, 60:])
     joints, truth = (decode(normal.undo(x)) for x in (found, known))
@@ -96,14 +96,14 @@ def test_a_gap_between_frames_of_a_known_clip_is_filled_by_it(normal: Normal, cl
 def test_closing_brings_the_root_to_its_place(normal: Normal, clips: Tensor) -> None:
     known = clips[:3].double()
     other = clips[[4, 5, 6]].double()
-    mended = Closing(normal, known, 20, 70)(other)
-    composite = torch.where(gap(120, 20, 70) == 0, known, mended)
+    map_x0 = Closing(normal, known, 20, 70)(other)
+    composite = torch.where(gap(120, 20, 70) == 0, known, map_x0)
     for found, truth in zip(decode_root(normal.undo(composite)), decode_root(normal.undo(known))):
         torch.testing.assert_close(found[:, 70:, [0, 2]], truth[:, 70:, [0, 2]], rtol=0, atol=1e-6)
     # What is closed stays as it is, and only turns and velocities of the root change.
-    torch.testing.assert_close(Closing(normal, known, 20, 70)(mended), mended, rtol=0, atol=1e-9)
-    torch.testing.assert_close(mended[:, 70:], other[:, 70:], rtol=0, atol=1e-9)
-    torch.testing.assert_close(mended[:, 20:, 3:], other[:, 20:, 3:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(Closing(normal, known, 20, 70)(map_x0), map_x0, rtol=0, atol=1e-9)
+    torch.testing.assert_close(map_x0[:, 70:], other[:, 70:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(map_x0[:, 20:, 3:], other[:, 20:, 3:], rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="before the clip does"):
         Closing(normal, known, 20, 120)
 
@@ -119,16 +119,16 @@ def test_a_frame_says_where_joints_are_in_the_next_one(normal: Normal, clips: Te
 def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) -> None:
     known, other = clips[:3].double(), clips[[4, 5, 6]].double()
     joined = Joined(normal, known, 30, 70, 10)
-    mended = joined(other)
-    joints, truth = (decode(normal.undo(torch.where(gap(120, 30, 70) == 0, known, x))) for x in (mended, known))
+    map_x0 = joined(other)
+    joints, truth = (decode(normal.undo(torch.where(gap(120, 30, 70) == 0, known, x))) for x in (map_x0, known))
     assert float((joints - truth)[:, :31].norm(dim=-1).max()) < 1e-5
     # Nothing happens in the middle, outside, or to contacts; what goes on already is left alone.
-    torch.testing.assert_close(mended[:, 40:60], other[:, 40:60], rtol=0, atol=1e-12)
-    assert torch.equal(mended[:, :30], other[:, :30]) and torch.equal(mended[:, 70:], other[:, 70:])
-    assert torch.equal(mended[..., -4:], other[..., -4:])
-    torch.testing.assert_close(mended[:, 69, :-4], (2 * known[:, 70] - known[:, 71])[:, :-4], rtol=0, atol=1e-9)
+    torch.testing.assert_close(map_x0[:, 40:60], other[:, 40:60], rtol=0, atol=1e-12)
+    assert torch.equal(map_x0[:, :30], other[:, :30]) and torch.equal(map_x0[:, 70:], other[:, 70:])
+    assert torch.equal(map_x0[..., -4:], other[..., -4:])
+    torch.testing.assert_close(map_x0[:, 69, :-4], (2 * known[:, 70] - known[:, 71])[:, :-4], rtol=0, atol=1e-9)
     # At u = 1 / N a cubic of value d and slope v has lost at most (3 d + 2 N v) / N^2 of going straight.
-    bend = (mended[:, 32] - 2 * mended[:, 31] + mended[:, 30])[:, 4:67].abs().max()
+    bend = (map_x0[:, 32] - 2 * map_x0[:, 31] + map_x0[:, 30])[:, 4:67].abs().max()
     jump = (other[:, 30] - known[:, 29])[:, 4:67].abs().max()
     assert float(bend) < 0.2 * float(jump)
     for first, last, may in ((0, 120, []), (30, 120, range(30, 40)), (0, 70, range(60, 70))):
@@ -140,12 +140,12 @@ def test_joined_frames_go_on_from_what_is_kept(normal: Normal, clips: Tensor) ->
 @pytest.mark.parametrize("size", [1, 2, 5, 12])
 def test_short_gaps_are_joined_at_both_ends(normal: Normal, clips: Tensor, size: int) -> None:
     known, other = clips[:3].double(), clips[[4, 5, 6]].double()
-    mended = Joined(normal, known, 30, 30 + size)(other)
+    map_x0 = Joined(normal, known, 30, 30 + size)(other)
     poses = Groups(22).slices()[3]
-    torch.testing.assert_close(normal.undo(mended)[:, 30, poses], normal.undo(known)[:, 30, poses], rtol=0, atol=1e-6)
+    torch.testing.assert_close(normal.undo(map_x0)[:, 30, poses], normal.undo(known)[:, 30, poses], rtol=0, atol=1e-6)
     if size > 1:
         ahead = 2 * known[:, 30 + size] - known[:, 31 + size]
-        torch.testing.assert_close(mended[:, 29 + size, :-4], ahead[:, :-4], rtol=0, atol=1e-9)
+        torch.testing.assert_close(map_x0[:, 29 + size, :-4], ahead[:, :-4], rtol=0, atol=1e-9)
 
 
 def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) -> None:
@@ -161,7 +161,7 @@ def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) 
 
 
 def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, system: Diffusion) -> None:
-    known, noise = clips[:2], Noise(0, [0, 1])
+    known, noise = clips[:2], SamplingRNG(0, [0, 1])
     on = edited(system, "walks on", known, gap(120, 40, 120), noise, SAMPLING)
     assert torch.equal(on[:, :40], known[:, :40]) and not torch.allclose(on[:, 40:], known[:, 40:], atol=0.1)
     torch.testing.assert_close(
@@ -181,7 +181,7 @@ def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, sy
 def test_kept_frames_are_kept_at_every_estimate(normal: Normal, clips: Tensor, system: Diffusion) -> None:
     known, mask = clips[:1], gap(120, 30, 60)
     told = system.conditioner({"caption": ["sits"], "valid": torch.ones(1, 120, dtype=torch.bool)})
-    bound = Inpainted(Thresholded(system.guided(2.0), Closing(normal, known, 30, 60)), known, mask).bind(told)
+    bound = Inpainted(X0Transform(system.guided(2.0), Closing(normal, known, 30, 60)), known, mask).bind(told)
     clean = bound(torch.randn(1, 120, 263), torch.tensor(0.7))
     assert torch.equal(clean[:, :30], known[:, :30]) and torch.equal(clean[:, 60:], known[:, 60:])
     root = [decode_root(normal.undo(x))[1][:, 60] for x in (clean, known)]
@@ -202,7 +202,7 @@ def test_segments_overlap_and_add_up() -> None:
 
 
 def test_a_sequence_of_one_is_plain_sampling_and_ends_are_their_own(system: Diffusion) -> None:
-    noise = Noise(3, [0, 1])
+    noise = SamplingRNG(3, [0, 1])
     one = sequence(system, [Segment("walks", 40)], 8, noise, SAMPLING)
     asked = {"caption": ["walks"] * 2, "valid": torch.ones(2, 40, dtype=torch.bool)}
     steps = system.sample(noise, (40, 263), asked, sampler=dpmpp_2m, grid=trailing, steps=3, guidance=2.0)
@@ -211,22 +211,22 @@ def test_a_sequence_of_one_is_plain_sampling_and_ends_are_their_own(system: Diff
     other = sequence(system, [Segment("walks", 40), Segment("jumps", 30)], 8, noise, SAMPLING)
     assert both.shape == (2, 62, 263)
     assert not torch.allclose(both[:, 40:], other[:, 40:])
-    alone = sequence(system, [Segment("walks", 40), Segment("sits", 30)], 8, Noise(3, [1]), SAMPLING)
+    alone = sequence(system, [Segment("walks", 40), Segment("sits", 30)], 8, SamplingRNG(3, [1]), SAMPLING)
     torch.testing.assert_close(alone[0], both[1], rtol=0, atol=1e-5)
 
 
 def test_what_a_guidance_does_besides_is_done_to_the_whole_sequence(system: Diffusion) -> None:
-    def counting(denoiser: Bindable, null: Cond, scale: float) -> Bindable:
+    def counting(denoiser: DenoiserLike, null: Cond, scale: float) -> DenoiserLike:
         """Says how many frames it sees, in place of x0."""
-        return Thresholded(Guided(denoiser, null, scale), lambda clean: torch.full_like(clean, clean.shape[1]))
+        return X0Transform(Guided(denoiser, null, scale), lambda clean: torch.full_like(clean, clean.shape[1]))
 
     told = [Segment("walks", 40), Segment("sits", 30)]
-    made = sequence(system, told, 8, Noise(3, [0]), dataclasses.replace(SAMPLING, guide=counting))
+    made = sequence(system, told, 8, SamplingRNG(3, [0]), dataclasses.replace(SAMPLING, guide=counting))
     torch.testing.assert_close(made, torch.full_like(made, 62.0))
 
 
 def test_limbs_are_told_different_things(system: Diffusion) -> None:
-    noise, upper = Noise(3, [0]), above_the_belt()
+    noise, upper = SamplingRNG(3, [0]), above_the_belt()
     lower = [joint for joint in range(22) if joint not in upper]
     same = limbs_told(system, [("walks", upper), ("walks", lower)], 24, noise, SAMPLING)
     torch.testing.assert_close(same, sequence(system, [Segment("walks", 24)], 0, noise, SAMPLING))
@@ -237,7 +237,7 @@ def test_limbs_are_told_different_things(system: Diffusion) -> None:
 
 
 def test_parts_of_a_network_are_pulled_together(system: Diffusion) -> None:
-    noise, upper = Noise(3, [0, 1]), above_the_belt()
+    noise, upper = SamplingRNG(3, [0, 1]), above_the_belt()
     lower = [joint for joint in range(22) if joint not in upper]
     script = [("waves", upper), ("walks", lower)]
     plain, pulled = (limbs_told(system, script, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01))

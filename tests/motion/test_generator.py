@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.data.dataset import check
-from core.train.order import Ordered
+from core.train.order import OrderedDataset
 from motion.acts import Style, jump, kick, walk
 from motion.body import Proportions, pose
 from motion.features import canonical, decode, encode
@@ -140,7 +140,7 @@ def test_batches_are_normalised_and_come_back_as_joints(parts: tuple[Motions, Mo
     truth = poses(0, range(64))[0][:, :-1].float()
     assert float((joints - truth)[valid].abs().max()) < 1e-5
     assert held.normal is train.normal and all(c.script.held_out for c in held.get(range(20))["clip"])
-    assert len(Ordered(train, seed=0)[range(8)]["caption"]) == 8
+    assert len(OrderedDataset(train, seed=0)[range(8)]["caption"]) == 8
 
 
 def test_encoding_the_procedural_set_is_exact(made: Made) -> None:

@@ -10,7 +10,7 @@ from core.cond import Cond
 from core.denoiser import Denoiser
 from core.objective import Objective
 from core.prediction import X0
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.schedule import Cosine
 from motion.features import Groups, Normal, encode
 from motion.generator import poses as drawn
@@ -97,13 +97,13 @@ class Echo(torch.nn.Module):
 
 def test_the_core_objective_takes_it_beside_its_own(clips: tuple[Tensor, Tensor, Normal]) -> None:
     x, valid, normal = clips
-    geometry, net, draw = Geometry(lambda: normal), Echo(), Draw(0, range(2))
+    geometry, net, rng = Geometry(lambda: normal), Echo(), TrainingRNG(0, range(2))
     denoiser = Denoiser(net, Cosine(), X0())
     net.share.data.fill_(0.9)
-    plain = Objective()(denoiser, x, Cond(valid=valid), draw)
-    both = Objective(beside=geometry)(denoiser, x, Cond(valid=valid), draw)
+    plain = Objective()(denoiser, x, Cond(valid=valid), rng)
+    both = Objective(auxiliary_loss=geometry)(denoiser, x, Cond(valid=valid), rng)
     alpha, sigma = (value[:, None, None] for value in denoiser.schedule(plain.t))
-    said = 0.9 * (alpha * x + sigma * draw.normal(x, Stream.NOISE))
+    said = 0.9 * (alpha * x + sigma * rng.normal(x, Stream.NOISE))
     torch.testing.assert_close(both.mean - plain.mean, geometry(said, x, valid).mean(), rtol=1e-6, atol=1e-9)
     both.mean.backward()
     assert net.share.grad is not None and net.share.grad != 0

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Denoiser, Estimate
+from core.denoiser import Bound, Denoiser, DenoiserLike, Estimate
 from core.grid import trailing
 from core.guidance import Guided
 from core.objective import velocity
 from core.prediction import X0
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.recipe import build, domains, draw, told
 from core.sample.ddpm import ddpm
 from core.sample.step import run
@@ -53,7 +53,7 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     system = recipe.system()
     assert isinstance(system, Diffusion)
     batch = recipe.data()[0].get(range(4))
-    losses = system.loss(batch, Draw(0, range(4)))
+    losses = system.loss(batch, TrainingRNG(0, range(4)))
     losses.mean.backward()
     assert losses.each.isfinite().all()
     assert all(value.grad is not None for value in system.denoiser.net.parameters() if value.requires_grad)
@@ -61,7 +61,7 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     sampler = recipe.sampling.sampler
     x = run(
         system.eval().sample(
-            Noise(0, [0, 1]), recipe.shape, asked, sampler=sampler, grid=trailing, steps=2, guidance=2.0
+            SamplingRNG(0, [0, 1]), recipe.shape, asked, sampler=sampler, grid=trailing, steps=2, guidance=2.0
         )
     )
     assert x.shape == (2, *recipe.shape) and bool(x.isfinite().all())
@@ -85,7 +85,7 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
     class Rough(Diffusion):
         """Whose x0 is always the rough clips."""
 
-        def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> Bindable:
+        def guided(self, scale: float, guide: Guide = Guided, avoid: Mapping[str, Any] | None = None) -> DenoiserLike:
             return guide(Fixed(self.denoiser.schedule, rough), Cond(), scale)
 
     system = recipe.system()
@@ -140,7 +140,7 @@ def test_mdm_samples_step_by_step_as_published_in_double_precision() -> None:
     betas = torch.tensor(shrunk, dtype=torch.float64).clamp(max=0.999)
     bar = (1 - betas).cumprod(0)
     before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
-    denoiser, noise = Denoiser(net, Discrete(cosine_betas()), X0()), Noise(0, [0])
+    denoiser, noise = Denoiser(net, Discrete(cosine_betas()), X0()), SamplingRNG(0, [0])
     times = trailing(denoiser.schedule, 1000)
     x = noise.start((4, 3))
     expected, worst = x, 0.0

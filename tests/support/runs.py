@@ -13,15 +13,23 @@ from core.train.state import newest
 QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 
 
-def quiet(folder: Path, log: int = 0, save: int = 0, hold_out: int = 0) -> Run:
+def quiet(folder: Path, log_every: int = 0, save_every: int = 0, validate_every: int = 0) -> Run:
     """A run on the CPU that shows nothing and writes no files of TensorBoard."""
-    return Run(folder, log=log, save=save, hold_out=hold_out, show=0, tensorboard=False, cpu=True)
+    return Run(
+        folder,
+        log_every=log_every,
+        save_every=save_every,
+        validate_every=validate_every,
+        sample_every=0,
+        tensorboard=False,
+        cpu=True,
+    )
 
 
 def trained(name: str, arguments: dict[str, object], folder: Path) -> Path:
     """The checkpoint of a recipe trained without held-out data."""
     made = build(name, arguments)
-    return train(dataclasses.replace(made, data=lambda: (made.data()[0], None)), quiet(folder, log=1))
+    return train(dataclasses.replace(made, data=lambda: (made.data()[0], None)), quiet(folder, log_every=1))
 
 
 def checkpoint(folder: Path) -> Path:

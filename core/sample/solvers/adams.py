@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.heun import turn
+from core.sample.heun import slope_correction
 from core.sample.solvers.exponential import second_order, third_order
 from core.sample.solvers.polynomial import exponential_moments, weights
 from core.sample.step import Level, NoiseSource, Step, toward
-from core.sample.walk import OneStep, Seen, multistep
+from core.sample.walk import Evaluation, OneStep, multistep
 
 
 def lms(
@@ -40,25 +40,25 @@ def _is_finite(here: Level, there: Level) -> bool:
     return here.alpha > 0 and there.ratio < here.ratio
 
 
-def _in_ratio(past: Sequence[Seen], there: Level) -> Tensor:
-    here = past[0].level
+def _in_ratio(history: Sequence[Evaluation], there: Level) -> Tensor:
+    here = history[0].level
     step = there.ratio - here.ratio
-    places = [(seen.level.ratio - here.ratio) / step for seen in past]
-    return _mean_slope(past, there, weights(places, [1 / (k + 1) for k in range(len(past))]))
+    nodes = [(current.level.ratio - here.ratio) / step for current in history]
+    return _mean_slope(history, there, weights(nodes, [1 / (k + 1) for k in range(len(history))]))
 
 
-def _in_log_snr(past: Sequence[Seen], there: Level) -> Tensor:
-    here = past[0].level
+def _in_log_snr(history: Sequence[Evaluation], there: Level) -> Tensor:
+    here = history[0].level
     step = there.half_log_snr - here.half_log_snr
-    places = [(seen.level.half_log_snr - here.half_log_snr) / step for seen in past]
-    moments = exponential_moments(step, len(past))
-    return _mean_slope(past, there, [share / moments[0] for share in weights(places, moments)])
+    nodes = [(current.level.half_log_snr - here.half_log_snr) / step for current in history]
+    moments = exponential_moments(step, len(history))
+    return _mean_slope(history, there, [share / moments[0] for share in weights(nodes, moments)])
 
 
-def _mean_slope(past: Sequence[Seen], there: Level, shares: Sequence[float]) -> Tensor:
+def _mean_slope(history: Sequence[Evaluation], there: Level, shares: Sequence[float]) -> Tensor:
     """Step along the mean of the noises; the shares sum to one."""
-    here = past[0]
+    here = history[0]
     x = toward(here.x, here.clean, here.level, there)
-    for share, seen in zip(shares[1:], past[1:]):
-        x = turn(x, here.level, there, share * (seen.noise - here.noise))
+    for share, current in zip(shares[1:], history[1:]):
+        x = slope_correction(x, here.level, there, share * (current.noise - here.noise))
     return x

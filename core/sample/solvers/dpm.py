@@ -14,7 +14,7 @@ from core.sample.dpm import two_points
 from core.sample.solvers.exponential import second_order, third_order
 from core.sample.solvers.polynomial import phi
 from core.sample.step import Level, NoiseSource, Step, toward
-from core.sample.walk import Seen, multistep, one_step
+from core.sample.walk import Evaluation, multistep, one_step
 
 
 def dpmpp_2s(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterator[Step]:
@@ -35,14 +35,14 @@ def dpmpp_3m(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> It
     return multistep(denoise, x, times, _three, order=3)
 
 
-def _three(past: Sequence[Seen], there: Level) -> Tensor:
-    if len(past) < 3:
-        return two_points(past, there)
-    step = there.half_log_snr - past[0].level.half_log_snr
-    gaps = [(new.level.half_log_snr - old.level.half_log_snr) / step for new, old in zip(past, past[1:])]
-    newer = (past[0].clean - past[1].clean) / gaps[0]
-    older = (past[1].clean - past[2].clean) / gaps[1]
+def _three(history: Sequence[Evaluation], there: Level) -> Tensor:
+    if len(history) < 3:
+        return two_points(history, there)
+    step = there.half_log_snr - history[0].level.half_log_snr
+    gaps = [(new.level.half_log_snr - old.level.half_log_snr) / step for new, old in zip(history, history[1:])]
+    newer = (history[0].clean - history[1].clean) / gaps[0]
+    older = (history[1].clean - history[2].clean) / gaps[1]
     curve = (newer - older) / (gaps[0] + gaps[1])
     slope = newer + gaps[0] * curve
-    x = toward(past[0].x, past[0].clean, past[0].level, there)
+    x = toward(history[0].x, history[0].clean, history[0].level, there)
     return x + there.alpha * step * (phi(2, -step) * slope + phi(3, -step) * curve)

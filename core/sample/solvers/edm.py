@@ -16,7 +16,7 @@ from core.denoiser import Bound
 from core.sample.heun import both_ends, unless_far
 from core.sample.renoise import diffuse
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
-from core.sample.walk import is_inner, look
+from core.sample.walk import evaluate, is_inner
 
 
 def edm(
@@ -40,13 +40,15 @@ def edm(
     gamma = min(churn / (len(path) - 1), math.sqrt(2) - 1)
     for index, (here, there) in enumerate(pairwise(path)):
         if gamma > 0 and s_tmin <= here.ratio <= s_tmax:
-            x, here = lift(denoise, x, here, here.half_log_snr - math.log1p(gamma), s_noise * noise.normal(x, index))
-        seen = look(denoise, x, here)
-        x = method(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
-        yield Step(index, there.t, x, seen.clean)
+            x, here = raise_noise(
+                denoise, x, here, here.half_log_snr - math.log1p(gamma), s_noise * noise.normal(x, index)
+            )
+        current = evaluate(denoise, x, here)
+        x = method(denoise, current, there) if is_inner(here, there) else toward(x, current.clean, here, there)
+        yield Step(index, there.t, x, current.clean)
 
 
-def lift(denoise: Bound, x: Tensor, here: Level, half_log_snr: float, unit: Tensor) -> tuple[Tensor, Level]:
+def raise_noise(denoise: Bound, x: Tensor, here: Level, half_log_snr: float, unit: Tensor) -> tuple[Tensor, Level]:
     """Diffuse x up to a noisier level with the given unit noise: x and the level."""
     there = level_at(denoise.schedule, half_log_snr)
     carry, spread = diffuse(here, there)

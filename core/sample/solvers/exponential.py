@@ -13,46 +13,46 @@ from torch import Tensor
 from core.denoiser import Bound
 from core.sample.solvers.polynomial import exponential_moments, weights
 from core.sample.step import Level, NoiseSource, Step, level_at, toward
-from core.sample.walk import OneStep, Seen, look, multistep
+from core.sample.walk import Evaluation, OneStep, evaluate, multistep
 
 Moments = Callable[[float, int], list[float]]
 
 
-def along(past: Sequence[Seen], there: Level, moments: Moments = exponential_moments) -> Tensor:
-    """The exact solution from ``past[0]`` to there if x0 were the polynomial in log-SNR through all that was seen.
+def along(history: Sequence[Evaluation], there: Level, moments: Moments = exponential_moments) -> Tensor:
+    """The exact solution from ``history[0]`` to there if x0 were the polynomial in log-SNR through all that was seen.
 
     With one value it is ``toward``. The others enter by their difference from the first, so that a constant x0 is
     followed exactly whatever the rounding of the weights. They may also lie ahead, as in a corrector.
     """
-    here = past[0]
+    here = history[0]
     x = toward(here.x, here.clean, here.level, there)
-    if len(past) == 1:
+    if len(history) == 1:
         return x
     step = there.half_log_snr - here.level.half_log_snr
-    places = [(seen.level.half_log_snr - here.level.half_log_snr) / step for seen in past]
-    shares = weights(places, moments(-step, len(past)))
-    for share, seen in zip(shares[1:], past[1:]):
-        x = x + there.alpha * step * share * (seen.clean - here.clean)
+    nodes = [(current.level.half_log_snr - here.level.half_log_snr) / step for current in history]
+    shares = weights(nodes, moments(-step, len(history)))
+    for share, current in zip(shares[1:], history[1:]):
+        x = x + there.alpha * step * share * (current.clean - here.clean)
     return x
 
 
-def second_order(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+def second_order(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
     """A step with x0 taken from its middle: DPM-Solver++ 2S with r = 1/2 (2211.01095, algorithm 1)."""
-    middle = between(denoise, seen.level, there, 1 / 2)
-    halfway = look(denoise, toward(seen.x, seen.clean, seen.level, middle), middle)
-    return toward(seen.x, halfway.clean, seen.level, there)
+    middle = between(denoise, current.level, there, 1 / 2)
+    halfway = evaluate(denoise, toward(current.x, current.clean, current.level, middle), middle)
+    return toward(current.x, halfway.clean, current.level, there)
 
 
-def third_order(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+def third_order(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
     """A step with x0 linear through its start and a third of it, then through its start and two thirds.
 
     DPM-Solver-3 (2206.00927, algorithm 2) in the data form.
     """
-    third = between(denoise, seen.level, there, 1 / 3)
-    two_thirds = between(denoise, seen.level, there, 2 / 3)
-    first = look(denoise, along([seen], third), third)
-    second = look(denoise, along([seen, first], two_thirds), two_thirds)
-    return along([seen, second], there)
+    third = between(denoise, current.level, there, 1 / 3)
+    two_thirds = between(denoise, current.level, there, 2 / 3)
+    first = evaluate(denoise, along([current], third), third)
+    second = evaluate(denoise, along([current, first], two_thirds), two_thirds)
+    return along([current, second], there)
 
 
 def between(denoise: Bound, here: Level, there: Level, part: float) -> Level:
@@ -60,7 +60,7 @@ def between(denoise: Bound, here: Level, there: Level, part: float) -> Level:
     return level_at(denoise.schedule, (1 - part) * here.half_log_snr + part * there.half_log_snr)
 
 
-def exponential(
+def exponential_multistep(
     denoise: Bound,
     x: Tensor,
     times: Tensor,

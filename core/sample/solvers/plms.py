@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.heun import both_ends, turn, unless_far
+from core.sample.heun import both_ends, slope_correction, unless_far
 from core.sample.step import Level, NoiseSource, Step, levels, toward
-from core.sample.walk import OneStep, Seen, is_inner, level_of, look
+from core.sample.walk import Evaluation, OneStep, evaluate, is_inner, level_of
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -39,24 +39,26 @@ def pndm(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterat
 def _adams_bashforth(denoise: Bound, x: Tensor, times: Tensor, start: OneStep, start_steps: int) -> Iterator[Step]:
     noises: list[Tensor] = []  # newest first
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
-        seen = look(denoise, x, here)
-        x = toward(x, seen.clean, here, there)
+        current = evaluate(denoise, x, here)
+        x = toward(x, current.clean, here, there)
         if there.ratio < here.ratio:
-            noises = [seen.noise, *noises][:4]
+            noises = [current.noise, *noises][:4]
             if len(noises) > start_steps and here.alpha > 0:
-                change = sum(w * e for w, e in zip(ADAMS_BASHFORTH[len(noises) - 1], noises)) - seen.noise
-                x = turn(x, here, there, change)
+                change = sum(w * e for w, e in zip(ADAMS_BASHFORTH[len(noises) - 1], noises)) - current.noise
+                x = slope_correction(x, here, there, change)
             elif is_inner(here, there):
-                x = start(denoise, seen, there)
-        yield Step(index, there.t, x, seen.clean)
+                x = start(denoise, current, there)
+        yield Step(index, there.t, x, current.clean)
 
 
-def _runge_kutta(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+def _runge_kutta(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
     """A pseudo Runge-Kutta step; its middle is the middle in time (2202.09778)."""
-    middle = level_of(denoise.schedule, torch.lerp(seen.level.t, there.t, 0.5))
-    halfway = toward(seen.x, seen.clean, seen.level, middle)
-    second = look(denoise, halfway, middle).noise
-    third = look(denoise, turn(halfway, seen.level, middle, second - seen.noise), middle).noise
-    whole = toward(seen.x, seen.clean, seen.level, there)
-    fourth = look(denoise, turn(whole, seen.level, there, third - seen.noise), there).noise
-    return turn(whole, seen.level, there, (seen.noise + 2 * second + 2 * third + fourth) / 6 - seen.noise)
+    middle = level_of(denoise.schedule, torch.lerp(current.level.t, there.t, 0.5))
+    halfway = toward(current.x, current.clean, current.level, middle)
+    second = evaluate(denoise, halfway, middle).noise
+    third = evaluate(denoise, slope_correction(halfway, current.level, middle, second - current.noise), middle).noise
+    whole = toward(current.x, current.clean, current.level, there)
+    fourth = evaluate(denoise, slope_correction(whole, current.level, there, third - current.noise), there).noise
+    return slope_correction(
+        whole, current.level, there, (current.noise + 2 * second + 2 * third + fourth) / 6 - current.noise
+    )

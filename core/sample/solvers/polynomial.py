@@ -36,12 +36,12 @@ def exponential_moments(z: float, count: int) -> list[float]:
     return [math.factorial(k) * phi(k + 1, z) for k in range(count)]
 
 
-def weights(places: Sequence[float], moments: Sequence[float]) -> list[float]:
+def weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
     """The weight of the value at each place, exact for every polynomial with as many coefficients as places.
 
     places: where the polynomial is known, in units of the step (0 is the present, negative is the past).
     moments: the integrals of 1, u, u^2, ... that the weights must reproduce.
     """
-    powers = np.vander(np.array(places), increasing=True).T  # (power, place)
-    solved: list[float] = np.linalg.solve(powers, np.array(moments[: len(places)])).tolist()
+    powers = np.vander(np.array(nodes), increasing=True).T  # (power, place)
+    solved: list[float] = np.linalg.solve(powers, np.array(moments[: len(nodes)])).tolist()
     return solved

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.heun import both_ends, unless_far
-from core.sample.solvers.edm import lift
+from core.sample.solvers.edm import raise_noise
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
-from core.sample.walk import is_inner, look
+from core.sample.walk import evaluate, is_inner
 
 RHO = 7  # of EDM's spacing (2206.00364, equation 5)
 
 
 @dataclass(frozen=True)
-class Interval:
+class RestartInterval:
     """From the visited level nearest to the ratio ``low``, go up to ``high`` and come down again, ``repeats`` times.
 
     ``steps`` steps, spaced as EDM's, lead down; with 0 the descent takes the levels that the times have there.
@@ -41,7 +41,7 @@ def restart(
     times: Tensor,
     noise: NoiseSource,
     *,
-    intervals: Sequence[Interval] = (Interval(low=0.1, high=2.0, repeats=2),),
+    intervals: Sequence[RestartInterval] = (RestartInterval(low=0.1, high=2.0, repeats=2),),
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
     """Heun's method with restarts; two evaluations a step, those of the restarts included.
@@ -53,11 +53,11 @@ def restart(
         x, clean = _descend(denoise, x, [here, there])
         parts = count()  # every draw of a step has its own part, also where intervals share a bottom
         for interval in intervals:
-            way = _way_down(denoise, interval, path, there) if _is_bottom(there, interval, path) else []
-            for _ in range(interval.repeats if len(way) > 1 else 0):
+            descent = _descent_levels(denoise, interval, path, there) if _is_bottom(there, interval, path) else []
+            for _ in range(interval.repeats if len(descent) > 1 else 0):
                 unit = noise.normal(x, index, next(parts))
-                x, top = lift(denoise, x, there, way[0].half_log_snr, s_noise * unit)
-                x, clean = _descend(denoise, x, [top, *way[1:]])
+                x, top = raise_noise(denoise, x, there, descent[0].half_log_snr, s_noise * unit)
+                x, clean = _descend(denoise, x, [top, *descent[1:]])
         yield Step(index, there.t, x, clean)
 
 
@@ -65,18 +65,18 @@ def _descend(denoise: Bound, x: Tensor, path: Sequence[Level]) -> tuple[Tensor, 
     """Heun's method down a path of levels: x at its end and the last estimate at a step's start."""
     method = unless_far(both_ends)
     for here, there in pairwise(path):
-        seen = look(denoise, x, here)
-        x = method(denoise, seen, there) if is_inner(here, there) else toward(x, seen.clean, here, there)
-    return x, seen.clean
+        current = evaluate(denoise, x, here)
+        x = method(denoise, current, there) if is_inner(here, there) else toward(x, current.clean, here, there)
+    return x, current.clean
 
 
-def _is_bottom(level: Level, interval: Interval, path: Sequence[Level]) -> bool:
+def _is_bottom(level: Level, interval: RestartInterval, path: Sequence[Level]) -> bool:
     """Whether a restart begins at this level: of the visited ones, it is nearest to the interval's low end."""
     visited = [each for each in path[1:] if 0 < each.ratio < interval.high]
     return level is min(visited, key=lambda each: abs(each.ratio - interval.low), default=None)
 
 
-def _way_down(denoise: Bound, interval: Interval, path: Sequence[Level], bottom: Level) -> list[Level]:
+def _descent_levels(denoise: Bound, interval: RestartInterval, path: Sequence[Level], bottom: Level) -> list[Level]:
     """The levels of a restart, from the interval's high end to the bottom."""
     top = level_at(denoise.schedule, -math.log(interval.high))
     if interval.steps == 0:

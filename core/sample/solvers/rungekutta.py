@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.denoiser import Bound
 from core.sample.step import Level, NoiseSource, Sampler, Step, level_at, levels, toward
-from core.sample.walk import Seen, level_of, look, one_step
+from core.sample.walk import Evaluation, evaluate, level_of, one_step
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def rk4(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Iterato
     return one_step(denoise, x, times, _kutta)
 
 
-def _kutta(denoise: Bound, seen: Seen, there: Level) -> Tensor:
-    return _stages(denoise, seen, there, KUTTA)[0]
+def _kutta(denoise: Bound, current: Evaluation, there: Level) -> Tensor:
+    return _stages(denoise, current, there, KUTTA)[0]
 
 
 def adaptive(
@@ -63,23 +63,23 @@ def adaptive(
     """
     start, *_, end = levels(denoise.schedule, times)
     last = end if end.sigma > 0 else level_of(denoise.schedule, end.t.new_tensor(denoise.schedule.cleanest))
-    seen = look(denoise, x, start)
+    current = evaluate(denoise, x, start)
     index, step = 0, 0.1
     # Steps are measured in asinh(m), linear near pure noise and logarithmic near clean data.
-    while seen.level.ratio > last.ratio:
-        place, goal = (math.asinh(level.alpha / level.sigma) for level in (seen.level, last))
-        there = last if place + step >= goal else level_at(denoise.schedule, math.log(math.sinh(place + step)))
-        step = min(step, goal - place)
-        x, cleans = _stages(denoise, seen, there, DORMAND_PRINCE)
+    while current.level.ratio > last.ratio:
+        position, goal = (math.asinh(level.alpha / level.sigma) for level in (current.level, last))
+        there = last if position + step >= goal else level_at(denoise.schedule, math.log(math.sinh(position + step)))
+        step = min(step, goal - position)
+        x, cleans = _stages(denoise, current, there, DORMAND_PRINCE)
         cleans.append(denoise(x, there.t))
-        error = _error(seen, there, x, cleans, rtol, atol)
+        error = _error(current, there, x, cleans, rtol, atol)
         if error <= 1 or step < 1e-5:
-            seen = Seen(there, x, cleans[-1])
-            yield Step(index, there.t, x, seen.clean)
+            current = Evaluation(there, x, cleans[-1])
+            yield Step(index, there.t, x, current.clean)
             index += 1
         step *= min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
     if index == 0 or end.sigma == 0:
-        yield Step(index, end.t, toward(seen.x, seen.clean, seen.level, end), seen.clean)
+        yield Step(index, end.t, toward(current.x, current.clean, current.level, end), current.clean)
 
 
 def at_tolerance(tolerance: float) -> Sampler:
@@ -87,16 +87,16 @@ def at_tolerance(tolerance: float) -> Sampler:
     return partial(adaptive, rtol=tolerance, atol=tolerance)
 
 
-def _stages(denoise: Bound, seen: Seen, there: Level, tableau: Tableau) -> tuple[Tensor, list[Tensor]]:
+def _stages(denoise: Bound, current: Evaluation, there: Level, tableau: Tableau) -> tuple[Tensor, list[Tensor]]:
     """x at the end of a step, and x0 at each of its stages."""
-    here = seen.level
-    cleans = [seen.clean]
+    here = current.level
+    cleans = [current.clean]
     *inner, result = tableau.rows
     for row in inner:
         part = sum(row)
         level = there if math.isclose(part, 1) else _between(denoise, here, there, part)
-        cleans.append(denoise(toward(seen.x, _mean(row, cleans) / part, here, level), level.t))
-    return toward(seen.x, _mean(result, cleans), here, there), cleans
+        cleans.append(denoise(toward(current.x, _mean(row, cleans) / part, here, level), level.t))
+    return toward(current.x, _mean(result, cleans), here, there), cleans
 
 
 def _between(denoise: Bound, here: Level, there: Level, part: float) -> Level:
@@ -109,12 +109,12 @@ def _mean(row: Sequence[float], cleans: Sequence[Tensor]) -> Tensor:
     return torch.stack([weight * clean for weight, clean in zip(row, cleans) if weight]).sum(0)
 
 
-def _error(seen: Seen, there: Level, x: Tensor, cleans: Sequence[Tensor], rtol: float, atol: float) -> float:
+def _error(current: Evaluation, there: Level, x: Tensor, cleans: Sequence[Tensor], rtol: float, atol: float) -> float:
     """The largest error of a sample, in units of its tolerance."""
-    size, old_size = math.hypot(there.alpha, there.sigma), math.hypot(seen.level.alpha, seen.level.sigma)
-    gain = (there.alpha - seen.level.alpha * there.sigma / seen.level.sigma) / size
+    size, old_size = math.hypot(there.alpha, there.sigma), math.hypot(current.level.alpha, current.level.sigma)
+    gain = (there.alpha - current.level.alpha * there.sigma / current.level.sigma) / size
     error = gain * _mean(DORMAND_PRINCE.error, cleans)
     # Below a few roundings of x no error can be measured.
     floor = 16 * torch.finfo(x.dtype).eps
-    scale = max(atol, floor) + max(rtol, floor) * torch.maximum(x.abs() / size, seen.x.abs() / old_size)
+    scale = max(atol, floor) + max(rtol, floor) * torch.maximum(x.abs() / size, current.x.abs() / old_size)
     return float((error / scale).square().flatten(1).mean(1).max().sqrt())

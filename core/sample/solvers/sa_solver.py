@@ -13,10 +13,10 @@ from itertools import pairwise
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.renoise import exponential, split
-from core.sample.solvers.sde import follow
+from core.sample.renoise import exponential_rule, split
+from core.sample.solvers.sde import exponential_step
 from core.sample.step import Level, NoiseSource, Step, levels
-from core.sample.walk import Seen, is_inner, look, remember
+from core.sample.walk import Evaluation, evaluate, extend_history, is_inner
 
 Tau = Callable[[Level], float]
 
@@ -51,18 +51,18 @@ def sa_solver(
     """
     if predictor < 1 or corrector < 0:
         raise ValueError("sa_solver needs a predictor of order 1 or more and a corrector of order 0 (none) or more")
-    past: list[Seen] = []
+    history: list[Evaluation] = []
     before = x
     fresh: Tensor | float = 0.0
     eta = 0.0
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
-        seen = look(denoise, x, here)
-        if past and corrector and is_inner(past[0].level, here):
-            x = follow(before, past[0].level, [seen, *past][:corrector], here, eta) + fresh
-            seen = look(denoise, x, here) if reevaluate else seen
-        past = remember(past, seen, max(predictor, corrector))
+        current = evaluate(denoise, x, here)
+        if history and corrector and is_inner(history[0].level, here):
+            x = exponential_step(before, history[0].level, [current, *history][:corrector], here, eta) + fresh
+            current = evaluate(denoise, x, here) if reevaluate else current
+        history = extend_history(history, current, max(predictor, corrector))
         before, eta = x, tau(here) ** 2
-        deviation = split(there, exponential(here, there, eta))[1]
+        deviation = split(there, exponential_rule(here, there, eta))[1]
         fresh = deviation * noise.normal(x, index) if deviation > 0 else 0.0
-        x = follow(before, here, (past or [seen])[:predictor], there, eta) + fresh
-        yield Step(index, there.t, x, seen.clean)
+        x = exponential_step(before, here, (history or [current])[:predictor], there, eta) + fresh
+        yield Step(index, there.t, x, current.clean)

@@ -6,7 +6,7 @@ solution is, where x0 varies along the step as u goes from 0 to 1,
     x_t = (sigma_t / sigma_s) exp(-eta h) x_s + alpha_t rate int_0^1 exp(-rate (1 - u)) x0(u) du
           + sigma_t sqrt(1 - exp(-2 eta h)) z,    rate = (1 + eta) h.
 
-Constant x0 gives order 1, renoising by the ``exponential`` rule; a polynomial through earlier estimates gives more. The
+Constant x0 gives order 1, renoising by the ``exponential_rule`` rule; a polynomial through earlier estimates gives more. The
 noise z is the increment of a path that depends on (seed, sample, noise level) only, so that every grid sees the same
 path. From pure noise and to clean data, where h is infinite, a step uses the latest estimate alone.
 """
@@ -19,32 +19,32 @@ from itertools import pairwise
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.sample.renoise import exponential, posterior, split
+from core.sample.renoise import ddim_rule, exponential_rule, split
 from core.sample.solvers.polynomial import exponential_moments, weights
 from core.sample.step import Level, NoiseSource, Step, level_at, levels, toward
-from core.sample.walk import Seen, is_inner, look, remember
+from core.sample.walk import Evaluation, evaluate, extend_history, is_inner
 
 
-def follow(x: Tensor, here: Level, past: Sequence[Seen], there: Level, eta: float) -> Tensor:
-    """The exact solution from x at here to there, less its fresh noise, with x0 the polynomial through ``past``.
+def exponential_step(x: Tensor, here: Level, history: Sequence[Evaluation], there: Level, eta: float) -> Tensor:
+    """The exact solution from x at here to there, less its fresh noise, with x0 the polynomial through ``history``.
 
     The values enter by their difference from the first, so that a constant x0 is followed exactly.
     """
-    x = toward(x, past[0].clean, here, split(there, exponential(here, there, eta))[0])
-    if len(past) == 1 or not is_inner(here, there):
+    x = toward(x, history[0].clean, here, split(there, exponential_rule(here, there, eta))[0])
+    if len(history) == 1 or not is_inner(here, there):
         return x
     width = there.half_log_snr - here.half_log_snr
     rate = (1 + eta) * width
-    places = [(seen.level.half_log_snr - here.half_log_snr) / width for seen in past]
-    shares = weights(places, exponential_moments(-rate, len(past)))
-    for share, seen in zip(shares[1:], past[1:]):
-        x = x + there.alpha * rate * share * (seen.clean - past[0].clean)
+    nodes = [(current.level.half_log_snr - here.half_log_snr) / width for current in history]
+    shares = weights(nodes, exponential_moments(-rate, len(history)))
+    for share, current in zip(shares[1:], history[1:]):
+        x = x + there.alpha * rate * share * (current.clean - history[0].clean)
     return x
 
 
-def stir(x: Tensor, noise: NoiseSource, here: Level, there: Level, deviation: float) -> Tensor:
+def add_noise(x: Tensor, noise: NoiseSource, here: Level, there: Level, deviation: float) -> Tensor:
     """Add the noise that the Brownian path holds between two levels."""
-    return x + deviation * noise.brownian(x, here.place, there.place) if deviation > 0 else x
+    return x + deviation * noise.brownian(x, here.brownian_time, there.brownian_time) if deviation > 0 else x
 
 
 def dpmpp_sde(
@@ -58,11 +58,11 @@ def dpmpp_sde(
         clean = inner = denoise(x, here.t)
         if is_inner(here, there):
             middle = level_at(denoise.schedule, (here.half_log_snr + there.half_log_snr) / 2)
-            down, fresh = split(middle, posterior(here, middle, eta))
-            halfway = stir(toward(x, clean, here, down), noise, here, middle, s_noise * fresh)
+            down, fresh = split(middle, ddim_rule(here, middle, eta))
+            halfway = add_noise(toward(x, clean, here, down), noise, here, middle, s_noise * fresh)
             inner = denoise(halfway, middle.t)
-        down, fresh = split(there, posterior(here, there, eta))
-        x = stir(toward(x, inner, here, down), noise, here, there, s_noise * fresh)
+        down, fresh = split(there, ddim_rule(here, there, eta))
+        x = add_noise(toward(x, inner, here, down), noise, here, there, s_noise * fresh)
         yield Step(index, there.t, x, clean)
 
 
@@ -87,18 +87,18 @@ def dpmpp_2m_sde(
     slope: Callable[[float], float] = midpoint_slope,
 ) -> Iterator[Step]:
     """DPM-Solver++ 2M (SDE): x0 on the line through the last two estimates. One evaluation a step."""
-    past: list[Seen] = []
+    history: list[Evaluation] = []
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
-        seen = look(denoise, x, here)
-        past = remember(past, seen, 2)
-        down, fresh = split(there, exponential(here, there, eta))
-        x = toward(x, seen.clean, here, down)
-        if len(past) == 2 and is_inner(here, there):
+        current = evaluate(denoise, x, here)
+        history = extend_history(history, current, 2)
+        down, fresh = split(there, exponential_rule(here, there, eta))
+        x = toward(x, current.clean, here, down)
+        if len(history) == 2 and is_inner(here, there):
             width = there.half_log_snr - here.half_log_snr
-            rise = (seen.clean - past[1].clean) / (here.half_log_snr - past[1].level.half_log_snr)
+            rise = (current.clean - history[1].clean) / (here.half_log_snr - history[1].level.half_log_snr)
             x = x + there.alpha * slope((1 + eta) * width) * width * rise
-        x = stir(x, noise, here, there, s_noise * fresh)
-        yield Step(index, there.t, x, seen.clean)
+        x = add_noise(x, noise, here, there, s_noise * fresh)
+        yield Step(index, there.t, x, current.clean)
 
 
 def dpmpp_3m_sde(
@@ -116,20 +116,20 @@ def dpmpp_3m_sde(
     ``curvature`` is the share of the parabola's last term that is used: all of it in the exact solution; 1/2 in
     k-diffusion's code, where it costs the third order at eta = 0.
     """
-    past: list[Seen] = []
+    history: list[Evaluation] = []
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
-        seen = look(denoise, x, here)
-        past = remember(past, seen, 3)
-        deterministic = follow(x, here, past or [seen], there, eta)
-        if len(past) == 3 and is_inner(here, there) and curvature != 1:
-            deterministic = deterministic - (1 - curvature) * _bend(past, there, eta)
-        x = stir(deterministic, noise, here, there, s_noise * split(there, exponential(here, there, eta))[1])
-        yield Step(index, there.t, x, seen.clean)
+        current = evaluate(denoise, x, here)
+        history = extend_history(history, current, 3)
+        deterministic = exponential_step(x, here, history or [current], there, eta)
+        if len(history) == 3 and is_inner(here, there) and curvature != 1:
+            deterministic = deterministic - (1 - curvature) * _bend(history, there, eta)
+        x = add_noise(deterministic, noise, here, there, s_noise * split(there, exponential_rule(here, there, eta))[1])
+        yield Step(index, there.t, x, current.clean)
 
 
-def _bend(past: Sequence[Seen], there: Level, eta: float) -> Tensor:
+def _bend(history: Sequence[Evaluation], there: Level, eta: float) -> Tensor:
     """The quadratic term that a parabola through three estimates adds to a step."""
-    first, second, third = past
+    first, second, third = history
     now = first.level.half_log_snr
     near = (first.clean - second.clean) / (now - second.level.half_log_snr)
     far = (second.clean - third.clean) / (second.level.half_log_snr - third.level.half_log_snr)

@@ -19,7 +19,7 @@ from core.denoiser import Bound
 from core.sample.solvers.exponential import along, third_order
 from core.sample.solvers.polynomial import exponential_moments
 from core.sample.step import NoiseSource, Step, levels, toward
-from core.sample.walk import OneStep, Seen, is_inner, look, remember
+from core.sample.walk import Evaluation, OneStep, evaluate, extend_history, is_inner
 
 
 def bh1(z: float) -> float:
@@ -51,22 +51,22 @@ def unipc(
         raise ValueError(f"UniPC has a predictor of order 1, 2 or 3, not {order}")
     solution = partial(along, moments=partial(_moments, size))
     path = levels(denoise.schedule, times)
-    past: list[Seen] = []
-    predictor: list[Seen] = []  # what the last prediction was made from, if it is to be corrected
+    history: list[Evaluation] = []
+    predictor: list[Evaluation] = []  # what the last prediction was made from, if it is to be corrected
     for index, (here, there) in enumerate(pairwise(path)):
-        seen = look(denoise, x, here)
+        current = evaluate(denoise, x, here)
         if predictor and correct:
-            seen = Seen(here, solution([*predictor, seen], here), seen.clean)
-        past = remember(past, seen, order)
+            current = Evaluation(here, solution([*predictor, current], here), current.clean)
+        history = extend_history(history, current, order)
         predictor = []
         if not is_inner(here, there):
-            x = toward(seen.x, seen.clean, here, there)
-        elif start is not None and len(past) < order - 1:
-            x = start(denoise, seen, there)
+            x = toward(current.x, current.clean, here, there)
+        elif start is not None and len(history) < order - 1:
+            x = start(denoise, current, there)
         else:
-            predictor = past[: len(path) - 1 - index] if path[-1].sigma == 0 else past
+            predictor = history[: len(path) - 1 - index] if path[-1].sigma == 0 else history
             x = solution(predictor, there)
-        yield Step(index, there.t, x, seen.clean)
+        yield Step(index, there.t, x, current.clean)
 
 
 def _moments(size: Callable[[float], float], z: float, count: int) -> list[float]:

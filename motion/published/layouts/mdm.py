@@ -64,12 +64,12 @@ def _body(tensors: Mapping[str, Tensor], stem: str, width: int, depth: int, head
 
 
 def _pairs(net: MDM) -> Iterator[Pair]:
-    yield from both("read", "input_process.poseEmbedding")
+    yield from both("proj_in", "input_process.poseEmbedding")
     yield from both("first", "embed_timestep.time_embed.0")
     yield from both("second", "embed_timestep.time_embed.2")
-    if net.tell is not None:
-        yield from both("tell", "embed_text")
-    yield from both("say", "output_process.poseFinal")
+    if net.cond_proj is not None:
+        yield from both("cond_proj", "embed_text")
+    yield from both("proj_out", "output_process.poseFinal")
     body = net.body
     if isinstance(body, Recurrent):
         for key in body.gru.state_dict():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.weights.checkpoint import CheckpointError, fill
 from core.weights.pairs import ROWS, Pair, both, to_ours, to_theirs
-from motion.nn.motiondiffuse import CaptionReader, MotionDiffuse
+from motion.nn.motiondiffuse import CaptionEncoder, MotionDiffuse
 from motion.published.layouts.mdm import layer_pairs
 
 PARTS = ("sa_block", "ca_block", "ffn")
@@ -19,7 +19,7 @@ PARTS = ("sa_block", "ca_block", "ffn")
 
 def from_original(
     tensors: Mapping[str, Tensor], heads: int = 8, text_heads: int = 4, what: str = "this file"
-) -> tuple[MotionDiffuse, CaptionReader]:
+) -> tuple[MotionDiffuse, CaptionEncoder]:
     """Read the original's tensors; its copy of CLIP is left aside. Raises CheckpointError for foreign tensors."""
     tensors = {key: value for key, value in tensors.items() if not key.startswith("clip.")}
     shapes = {key: value.shape for key, value in tensors.items()}
@@ -34,7 +34,7 @@ def from_original(
     with torch.device("meta"):
         net = MotionDiffuse(shapes["out.weight"][0], frames, width, shapes[hidden][0], depth, heads, text)
         vector = shapes["text_proj.0.weight"][0]
-        reader = CaptionReader(source, text, shapes[text_hidden][0], text_depth, text_heads, vector)
+        reader = CaptionEncoder(source, text, shapes[text_hidden][0], text_depth, text_heads, vector)
     state = to_ours([*_net_pairs(depth), *_reader_pairs(text_depth)], tensors, what)
     for prefix, module in (("net.", net), ("reader.", reader)):
         mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -42,7 +42,7 @@ def from_original(
     return net.eval(), reader.eval()
 
 
-def to_original(net: MotionDiffuse, reader: CaptionReader) -> dict[str, Tensor]:
+def to_original(net: MotionDiffuse, reader: CaptionEncoder) -> dict[str, Tensor]:
     """The tensors as the original names them, without CLIP."""
     state = {f"net.{key}": value.detach() for key, value in net.state_dict().items()}
     state |= {f"reader.{key}": value.detach() for key, value in reader.state_dict().items()}
@@ -70,7 +70,7 @@ def _net_pairs(depth: int) -> Iterator[Pair]:
         yield from both(f"{ours}.expand", f"{theirs}.ffn.linear1")
         yield from both(f"{ours}.contract", f"{theirs}.ffn.linear2")
         for place, part in enumerate(PARTS):
-            yield from both(f"{ours}.restyles.{place}.told", f"{theirs}.{part}.proj_out.emb_layers.1")
+            yield from both(f"{ours}.restyles.{place}.modulation", f"{theirs}.{part}.proj_out.emb_layers.1")
             yield from both(f"{ours}.restyles.{place}.norm", f"{theirs}.{part}.proj_out.norm")
             yield from both(f"{ours}.restyles.{place}.out", f"{theirs}.{part}.proj_out.out_layers.2")
 

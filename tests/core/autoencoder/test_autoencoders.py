@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.autoencoder import KLAutoencoder, Plan, Posterior, VQAutoencoder
+from core.autoencoder import DiagonalGaussian, KLAutoencoder, Plan, VQAutoencoder
 from core.autoencoder.vq import Codebook
 from tests.support.parameters import randomise
 
@@ -51,10 +51,10 @@ def test_bands_need_less_memory_for_temporaries() -> None:
 
 
 def test_posterior_against_closed_forms() -> None:
-    posterior = Posterior.of(torch.tensor([[[1.0], [math.log(4.0)]]]))
+    posterior = DiagonalGaussian.of(torch.tensor([[[1.0], [math.log(4.0)]]]))
     assert float(posterior.kl()) == pytest.approx((1 + 4 - 1 - math.log(4.0)) / 2)
     assert float(posterior.sample(torch.tensor([[[0.5]]]))) == pytest.approx(1 + 2 * 0.5)
-    assert float(Posterior.of(torch.tensor([[[0.0], [99.0]]])).logvar) == 20
+    assert float(DiagonalGaussian.of(torch.tensor([[[0.0], [99.0]]])).logvar) == 20
     normal = torch.distributions.Normal(0.0, 1.0)
     found = torch.distributions.kl_divergence(torch.distributions.Normal(1.0, 2.0), normal)
     assert float(posterior.kl()) == pytest.approx(float(found), rel=1e-6)

@@ -72,7 +72,7 @@ def test_stable_diffusion_reads_the_last_state_after_its_norm(stable_diffusion: 
 def test_clip_skip_leaves_out_layers_but_not_the_norm(stable_diffusion: Path) -> None:
     clip = clip_of(stable_diffusion)
     encoder = clip.encoder
-    states = encoder(clip.places(CAPTIONS), output_hidden_states=True).hidden_states
+    states = encoder(clip.token_ids(CAPTIONS), output_hidden_states=True).hidden_states
     for skip in (1, 2):
         same(ClipText(clip, skip)({"caption": CAPTIONS}).tokens, encoder.final_layer_norm(states[-1 - skip]))
     with pytest.raises(ValueError, match="3 layers"):

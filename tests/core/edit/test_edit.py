@@ -16,11 +16,11 @@ from core.edit import (
     invert,
     invert_exactly,
     masked_condition,
+    partial_grid,
     repaint,
-    strengthened,
 )
 from core.grid import karras, trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.ancestral import euler_ancestral
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
@@ -68,7 +68,9 @@ def test_strength_sets_how_much_stays(schedule: Schedule) -> None:
     away = []
     for strength in (0.0, 0.1, 0.4, 1.0):
         steps = list(
-            image_to_image(denoise, image, Noise(5, range(4)), sampler=heun, grid=grid, steps=12, strength=strength)
+            image_to_image(
+                denoise, image, SamplingRNG(5, range(4)), sampler=heun, grid=grid, steps=12, strength=strength
+            )
         )
         assert len(steps) == (12 if strength else 1)
         away.append(float((steps[-1].x - image).square().mean()))
@@ -79,7 +81,7 @@ def test_strength_sets_how_much_stays(schedule: Schedule) -> None:
 def test_strength_is_a_share_of_the_grid_in_exactly_as_many_steps(schedule: Schedule, strength: float) -> None:
     """Of an even grid that is a share of time; of Karras' grid the level where that share of its steps is left."""
     grid = trailing if not isinstance(schedule, EDM) else karras
-    times = strengthened(grid, strength)(schedule, 7)
+    times = partial_grid(grid, strength)(schedule, 7)
     assert len(times) == 8 and bool((times[1:] < times[:-1]).all())
     assert float(schedule(times[-1])[1]) == 0
     fine = grid(schedule, 1000)
@@ -87,13 +89,13 @@ def test_strength_is_a_share_of_the_grid_in_exactly_as_many_steps(schedule: Sche
         share = float((times[0] - fine[-1]) / (fine[0] - fine[-1]))
         assert share == pytest.approx(strength, abs=0.01)
     elif strength == 0.6:
-        assert float(strengthened(grid, strength)(schedule, 50)[0]) == pytest.approx(float(fine[400]), rel=0.15)
-    assert strengthened(grid, 1.0) is grid
+        assert float(partial_grid(grid, strength)(schedule, 50)[0]) == pytest.approx(float(fine[400]), rel=0.15)
+    assert partial_grid(grid, 1.0) is grid
 
 
 def test_full_strength_from_pure_noise_is_plain_sampling() -> None:
     schedule = Flow()
-    denoise, noise = MIXTURE.denoiser(schedule), Noise(5, range(4))
+    denoise, noise = MIXTURE.denoiser(schedule), SamplingRNG(5, range(4))
     edited = run(image_to_image(denoise, known(), noise, sampler=heun, grid=trailing, steps=8, strength=1.0))
     plain = run(heun(denoise, noise.start(SHAPE), trailing(schedule, 8), noise))
     assert torch.equal(edited, plain)
@@ -105,17 +107,21 @@ def test_full_strength_from_pure_noise_is_plain_sampling() -> None:
 def test_the_kept_part_comes_back_exactly(schedule: Schedule, sampler: Sampler) -> None:
     grid = trailing if not isinstance(schedule, EDM) else karras
     image, mask = known(), half()
-    steps = list(inpaint(Model(schedule), Cond(), image, mask, Noise(1, range(4)), sampler=sampler, grid=grid, steps=6))
+    steps = list(
+        inpaint(Model(schedule), Cond(), image, mask, SamplingRNG(1, range(4)), sampler=sampler, grid=grid, steps=6)
+    )
     made = steps[-1].x
     assert torch.allclose(made[..., :2], image[..., :2], atol=1e-12)
     assert (made[..., 2:] - image[..., 2:]).abs().mean() > 0.05
-    none = inpaint(Model(schedule), Cond(), image, 0 * mask, Noise(1, range(4)), sampler=sampler, grid=grid, steps=3)
+    none = inpaint(
+        Model(schedule), Cond(), image, 0 * mask, SamplingRNG(1, range(4)), sampler=sampler, grid=grid, steps=3
+    )
     assert torch.allclose(run(none), image, atol=1e-12)
 
 
 def test_a_mask_of_ones_is_plain_sampling(schedule: Schedule) -> None:
     grid = trailing if not isinstance(schedule, EDM) else karras
-    noise, times = Noise(1, range(4)), grid(schedule, 6)
+    noise, times = SamplingRNG(1, range(4)), grid(schedule, 6)
     made = inpaint(Model(schedule), Cond(), known(), half() * 0 + 1, noise, sampler=heun, grid=grid, steps=6)
     start = noise.start(SHAPE) * float(schedule(times[0])[1])
     assert torch.allclose(run(made), run(heun(MIXTURE.denoiser(schedule), start, times, noise)), atol=1e-12)
@@ -123,7 +129,7 @@ def test_a_mask_of_ones_is_plain_sampling(schedule: Schedule) -> None:
 
 def test_a_deterministic_sampler_carries_the_kept_part_as_noised(schedule: Schedule) -> None:
     grid = trailing if not isinstance(schedule, EDM) else karras
-    image, noise = known(), Noise(1, range(4))
+    image, noise = known(), SamplingRNG(1, range(4))
     for step in inpaint(Model(schedule), Cond(), image, half(), noise, sampler=euler, grid=grid, steps=6):
         alpha, sigma = (float(value) for value in schedule(step.t))
         expected = alpha * image + sigma * noise.start(SHAPE)
@@ -143,7 +149,9 @@ def test_repaint_settles_what_is_made_with_what_is_kept() -> None:
     agreed = {}
     for name, sampler in (("blend", euler_ancestral), ("repaint", repaint(euler_ancestral, 2, 8))):
         made = run(
-            inpaint(Two(VP()), Cond(), image, half(), Noise(0, range(64)), sampler=sampler, grid=trailing, steps=10)
+            inpaint(
+                Two(VP()), Cond(), image, half(), SamplingRNG(0, range(64)), sampler=sampler, grid=trailing, steps=10
+            )
         )
         agreed[name] = float((made[..., 2:].mean((1, 2, 3)) > 0.8).double().mean())
     assert agreed["repaint"] >= agreed["blend"] and agreed["repaint"] > 0.98
@@ -172,7 +180,7 @@ def round_trip(schedule: Schedule, steps: int) -> float:
     times = schedule.time(torch.linspace(math.log(3.0), math.log(0.002), steps, dtype=torch.float64).exp())
     times = torch.cat([times, schedule.time(torch.zeros(1, dtype=torch.float64))])
     denoise, image = MIXTURE.denoiser(schedule), known()
-    back = run(euler(denoise, invert(denoise, image, times), times, Noise(0, range(4))))
+    back = run(euler(denoise, invert(denoise, image, times), times, SamplingRNG(0, range(4))))
     return float((back - image).abs().mean())
 
 
@@ -190,6 +198,6 @@ def test_exact_inversion_comes_back_to_rounding(name: str) -> None:
     times = torch.cat([times, schedule.time(torch.zeros(1, dtype=torch.float64))])
     denoise, image = MIXTURE.denoiser(schedule), known()
     x = invert_exactly(denoise, image, times, tolerance=1e-12)
-    assert (run(euler(denoise, x, times, Noise(0, range(4)))) - image).abs().max() < 1e-6
+    assert (run(euler(denoise, x, times, SamplingRNG(0, range(4)))) - image).abs().max() < 1e-6
     with pytest.raises(ValueError, match="pure noise remembers nothing"):
         invert(MIXTURE.denoiser(Flow()), image, trailing(Flow(), 5))

@@ -16,7 +16,7 @@ from core.denoiser import Denoiser
 from core.edit import masked_condition
 from core.guidance import Guided
 from core.prediction import Epsilon
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.ddim import ddim
 from core.sample.step import run
 from core.schedule import Discrete, scaled_linear_betas
@@ -128,5 +128,5 @@ def test_the_whole_walk_is_that_of_diffusers(pipeline: StableDiffusionInpaintPip
     pipeline.scheduler.set_timesteps(5)
     # diffusers' last step goes to the table's first entry, which this scheduler keeps for clean data.
     times = torch.tensor([*pipeline.scheduler.timesteps.tolist(), 0], dtype=torch.float64)
-    made = run(ddim(Guided(denoiser, Cond(tokens=nothing), guidance).bind(cond), latents, times, Noise(0, [0])))
+    made = run(ddim(Guided(denoiser, Cond(tokens=nothing), guidance).bind(cond), latents, times, SamplingRNG(0, [0])))
     assert (made - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))

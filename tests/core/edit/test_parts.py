@@ -10,7 +10,7 @@ from core.cond import Cond
 from core.denoiser import Bound, Estimate
 from core.edit import Part, in_parts, ramp
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.ancestral import euler_ancestral
 from core.sample.dpm import dpmpp_2m
 from core.sample.step import Sampler, run
@@ -41,7 +41,7 @@ def told(mean: float) -> Cond:
 @pytest.mark.parametrize("schedule", [VP(), Flow()])
 @pytest.mark.parametrize("sampler", [dpmpp_2m, euler_ancestral])
 def test_a_part_that_is_all_is_plain_sampling(schedule: Schedule, sampler: Sampler) -> None:
-    model, noise, times = Normal(schedule), Noise(0, range(4)), trailing(schedule, 8)
+    model, noise, times = Normal(schedule), SamplingRNG(0, range(4)), trailing(schedule, 8)
     x = noise.start((6, 2)).double()
     plain = run(sampler(model.bind(told(3)), x, times, noise))
     one = in_parts(model, [Part(told(3), torch.ones(1, 6, 1))])
@@ -52,7 +52,7 @@ def test_a_part_that_is_all_is_plain_sampling(schedule: Schedule, sampler: Sampl
 
 
 def test_each_part_does_what_it_is_told_and_overlaps_lie_between() -> None:
-    model, times, noise = Normal(Flow()), trailing(Flow(), 20), Noise(0, range(4))
+    model, times, noise = Normal(Flow()), trailing(Flow(), 20), SamplingRNG(0, range(4))
     parts = [Part(told(-4), ramp(8, 0, 4)[None, :, None]), Part(told(4), ramp(8, 4, 0)[None, :, None], 4)]
     found = run(dpmpp_2m(in_parts(model, parts), noise.start((12, 50)).double(), times, noise)).mean((0, 2))
     expected = torch.tensor([-4.0] * 4 + [-2.4, -0.8, 0.8, 2.4] + [4.0] * 4, dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_each_part_does_what_it_is_told_and_overlaps_lie_between() -> None:
 
 
 def test_parts_may_be_features_in_place_of_places() -> None:
-    model, times, noise = Normal(Flow()), trailing(Flow(), 20), Noise(0, range(4))
+    model, times, noise = Normal(Flow()), trailing(Flow(), 20), SamplingRNG(0, range(4))
     left = torch.tensor([1.0, 0.0])[None, None].expand(1, 30, 2)
     parts = [Part(told(-4), left), Part(told(4), 1 - left)]
     found = run(dpmpp_2m(in_parts(model, parts), noise.start((30, 2)).double(), times, noise)).mean((0, 1))
@@ -92,7 +92,7 @@ def law(mean: float, variance: float) -> Cond:
 @pytest.mark.parametrize("schedule", [VP(), Flow()])
 def test_the_correction_is_the_slope_of_how_far_noises_are_apart(schedule: Schedule) -> None:
     """eps = sigma (x - alpha m) / (alpha^2 v + sigma^2), whose differences and slopes are closed forms."""
-    model, x = Wide(schedule), Noise(0, range(4)).start((6, 2)).double()
+    model, x = Wide(schedule), SamplingRNG(0, range(4)).start((6, 2)).double()
     laws = [(3.0, 1.0), (-1.0, 0.2), (0.5, 2.0)]
     parts = [Part(law(*each), torch.full((1, 6, 1), weight)) for each, weight in zip(laws, (1.0, 2.0, 3.0))]
     t = torch.tensor(0.4, dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_the_correction_is_the_slope_of_how_far_noises_are_apart(schedule: Sched
 
 
 def test_the_correction_is_of_overlaps_only_and_makes_parts_agree() -> None:
-    model, x = Wide(Flow()), Noise(0, range(4)).start((10, 2)).double()
+    model, x = Wide(Flow()), SamplingRNG(0, range(4)).start((10, 2)).double()
     parts = [Part(law(-1, 1), ramp(6, 0, 2)[None, :, None]), Part(law(1, 0.25), ramp(6, 2, 0)[None, :, None], 4)]
     t = torch.tensor(0.5, dtype=torch.float64)
     plain, pulled = in_parts(model, parts)(x, t), in_parts(model, parts, 0.1)(x, t)
@@ -126,7 +126,7 @@ def test_the_correction_is_of_overlaps_only_and_makes_parts_agree() -> None:
 
 @pytest.mark.parametrize("schedule", [VP(), Flow()])
 def test_the_correction_is_finite_over_a_whole_walk(schedule: Schedule) -> None:
-    model, times, noise = Wide(schedule), trailing(schedule, 8), Noise(0, range(4))
+    model, times, noise = Wide(schedule), trailing(schedule, 8), SamplingRNG(0, range(4))
     parts = [Part(law(-1, 1), torch.ones(1, 6, 1)), Part(law(1, 0.25), torch.ones(1, 6, 1))]
     x = noise.start((6, 2)).double()
     plain, pulled = (run(dpmpp_2m(in_parts(model, parts, pull), x, times, noise)) for pull in (0.0, 0.1))

@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from core.evaluation.distances import (
-    Interval,
+    ConfidenceInterval,
     Moments,
     features,
     frechet,
@@ -197,4 +197,4 @@ def test_features_are_those_of_the_whole_set_and_must_be_numbers() -> None:
         kernel(found[:1], found)
     with pytest.raises(ValueError, match="must not be negative"):
         frechet(found, found, n_boot=-1)
-    assert str(Interval(15.7, 14.25, 17.123)) == "15.7 [14.25, 17.12]"
+    assert str(ConfidenceInterval(15.7, 14.25, 17.123)) == "15.7 [14.25, 17.12]"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from core.nn import attention
-from core.nn.attention import attend, by_products, filled
+from core.nn.attention import attend, by_products, zero_padded
 
 
 def heads(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -64,7 +64,7 @@ def test_only_narrow_heads_with_many_pairs_are_filled(monkeypatch: pytest.Monkey
 
     def counted(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
         widths.append(query.shape[-1])
-        return filled(query, key, value, mask, scale)
+        return zero_padded(query, key, value, mask, scale)
 
     monkeypatch.setattr(attention, "filled", counted)
     for width, places in ((8, 128), (8, 127), (16, 128), (15, 128)):

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from core.cond import Cond
-from core.nn.controlnet import ControlCond, Controlled, ControlNet
+from core.nn.controlnet import ControlCond, ControlledUNet, ControlNet
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from tests.support.parameters import randomise
@@ -41,7 +41,7 @@ def test_a_new_one_changes_nothing() -> None:
     control = ControlNet.of(unet, 4, WIDTHS)
     shared = control.state_dict().keys() & unet.state_dict().keys()
     assert len(shared) > 80 and all(torch.equal(control.state_dict()[k], unet.state_dict()[k]) for k in shared)
-    assert torch.equal(Controlled(unet, [control], [1.0])(x, TIME, cond), unet(x, TIME, cond))
+    assert torch.equal(ControlledUNet(unet, [control], [1.0])(x, TIME, cond), unet(x, TIME, cond))
     control.conv_in.weight += 1  # a copy, not the U-Net's own
     assert not torch.equal(control.conv_in.weight, unet.conv_in.weight)
 
@@ -54,19 +54,19 @@ def test_maps_are_added_times_their_scale() -> None:
     first = full(x, TIME, dataclasses.replace(cond, control=cond.control[:, :3]))
     plain = ControlCond(tokens=cond.tokens, control=cond.control[:, 3:])
     extra = [0.5 * a + 2.0 * b for a, b in zip(first, simple(x, TIME, plain))]
-    expected = unet.denoise(x, unet.tell(TIME, cond), extra)
-    said = Controlled(unet, [full, simple], [0.5, 2.0])(x, TIME, cond)
+    expected = unet.denoise(x, unet.block_inputs(TIME, cond), extra)
+    said = ControlledUNet(unet, [full, simple], [0.5, 2.0])(x, TIME, cond)
     assert (said - unet(x, TIME, cond)).abs().max() > 1e-2
     torch.testing.assert_close(said, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(
-        Controlled(unet, [full, simple], [0.0, 0.0])(x, TIME, cond), unet(x, TIME, cond), rtol=0, atol=1e-6
+        ControlledUNet(unet, [full, simple], [0.0, 0.0])(x, TIME, cond), unet(x, TIME, cond), rtol=0, atol=1e-6
     )
 
 
 @torch.no_grad()
 def test_prepared_equals_plain_in_one_graph() -> None:
     unet, full, simple = made()
-    net, x, cond = Controlled(unet, [full, simple], [0.5, 2.0]), torch.randn(2, 4, 8, 8), told()
+    net, x, cond = ControlledUNet(unet, [full, simple], [0.5, 2.0]), torch.randn(2, 4, 8, 8), told()
     expected = [net(x, torch.full((2,), float(step)), cond) for step in (3, 2, 1)]
     torch.testing.assert_close(net.prepare(cond)(x, TIME), net(x, TIME, cond), rtol=0, atol=1e-6)
     counter, looks = CompileCounter(), []
@@ -84,7 +84,7 @@ def test_only_the_control_is_trained_where_the_unet_is_frozen() -> None:
     """At the start the outlets alone have gradients; after one step of theirs the encoder has them too (ibid., 3.1)."""
     unet = made()[0].requires_grad_(False)
     control = ControlNet.of(unet, 4, WIDTHS)
-    net, x, cond = Controlled(unet, [control], [1.0]), torch.randn(2, 4, 8, 8), told()
+    net, x, cond = ControlledUNet(unet, [control], [1.0]), torch.randn(2, 4, 8, 8), told()
     net(x, TIME, cond).square().mean().backward()
     grads = {name: value.grad.abs().max() for name, value in control.named_parameters() if value.grad is not None}
     assert {name for name, size in grads.items() if size > 0} == {n for n in grads if n.startswith("outlets")}
@@ -92,12 +92,12 @@ def test_only_the_control_is_trained_where_the_unet_is_frozen() -> None:
         for parameter in control.outlets.parameters():
             parameter -= parameter.grad
     net(x, TIME, cond).square().mean().backward()
-    assert control.hint.leave.weight.grad.abs().max() > 0 and control.conv_in.weight.grad.abs().max() > 0
+    assert control.hint.conv_out.weight.grad.abs().max() > 0 and control.conv_in.weight.grad.abs().max() > 0
 
 
 def test_what_does_not_fit_is_refused() -> None:
     unet, full, simple = made()
-    net, x, cond = Controlled(unet, [full, simple], [0.5, 2.0]), torch.randn(2, 4, 8, 8), told()
+    net, x, cond = ControlledUNet(unet, [full, simple], [0.5, 2.0]), torch.randn(2, 4, 8, 8), told()
     plain = Cond(tokens=cond.tokens, guidance=cond.guidance, concat=cond.concat)
     for bad, words in (
         (plain, "no pictures"),
@@ -113,4 +113,4 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="takes 3"):
         full(x, TIME, cond)
     with pytest.raises(ValueError, match="one scale to each"):
-        Controlled(unet, [full], [1.0, 2.0])
+        ControlledUNet(unet, [full], [1.0, 2.0])

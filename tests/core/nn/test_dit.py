@@ -124,11 +124,11 @@ def test_neighbours_become_one_token_and_come_back() -> None:
     whole = torch.cat([x, torch.zeros(2, 1, 5)], dim=1).view(2, 3, 15)
     torch.testing.assert_close(front(x), Sequence.forward(_like(front, 24, 15), whole))
     assert torch.equal(front.fold(whole, x), x)
-    assert front.exist(valid).tolist() == [[True, True, True], [True, True, False]]
+    assert front.token_mask(valid).tolist() == [[True, True, True], [True, True, False]]
     # A token that does not exist touches nothing, and comes out 0.
-    said, polluted = net(x, time, Cond(valid=valid)), torch.where(torch.arange(8)[:, None] < 6, x, 9.0)
-    torch.testing.assert_close(net(polluted, time, Cond(valid=valid))[1], said[1], rtol=0, atol=1e-6)
-    assert not said[1, 6:].any() and said[1, :6].any() and said[0, 6:].any()
+    output, polluted = net(x, time, Cond(valid=valid)), torch.where(torch.arange(8)[:, None] < 6, x, 9.0)
+    torch.testing.assert_close(net(polluted, time, Cond(valid=valid))[1], output[1], rtol=0, atol=1e-6)
+    assert not output[1, 6:].any() and output[1, :6].any() and output[0, 6:].any()
 
 
 def _like(front: Sequence, width: int, features: int) -> Sequence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.nn.embeddings import kept
+from core.nn.embeddings import memoize_by_time
 
 
 def test_each_single_time_is_made_once() -> None:
@@ -15,7 +15,7 @@ def test_each_single_time_is_made_once() -> None:
         asked.append(time.tolist())
         return 2 * time
 
-    of = kept(make)
+    of = memoize_by_time(make)
     for time in (0.25, 0.5, 0.25):
         assert of(torch.tensor(time)).tolist() == [2 * time]
     assert of(torch.tensor([0.25, 0.5])).tolist() == [0.5, 1.0]

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.flux import Flux, flux_dev, flux_schnell
-from core.nn.packing import pack, unpack
+from core.nn.patchify import patchify, unpatchify
 from core.nn.rope import rotate, rotations
 from tests.support.parameters import randomise
 from tests.support.prepared import agrees_when_prepared
 
 
-def tiny(guided: bool = True, vector_width: int = 6, told_channels: int = 0) -> Flux:
-    return randomise(Flux(3, 2, 2, 2, 5, vector_width, (2, 4, 6), 2, guided, told_channels))
+def tiny(guided: bool = True, vector_width: int = 6, concat_channels: int = 0) -> Flux:
+    return randomise(Flux(3, 2, 2, 2, 5, vector_width, (2, 4, 6), 2, guided, concat_channels))
 
 
 def inputs(count: int = 3) -> tuple[Tensor, Tensor, Cond]:
@@ -32,13 +32,13 @@ def row(cond: Cond, i: int) -> Cond:
 @pytest.mark.parametrize("sizes", [(8,), (4, 6), (2, 4, 6)])
 def test_unpacking_undoes_packing(sizes: tuple[int, ...]) -> None:
     x = torch.randn(2, 3, *sizes)
-    assert torch.equal(unpack(pack(x, 2), 2, sizes), x)
-    assert torch.equal(unpack(pack(x, 1), 1, sizes), x)
+    assert torch.equal(unpatchify(patchify(x, 2), 2, sizes), x)
+    assert torch.equal(unpatchify(patchify(x, 1), 1, sizes), x)
 
 
 def test_channels_of_a_patch_come_as_channel_row_column() -> None:
     x = torch.randn(2, 3, 4, 6)
-    tokens = pack(x, 2)
+    tokens = patchify(x, 2)
     for y, column, c, i, j in [(0, 0, 0, 0, 1), (1, 2, 2, 1, 0), (0, 1, 1, 1, 1)]:
         assert torch.equal(tokens[:, 3 * y + column, 4 * c + 2 * i + j], x[:, c, 2 * y + i, 2 * column + j])
 
@@ -94,7 +94,7 @@ def test_the_network_is_the_published_equations() -> None:
     assert net.guidance is not None and net.vector is not None
     c = embed(net.time, sinusoids(time)) + embed(net.guidance, sinusoids(1000 * guidance)) + embed(net.vector, vector)
     c = F.silu(c)[:, None]
-    streams = [net.text(tokens), net.enter(pack(x, 2))]
+    streams = [net.text(tokens), net.proj_in(patchify(x, 2))]
     for block in net.doubles:
         both = [block.text, block.image]
         told = [stream.modulator(c).chunk(6, -1) for stream in both]
@@ -107,9 +107,9 @@ def test_the_network_is_the_published_equations() -> None:
     for single in net.singles:
         shift, scale, gate = single.modulator(c).chunk(3, -1)
         g = norm(h) * (1 + scale) + shift
-        h = h + gate * single.leave(torch.cat([attention(*heads(single.attention, g)), gelu(single.expand(g))], -1))
+        h = h + gate * single.proj_out(torch.cat([attention(*heads(single.attention, g)), gelu(single.expand(g))], -1))
     shift, scale = net.last_modulator(c).chunk(2, -1)
-    expected = unpack(net.readout(norm(h[:, 7:]) * (1 + scale) + shift), 2, (4, 6))
+    expected = unpatchify(net.readout(norm(h[:, 7:]) * (1 + scale) + shift), 2, (4, 6))
     answer = net(x, time, Cond(vector=vector, tokens=tokens, guidance=guidance))
     assert answer.std() > 0.05
     torch.testing.assert_close(answer, expected, rtol=0, atol=1e-5)
@@ -144,7 +144,7 @@ def test_text_has_no_order_and_the_image_has() -> None:
 
 @torch.no_grad()
 def test_everything_it_is_told_counts() -> None:
-    net, (x, time, cond) = tiny(told_channels=2), inputs()
+    net, (x, time, cond) = tiny(concat_channels=2), inputs()
     full = {**{key: value for key, value in vars(cond).items() if value is not None}, "concat": torch.randn(3, 2, 4, 6)}
     plain = net(x, time, Cond(**full))
     for slot, value in full.items():
@@ -156,7 +156,7 @@ def test_a_new_network_says_nothing_and_does_not_hear_guidance() -> None:
     x, time, cond = inputs()
     assert torch.equal(net(x, time, cond), torch.zeros_like(x))
     other = Cond(vector=cond.vector, tokens=cond.tokens, guidance=torch.full((3,), 9.0))
-    assert torch.equal(net.hear(cond).embedded, net.hear(other).embedded)
+    assert torch.equal(net.encode(cond).embedded, net.encode(other).embedded)
 
 
 def test_every_parameter_is_trained() -> None:
@@ -184,6 +184,6 @@ def test_what_cannot_be_is_said_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="reads text"):
         net(x, time, Cond(vector=cond.vector, guidance=cond.guidance))
     with pytest.raises(ValueError, match="2 channels"):
-        tiny(told_channels=2)(x, time, cond)
+        tiny(concat_channels=2)(x, time, cond)
     with pytest.raises(ValueError, match="1 axes"):
         net(x[..., 0], time, cond)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from core.cond import Cond
-from core.nn.lora import Addition, Attached, LoRA, layers_of
+from core.nn.lora import Addition, AttachedLoRAs, LoRA, layers_of
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from tests.support.parameters import randomise
@@ -57,12 +57,12 @@ def merged(net: TextUNet, loras: list[LoRA], weights: list[float]) -> TextUNet:
 
 def test_a_new_lora_changes_nothing_and_one_on_all_layers_is_a_sum_of_weights(net: TextUNet) -> None:
     before = said(net)
-    new = Attached(net, [LoRA.of(net, 4)])
+    new = AttachedLoRAs(net, [LoRA.of(net, 4)])
     assert torch.equal(said(net), before)
     new.detach()
     lora = awake(net)
     assert {name for name, _ in lora.items()} == set(layers_of(net))
-    attached = Attached(net, [lora])
+    attached = AttachedLoRAs(net, [lora])
     wanted = said(merged(net, [lora], [1.0]))
     assert (wanted - before).abs().max() > 0.05
     torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
@@ -76,12 +76,12 @@ def test_a_new_lora_changes_nothing_and_one_on_all_layers_is_a_sum_of_weights(ne
 def test_two_loras_with_weights_fused_and_taken_out_bit_for_bit(net: TextUNet) -> None:
     before, state = said(net), {name: value.clone() for name, value in net.state_dict().items()}
     loras = [awake(net), awake(net, 2, 1.0, ("*qkv", "*.conv1"))]
-    attached = Attached(net, loras, [0.7, -1.3])
+    attached = AttachedLoRAs(net, loras, [0.7, -1.3])
     wanted = said(merged(net, loras, [0.7, -1.3]))
     torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
-    attached.weigh([0.0, 2.0])
+    attached.set_weights([0.0, 2.0])
     torch.testing.assert_close(said(net), said(merged(net, loras, [0.0, 2.0])), rtol=0, atol=1e-5)
-    attached.weigh([0.7, -1.3])
+    attached.set_weights([0.7, -1.3])
     for _ in range(3):
         attached.fuse()
         torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
@@ -99,7 +99,7 @@ def test_half_precision_fuses_and_comes_out(net: TextUNet) -> None:
     half.load_state_dict(net.state_dict())
     half = half.to(torch.bfloat16)
     state = {name: value.clone() for name, value in half.state_dict().items()}
-    attached = Attached(half, [awake(net)])
+    attached = AttachedLoRAs(half, [awake(net)])
     attached.fuse()
     assert any(not torch.equal(value, state[name]) for name, value in half.state_dict().items())
     attached.unfuse()
@@ -116,7 +116,7 @@ def test_blocks_of_rows_and_convolutions_of_every_kind() -> None:
     for layer, x in layers:
         net = nn.Sequential(layer)
         part = Addition(torch.randn(2, *layer.weight.shape[1:]), torch.randn(4, 2), alpha=3.0, start=5)
-        attached = Attached(net, [LoRA({"0": [part]})])
+        attached = AttachedLoRAs(net, [LoRA({"0": [part]})])
         beside = net(x)
         attached.fuse()
         torch.testing.assert_close(net(x), beside, rtol=1e-5, atol=1e-5)
@@ -126,7 +126,7 @@ def test_blocks_of_rows_and_convolutions_of_every_kind() -> None:
 def test_training_learns_and_touches_the_lora_only(net: TextUNet) -> None:
     state = {name: value.clone() for name, value in net.state_dict().items()}
     lora = LoRA.of(net, 4, targets=("*qkv", "*query", "*project"))
-    attached = Attached(net, [lora])
+    attached = AttachedLoRAs(net, [lora])
     wanted, losses = torch.randn(2, 4, 8, 8), []
     adam = torch.optim.Adam(lora.parameters(), lr=1e-2)
     for _ in range(25):
@@ -149,8 +149,8 @@ def test_what_does_not_fit_is_refused(net: TextUNet) -> None:
     with pytest.raises(ValueError, match="of one rank"):
         Addition(torch.zeros(2, 5), torch.zeros(5, 3))
     with pytest.raises(ValueError, match="no layer elsewhere"):
-        Attached(net, [LoRA({"elsewhere": [Addition(torch.zeros(2, 5), torch.zeros(5, 2))]})])
+        AttachedLoRAs(net, [LoRA({"elsewhere": [Addition(torch.zeros(2, 5), torch.zeros(5, 2))]})])
     with pytest.raises(ValueError, match="another network"):
-        Attached(net, [LoRA({"conv_in": [Addition(torch.zeros(2, 5, 3, 3), torch.zeros(32, 2))]})])
+        AttachedLoRAs(net, [LoRA({"conv_in": [Addition(torch.zeros(2, 5, 3, 3), torch.zeros(32, 2))]})])
     with pytest.raises(ValueError, match="2 weights for 1 LoRAs"):
-        Attached(net, [LoRA.of(net, 1)], [1.0, 2.0])
+        AttachedLoRAs(net, [LoRA.of(net, 1)], [1.0, 2.0])

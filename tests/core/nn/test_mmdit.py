@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from core.cond import Cond
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
-from core.nn.packing import pack, unpack
+from core.nn.patchify import patchify, unpatchify
 from tests.support.parameters import randomise
 from tests.support.prepared import agrees_when_prepared
 
 KINDS = [(False, 0), (True, 0), (True, 2), (True, 3)]  # queries and keys normed, blocks with a second attention
 
 
-def tiny(normed: bool = True, dual: int = 2, vector_width: int = 6, told_channels: int = 0) -> MMDiT:
+def tiny(normed: bool = True, dual: int = 2, vector_width: int = 6, concat_channels: int = 0) -> MMDiT:
     """Width 24, three blocks, for pictures of up to 10 x 10 places."""
-    net = MMDiT(3, 2, 3, 5, vector_width, 12, 2, 8, 5, normed=normed, dual=dual, told_channels=told_channels)
+    net = MMDiT(3, 2, 3, 5, vector_width, 12, 2, 8, 5, normed=normed, dual=dual, concat_channels=concat_channels)
     return randomise(net, buffers=True)
 
 
@@ -59,7 +59,7 @@ def test_the_network_is_the_published_equations(normed: bool, dual: int) -> None
     angles = time.double()[:, None] * 10000 ** (-torch.arange(128).double() / 128)
     c = embed(net.time, torch.cat([angles.cos(), angles.sin()], -1)) + embed(net.vector, vector)
     c = F.silu(c)[:, None]
-    text, image = net.text(tokens), net.enter(pack(x, 2)) + net.positions[1:3, 1:4].reshape(6, 24)
+    text, image = net.text(tokens), net.proj_in(patchify(x, 2)) + net.positions[1:3, 1:4].reshape(6, 24)
     for i, block in enumerate([*net.blocks, net.last]):
         told = [stream.modulator(c).chunk(stream.parts, -1) for stream in (block.text, block.image)]
         parts = [
@@ -80,7 +80,7 @@ def test_the_network_is_the_published_equations(normed: bool, dual: int) -> None
             text = text + t[2] * stream.project(seen[0])
             text = text + t[5] * stream.contract(gelu(stream.expand(norm(text) * (1 + t[4]) + t[3])))
     shift, scale = net.last_modulator(c).chunk(2, -1)
-    expected = unpack(net.readout(norm(image) * (1 + scale) + shift), 2, (4, 6))
+    expected = unpatchify(net.readout(norm(image) * (1 + scale) + shift), 2, (4, 6))
     answer = net(x, time, Cond(vector=vector, tokens=tokens))
     assert answer.std() > 0.02
     torch.testing.assert_close(answer, expected, rtol=0, atol=1e-5)  # the network's sinusoids are float32
@@ -143,7 +143,7 @@ def test_text_has_no_order_and_the_image_has() -> None:
 
 @torch.no_grad()
 def test_everything_it_is_told_counts() -> None:
-    net, (x, time, cond) = tiny(told_channels=2), inputs()
+    net, (x, time, cond) = tiny(concat_channels=2), inputs()
     full = {"vector": cond.vector, "tokens": cond.tokens, "concat": torch.randn(3, 2, 4, 6)}
     plain = net(x, time, Cond(**full))
     for slot, value in full.items():
@@ -158,7 +158,7 @@ def test_a_new_network_says_nothing_and_its_blocks_change_nothing() -> None:
     net = MMDiT(3, 2, 3, 5, 6, 12, 2, 8, 5, normed=True, dual=1)
     x, time, cond = inputs()
     assert torch.equal(net(x, time, cond), torch.zeros_like(x))
-    told = net.hear(cond)
+    told = net.encode(cond)
     modulations = net.modulations(time, told.embedded)
     image = torch.randn(3, 6, 24)
     for i, block in enumerate(net.blocks):
@@ -192,4 +192,4 @@ def test_what_cannot_be_is_said_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="reads text"):
         net(x, time, Cond(vector=cond.vector))
     with pytest.raises(ValueError, match="2 channels"):
-        tiny(told_channels=2)(x, time, cond)
+        tiny(concat_channels=2)(x, time, cond)

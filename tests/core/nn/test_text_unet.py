@@ -152,7 +152,7 @@ def test_transformer_is_the_textbook_one() -> None:
     h = h + second.project(attention(second.query(layer.norm2(h)), *second.text(tokens).chunk(2, -1)))
     value, gate = layer.expand(layer.norm3(h)).chunk(2, -1)
     h = h + layer.contract(value * nn.functional.gelu(gate))
-    torch.testing.assert_close(layer(x, layer.read(tokens), None), h, rtol=0, atol=1e-6)
+    torch.testing.assert_close(layer(x, layer.read_text(tokens), None), h, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def test_places_of_a_cross_only_layer_never_meet() -> None:
     for cross_only in (True, False):
         layer = TransformerLayer(8, 2, 6, cross_only)
         randomise(layer)
-        x, readings = torch.randn(1, 5, 8), layer.read(torch.randn(1, 3, 6))
+        x, readings = torch.randn(1, 5, 8), layer.read_text(torch.randn(1, 3, 6))
         moved = x.clone()
         moved[:, 0] += torch.randn(8)
         change = (layer(moved, readings, None) - layer(x, readings, None))[0].abs().amax(dim=1)
@@ -172,7 +172,7 @@ def test_transformer_starts_as_the_identity_on_any_grid() -> None:
     for dims in (1, 2, 3):
         transformer = SpatialTransformer(Style(dims, groups=4), 8, 2, 1, 6)
         x = torch.randn(2, 8, *[3] * dims)
-        assert torch.equal(transformer(x, transformer.read(torch.randn(2, 4, 6)), None), x)
+        assert torch.equal(transformer(x, transformer.read_text(torch.randn(2, 4, 6)), None), x)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -53,7 +53,7 @@ def test_a_reader_is_cross_attention() -> None:
     key, value = reader.words(said)[..., :24], reader.words(said)[..., 24:]
     heads = [part.view(2, -1, 3, 8).transpose(1, 2) for part in (query, key, value)]
     expected = reader.project(attend(heads[0], heads[1], heads[2]).transpose(1, 2).reshape(2, 6, 24))
-    torch.testing.assert_close(reader(tokens, reader.listen(said), None), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(reader(tokens, reader.keys_values(said), None), expected, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from core.prediction import Epsilon, F, FlowVelocity
 from core.sample.dpm import dpmpp_2m
 from core.sample.solvers.adams import deis
 from core.sample.solvers.dpm import dpmpp_2s, dpmpp_3m
-from core.sample.solvers.exponential import exponential as exponential_sampler
+from core.sample.solvers.exponential import exponential_multistep as exponential_sampler
 from core.sample.solvers.sa_solver import constant, sa_solver
 from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, exact_slope
 from core.sample.solvers.unipc import bh1, unipc

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.denoiser import Bound, Estimate, change_schedule
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.deterministic import DETERMINISTIC
 from core.sample.solvers.adams import deis, lms
-from core.sample.solvers.exponential import exponential
+from core.sample.solvers.exponential import exponential_multistep
 from core.sample.solvers.polynomial import exponential_moments, phi, weights
 from core.sample.solvers.rungekutta import adaptive
 from core.sample.solvers.unipc import bh1, bh2, unipc
@@ -44,7 +44,7 @@ SCHEDULES: dict[str, Schedule] = {
 }
 FIXED = {name: info for name, info in DETERMINISTIC.items() if not info.adaptive}
 SHAPES = [(3,), (2, 4), (1, 3, 3), (2, 1, 2, 2)]
-NOISE = Noise(0, [0, 1])
+NOISE = SamplingRNG(0, [0, 1])
 
 
 def path(schedule: Schedule, steps: int, last: float = 0.0) -> Tensor:
@@ -186,7 +186,7 @@ def test_published_formulas_agree_where_they_are_the_same() -> None:
             "2m": DETERMINISTIC["dpmpp_2m"].sampler,
             "deis 1": partial(deis, order=1),
             "lms 1": partial(lms, order=1),
-            "exponential 1": partial(exponential, order=1),
+            "exponential 1": partial(exponential_multistep, order=1),
             "unip 2, B = 1 - exp(-h)": partial(unipc, correct=False, size=bh2),
             "unip 2, B = h": partial(unipc, correct=False, size=bh1),
         }.items()

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.sample.deterministic import DETERMINISTIC
 from core.sample.info import SamplerInfo
 from core.sample.solvers.adams import deis
-from core.sample.solvers.exponential import exponential
+from core.sample.solvers.exponential import exponential_multistep
 from core.sample.solvers.unipc import unipc
 from core.schedule import VP, Flow, Schedule
 from core.verify.mixture import Mixture
@@ -89,7 +89,7 @@ def test_third_order_needs_its_factor_of_two() -> None:
     assert exact.smallest < classic.smallest / 50
 
 
-@pytest.mark.parametrize("sampler", [partial(deis, start=None), partial(exponential, start=None)])
+@pytest.mark.parametrize("sampler", [partial(deis, start=None), partial(exponential_multistep, start=None)])
 def test_a_multistep_method_is_no_better_than_its_start(sampler: partial) -> None:
     row = measure("cold", SamplerInfo(sampler, order=2, evaluations=1), "VP", VP(), problem())
     assert row.measured == pytest.approx(2, abs=0.2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import STOCHASTIC, NoiseSource, Sampler, run
 from core.sample.solvers.consistency import consistency
 from core.sample.solvers.predictor_corrector import each, euler_maruyama, predictor_corrector, reverse_diffusion
@@ -189,7 +189,7 @@ def test_consistency_sampling_of_a_consistency_function_has_the_right_law(schedu
 
     times = schedule.time(torch.tensor([20.0, 3.0, 0.8, 0.0], dtype=torch.float64))
     alpha, sigma = schedule(times[0])
-    noise = Noise(1, range(count))
+    noise = SamplingRNG(1, range(count))
     x = alpha * mean + torch.hypot(alpha * deviation, sigma) * noise.start((1,))
     for step in consistency(Bound(schedule, end_of_flow), x, times, noise):
         assert abs(step.clean.mean().item() - mean) < 4 * deviation / math.sqrt(count)
@@ -214,7 +214,7 @@ def test_sample_is_the_same_bits_in_any_batch(name: str) -> None:
         return Estimate(0.5 * x / (1 + t) + 0.1)
 
     def drawn(samples: list[int]) -> Tensor:
-        noise = Noise(7, samples)
+        noise = SamplingRNG(7, samples)
         return run(STOCHASTIC[name].sampler(Bound(schedule, rowwise), noise.start((2,)) * 7, times, noise))
 
     assert torch.equal(drawn([3, 1]), drawn([0, 1, 2, 3, 4])[[3, 1]])
@@ -230,7 +230,7 @@ def test_forward_path_has_the_covariance_of_a_brownian_one() -> None:
     assert (half * whole).mean().item() == pytest.approx(math.sqrt(0.2 / 0.5), abs=0.01)
     assert (first * whole).mean().item() == pytest.approx(0, abs=0.01)
     assert noise.asked == 3
-    again = Noise(0, range(4000))
+    again = SamplingRNG(0, range(4000))
     like = torch.zeros(4000, 1, dtype=torch.float64)
     tree = (again.brownian(like, 0.6, 0.4) * again.brownian(like, 0.6, 0.1)).mean().item()
     assert tree == pytest.approx(math.sqrt(0.2 / 0.5), abs=0.08)

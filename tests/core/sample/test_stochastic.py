@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.denoiser import Bound, Estimate
 from core.grid import karras, trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import STOCHASTIC, run
 from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from core.sample.ddim import ddim
@@ -18,13 +18,13 @@ from core.sample.ddpm import ddpm, large, learned, small
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.sample.heun import dpm2, heun
-from core.sample.renoise import straight
+from core.sample.renoise import flow_rule
 from core.sample.solvers.dpm import dpmpp_2s
 from core.sample.solvers.edm import edm
 from core.sample.solvers.er_sde import er_sde, ode
-from core.sample.solvers.exponential import exponential
+from core.sample.solvers.exponential import exponential_multistep
 from core.sample.solvers.predictor_corrector import predictor_corrector
-from core.sample.solvers.restart import Interval, restart
+from core.sample.solvers.restart import RestartInterval, restart
 from core.sample.solvers.sa_solver import constant, sa_solver
 from core.sample.solvers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, exact_slope
 from core.sample.step import Sampler
@@ -43,7 +43,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def walk(sampler: Sampler, schedule: Schedule, steps: int = 8, count: int = 5) -> Tensor:
-    noise = Noise(3, range(count))
+    noise = SamplingRNG(3, range(count))
     times = trailing(schedule, steps)
     x = noise.start((2,)) * schedule(times[:1])[1]
     return run(sampler(three_gaussians().denoiser(schedule), x, times, noise))
@@ -58,10 +58,13 @@ def walk(sampler: Sampler, schedule: Schedule, steps: int = 8, count: int = 5) -
         (partial(dpmpp_2s_ancestral, eta=0.0), dpmpp_2s),
         (partial(edm, churn=0.0), heun),
         (partial(dpmpp_2m_sde, eta=0.0), dpmpp_2m),
-        (partial(dpmpp_2m_sde, eta=0.0, slope=exact_slope), partial(exponential, order=2)),
-        (partial(dpmpp_3m_sde, eta=0.0), partial(exponential, order=3, start=None)),
+        (partial(dpmpp_2m_sde, eta=0.0, slope=exact_slope), partial(exponential_multistep, order=2)),
+        (partial(dpmpp_3m_sde, eta=0.0), partial(exponential_multistep, order=3, start=None)),
         (partial(sa_solver, tau=constant(0.0), predictor=1, corrector=0), euler),
-        (partial(sa_solver, tau=constant(0.0), predictor=3, corrector=0), partial(exponential, order=3, start=None)),
+        (
+            partial(sa_solver, tau=constant(0.0), predictor=3, corrector=0),
+            partial(exponential_multistep, order=3, start=None),
+        ),
         (partial(er_sde, order=1, scale=ode), euler),
         (partial(restart, intervals=()), heun),
     ],
@@ -103,7 +106,7 @@ def test_euler_ancestral_has_the_known_forms() -> None:
     expected = (1 - there) / (1 - step_down) * (ratio * x + (1 - ratio) * clean) + z * renoise
     denoise = Bound(Flow(), lambda x, t: Estimate(clean))
     times = torch.tensor([here, there], dtype=torch.float64)
-    found = run(euler_ancestral(denoise, x, times, Given(), rule=straight))
+    found = run(euler_ancestral(denoise, x, times, Given(), rule=flow_rule))
     torch.testing.assert_close(found, expected)
 
 
@@ -117,7 +120,7 @@ def test_ddpm_variances_are_the_papers() -> None:
     mix = torch.rand(4, 2).double()
     denoise = Bound(table, lambda x, t: Estimate(torch.zeros_like(x), mix))
     times, x = torch.tensor([float(t), t - 1.0]).double(), torch.zeros(4, 2).double()
-    noise = Noise(0, range(4))
+    noise = SamplingRNG(0, range(4))
     unit = noise.normal(x, 0)
     for deviation, variance in (
         (small, tilde),
@@ -137,7 +140,7 @@ def test_a_point_is_reached_exactly(name: str) -> None:
     for label, schedule in SCHEDULES.items():
         denoise = Mixture(point).denoiser(schedule)
         for steps in (1, 2, 5):
-            noise, times = Noise(0, range(3)), trailing(schedule, steps)
+            noise, times = SamplingRNG(0, range(3)), trailing(schedule, steps)
             x = noise.start((2,)) * schedule(times[:1])[1]
             end = run(STOCHASTIC[name].sampler(denoise, x, times, noise))
             torch.testing.assert_close(end, point.double().expand(3, 2), rtol=0, atol=1e-9, msg=f"{label}, {steps}")
@@ -149,7 +152,7 @@ def test_sample_does_not_change_with_its_batch(name: str) -> None:
     denoise, times = three_gaussians().denoiser(schedule), karras(schedule, 6)
 
     def drawn(samples: list[int]) -> Tensor:
-        noise = Noise(7, samples)
+        noise = SamplingRNG(7, samples)
         return run(STOCHASTIC[name].sampler(denoise, noise.start((2,)) * times[0], times, noise))
 
     whole, part = drawn([0, 1, 2, 3, 4]), drawn([3, 1])
@@ -164,7 +167,7 @@ def test_corrector_norm_of_the_batch_mixes_samples_as_published() -> None:
     denoise, times = three_gaussians().denoiser(schedule), trailing(schedule, 4)
 
     def drawn(samples: list[int]) -> Tensor:
-        noise = Noise(7, samples)
+        noise = SamplingRNG(7, samples)
         x = noise.start((2,)) * schedule(times[:1])[1]
         return run(predictor_corrector(denoise, x, times, noise, norm=batch_mean))
 
@@ -178,7 +181,7 @@ def test_finer_grids_follow_the_same_path(sampler: Sampler) -> None:
 
     def end(steps: int) -> Tensor:
         lam = torch.linspace(1.5, -1.5, steps + 1, dtype=torch.float64)
-        times, noise = schedule.time(lam.exp()), Noise(0, range(count))
+        times, noise = schedule.time(lam.exp()), SamplingRNG(0, range(count))
         alpha, sigma = schedule(times[0])
         x = three_gaussians().sample(count, seed=2, alpha=float(alpha), sigma=float(sigma))
         return run(sampler(three_gaussians().denoiser(schedule), x, times, noise))
@@ -199,8 +202,8 @@ def test_restart_goes_back_up_as_often_as_it_is_told() -> None:
         calls.append(float(t))
         return exact.estimate(x, t)
 
-    noise, times = Noise(0, range(2)), karras(schedule, 10)
-    way = (Interval(low=0.1, high=2.0, repeats=3, steps=4),)
+    noise, times = SamplingRNG(0, range(2)), karras(schedule, 10)
+    way = (RestartInterval(low=0.1, high=2.0, repeats=3, steps=4),)
     run(restart(Bound(schedule, estimate), noise.start((2,)) * 80, times, noise, intervals=way))
     ups = sum(later > earlier * 1.01 for earlier, later in zip(calls, calls[1:]))
     assert ups == 3

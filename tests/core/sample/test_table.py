@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.grid import GRIDS, trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import ALIASES, DETERMINISTIC, SAMPLERS, STOCHASTIC, run
 from core.schedule import EDM
 from core.verify.orders import counted, three_gaussians
@@ -28,7 +28,7 @@ def test_aliases_point_to_samplers_and_grids() -> None:
 @pytest.mark.parametrize("name", [name for name, info in STOCHASTIC.items() if name != "restart"])
 def test_evaluations_are_the_claimed_ones(name: str) -> None:
     schedule = EDM()
-    times, noise = trailing(schedule, 6), Noise(0, range(2))
+    times, noise = trailing(schedule, 6), SamplingRNG(0, range(2))
     denoise, calls = counted(three_gaussians().denoiser(schedule))
     x = noise.start((2,)) * 80
     states = [step.x for step in SAMPLERS[name].sampler(denoise, x, times, noise)]

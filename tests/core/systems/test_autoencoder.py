@@ -11,22 +11,24 @@ from torch import Tensor, nn
 from core.autoencoder import KLAutoencoder, Plan, VQAutoencoder
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
-from core.random import Draw, Stream
-from core.systems.autoencoder import Autoencoding, Weights
+from core.random import Stream, TrainingRNG
+from core.systems.autoencoder import AutoencoderTraining, Weights
 from tests.support.parameters import randomise
 
 PLAN = Plan(3, 2, (8, 8), 1, groups=4, middle_attention=False)
-WEIGHTS = Weights(absolute=0.7, squared=0.3, perceptual=0.5, kl=0.01, codebook=2.0, adversarial=0.4, judged_after=100)
-EARLY, LATE = Draw(3, range(96, 100)), Draw(3, range(100, 104))
+WEIGHTS = Weights(
+    absolute=0.7, squared=0.3, perceptual=0.5, kl=0.01, codebook=2.0, adversarial=0.4, discriminator_start=100
+)
+EARLY, LATE = TrainingRNG(3, range(96, 100)), TrainingRNG(3, range(100, 104))
 
 
-def made(judged: bool = True, seen: bool = True, vq: bool = False) -> Autoencoding:
+def made(judged: bool = True, seen: bool = True, vq: bool = False) -> AutoencoderTraining:
     torch.manual_seed(0)
     autoencoder = VQAutoencoder(PLAN, 16) if vq else KLAutoencoder(PLAN)
     look = nn.Conv2d(3, 5, 3)
     perceptual = Perceptual(Listed(look)) if seen else None
     judge = PatchDiscriminator(3, 4, 1, groups=2) if judged else None
-    system = Autoencoding(autoencoder, WEIGHTS, perceptual, judge)
+    system = AutoencoderTraining(autoencoder, WEIGHTS, perceptual, judge)
     randomise(system, seed=0, size=0.15)
     return system
 
@@ -47,11 +49,11 @@ def batch() -> dict[str, Tensor]:
     return {"x": torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))}
 
 
-def parts(system: Autoencoding, x: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
+def parts(system: AutoencoderTraining, x: Tensor, rng: TrainingRNG | None) -> tuple[Tensor, Tensor, Tensor]:
     """The reconstruction, what each sample costs and what the code costs, written out."""
     moments = system.autoencoder.moments(x)
     mean, deviation = moments[:, :2], (moments[:, 2:] / 2).exp()
-    code = mean if draw is None else mean + deviation * draw.normal(mean, Stream.CODEC)
+    code = mean if rng is None else mean + deviation * rng.normal(mean, Stream.CODEC)
     out = system.autoencoder.decode(code)
     each = 0.7 * (out - x).abs().mean((1, 2, 3)) + 0.3 * ((out - x) ** 2).mean((1, 2, 3))
     if system.perceptual is not None:
@@ -135,7 +137,7 @@ def test_training_leaves_the_feature_network_as_it_was(batch: dict[str, Tensor])
     """Norms over the batch would otherwise learn their statistics from what they judge."""
     system = made(judged=False, seen=False)
     norm = nn.BatchNorm2d(3)
-    system = Autoencoding(system.autoencoder, WEIGHTS, Perceptual(Listed(norm))).train()
+    system = AutoencoderTraining(system.autoencoder, WEIGHTS, Perceptual(Listed(norm))).train()
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     system(batch, LATE)
     assert system.autoencoder.training and not norm.training
@@ -145,13 +147,13 @@ def test_training_leaves_the_feature_network_as_it_was(batch: dict[str, Tensor])
 def test_a_few_steps_give_data_back(batch: dict[str, Tensor]) -> None:
     """All terms at once, in one optimizer: the picture comes back and the judge tells both apart."""
     torch.manual_seed(0)
-    weights = dataclasses.replace(WEIGHTS, judged_after=0, kl=1e-6)
-    system = Autoencoding(KLAutoencoder(PLAN), weights, None, PatchDiscriminator(3, 8, 1, groups=2))
+    weights = dataclasses.replace(WEIGHTS, discriminator_start=0, kl=1e-6)
+    system = AutoencoderTraining(KLAutoencoder(PLAN), weights, None, PatchDiscriminator(3, 8, 1, groups=2))
     x = torch.nn.functional.interpolate(torch.randn(8, 3, 2, 2), (8, 8))
     optimizer = torch.optim.Adam(system.parameters(), lr=3e-3)
     errors = []
     for step in range(120):
-        found = system({"x": x}, Draw(0, range(8 * step, 8 * step + 8)))
+        found = system({"x": x}, TrainingRNG(0, range(8 * step, 8 * step + 8)))
         optimizer.zero_grad()
         found.mean.backward()
         optimizer.step()

@@ -20,7 +20,7 @@ from core.nn.mmdit import MMDiT
 from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from core.prediction import FlowVelocity
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import SAMPLERS
 from core.schedule import Flow
 from core.systems.compiled import compile_for_sampling, compile_network
@@ -55,7 +55,9 @@ def told(kind: Callable[[], nn.Module]) -> Cond:
 
 def sampled(denoiser: Denoiser, cond: Cond, start: Tensor, steps: int) -> Tensor:
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return [step.x for step in SAMPLERS["euler"].sampler(denoiser.bind(cond), start, times, Noise(0, range(2)))][-1]
+    return [step.x for step in SAMPLERS["euler"].sampler(denoiser.bind(cond), start, times, SamplingRNG(0, range(2)))][
+        -1
+    ]
 
 
 def compilations() -> tuple[int, int]:

@@ -20,11 +20,11 @@ from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan
 from core.objective import Objective
 from core.prediction import FlowVelocity
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.sample.euler import euler
 from core.sample.step import run
 from core.schedule import Flow
-from core.systems.controlnet import OWN, WithControl, hint_widths
+from core.systems.controlnet import OWN, ControlNetDiffusion, hint_widths
 from core.systems.diffusion import Diffusion
 from core.weights.checkpoint import fill
 
@@ -52,11 +52,11 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 
 def drawn(system: Diffusion, asked: dict[str, object], guidance: float = 3.0) -> Tensor:
     way = {"sampler": euler, "grid": trailing, "steps": 3}
-    return run(system.sample(Noise(0, range(2)), (1, 8, 8), asked, guidance=guidance, **way))
+    return run(system.sample(SamplingRNG(0, range(2)), (1, 8, 8), asked, guidance=guidance, **way))
 
 
 def test_new_it_changes_nothing() -> None:
-    system = WithControl(base(), hint_widths=(4,))
+    system = ControlNetDiffusion(base(), hint_widths=(4,))
     asked = {"caption": CAPTIONS}
     assert torch.equal(drawn(system, {**asked, "control": pictures(2)}), drawn(base(), asked))
 
@@ -65,7 +65,7 @@ def test_it_alone_learns_is_saved_and_comes_back() -> None:
     """With the right pictures the loss falls below what it is with other ones."""
     plain = base()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    system = WithControl(plain, hint_widths=(8,))
+    system = ControlNetDiffusion(plain, hint_widths=(8,))
     trained = {name for name, value in system.named_parameters() if value.requires_grad}
     assert trained == set(system.state_dict()) and all(name.startswith(OWN) for name in trained)
     optimizer = torch.optim.Adam([value for value in system.parameters() if value.requires_grad], lr=1e-2)
@@ -73,17 +73,17 @@ def test_it_alone_learns_is_saved_and_comes_back() -> None:
         seen = pictures(16, step)
         batch = {"x": 2 * seen - 1, "caption": ["a square"] * 16, "control": seen}
         optimizer.zero_grad()
-        system.loss(batch, Draw(0, range(16 * step, 16 * step + 16))).mean.backward()
+        system.loss(batch, TrainingRNG(0, range(16 * step, 16 * step + 16))).mean.backward()
         optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items() if OWN not in name)
     seen = pictures(64, 1000)
     batch = {"x": 2 * seen - 1, "caption": ["a square"] * 64}
     with torch.no_grad():
-        right = system.loss({**batch, "control": seen}, Draw(1, range(64))).mean
-        wrong = system.loss({**batch, "control": seen.roll(1, 0)}, Draw(1, range(64))).mean
+        right = system.loss({**batch, "control": seen}, TrainingRNG(1, range(64))).mean
+        wrong = system.loss({**batch, "control": seen.roll(1, 0)}, TrainingRNG(1, range(64))).mean
     assert right < 0.95 * wrong
 
-    again = WithControl(base(), hint_widths=(8,))
+    again = ControlNetDiffusion(base(), hint_widths=(8,))
     fill(again, system.state_dict(), Path("it"))
     asked = {"caption": CAPTIONS, "control": pictures(2)}
     assert torch.equal(drawn(again, asked), drawn(system, asked))
@@ -91,7 +91,7 @@ def test_it_alone_learns_is_saved_and_comes_back() -> None:
 
 
 def test_what_is_dropped_and_avoided_keeps_the_picture() -> None:
-    system = WithControl(base(), hint_widths=(4,))
+    system = ControlNetDiffusion(base(), hint_widths=(4,))
     control = pictures(2)
     cond, null = system.conditioner({"caption": CAPTIONS, "control": control}), system.conditioner.null(2)
     wanted = control.expand(-1, 3, -1, -1)
@@ -107,7 +107,7 @@ def test_what_is_dropped_and_avoided_keeps_the_picture() -> None:
 
 def test_what_it_is_not_for() -> None:
     with pytest.raises(ValueError, match="this model has a Identity"):
-        WithControl(Diffusion(Denoiser(nn.Identity(), Flow(), FlowVelocity()), Conditioner()))
+        ControlNetDiffusion(Diffusion(Denoiser(nn.Identity(), Flow(), FlowVelocity()), Conditioner()))
     assert [hint_widths(factor) for factor in (1, 4, 16)] == [(16,), (16, 32, 96), (16, 32, 96, 256, 256)]
     assert len(hint_widths(2 ** (len(sd_vae().widths) - 1))) == 4
     with pytest.raises(ValueError, match="not 3 times"):

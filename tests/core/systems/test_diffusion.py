@@ -13,7 +13,7 @@ from core.denoiser import Denoiser
 from core.grid import trailing
 from core.objective import Objective, flow
 from core.prediction import FlowVelocity
-from core.random import Draw, Noise
+from core.random import SamplingRNG, TrainingRNG
 from core.recipe import draw
 from core.sample.heun import heun
 from core.sample.step import run
@@ -34,15 +34,15 @@ def test_sample_does_not_change_with_batch_or_order(system: Diffusion) -> None:
     recipe = circle()
     whole = draw(recipe, system, 5, range(12))
     assert torch.allclose(draw(recipe, system, 5, [7, 2]), whole[[7, 2]], atol=1e-5)
-    assert torch.equal(Noise(5, [7, 2]).start((2,)), Noise(5, range(12)).start((2,))[[7, 2]])
+    assert torch.equal(SamplingRNG(5, [7, 2]).start((2,)), SamplingRNG(5, range(12)).start((2,))[[7, 2]])
     assert not torch.allclose(draw(recipe, system, 6, range(12)), whole, atol=1e-2)
 
 
 def test_loss_does_not_change_with_the_cut_of_the_batch(system: Diffusion) -> None:
     batch = Points().get(range(8))
-    whole = system.loss(batch, Draw(1, range(8)))
+    whole = system.loss(batch, TrainingRNG(1, range(8)))
     parts = [
-        system.loss({name: value[rows] for name, value in batch.items()}, Draw(1, rows))
+        system.loss({name: value[rows] for name, value in batch.items()}, TrainingRNG(1, rows))
         for rows in (range(4), range(4, 8))
     ]
     assert torch.equal(torch.cat([part.t for part in parts]), whole.t)
@@ -51,7 +51,7 @@ def test_loss_does_not_change_with_the_cut_of_the_batch(system: Diffusion) -> No
 
 
 def test_dropped_conditions_are_the_null(system: Diffusion) -> None:
-    batch, everything = Points().get(range(8)), Draw(1, range(8))
+    batch, everything = Points().get(range(8)), TrainingRNG(1, range(8))
     system.objective.drop = 1.0
     dropped = system.loss(batch, everything).each
     null = torch.full((8,), 2)
@@ -61,7 +61,7 @@ def test_dropped_conditions_are_the_null(system: Diffusion) -> None:
 
 
 def test_share_of_dropped_conditions() -> None:
-    kept = Objective(drop=0.2).keep(Draw(0, range(5000))).double().mean()
+    kept = Objective(drop=0.2).keep(TrainingRNG(0, range(5000))).double().mean()
     assert abs(kept.item() - 0.8) < 4 * (0.16 / 5000) ** 0.5
 
 
@@ -80,7 +80,7 @@ def test_sampling_starts_from_noise_and_ends_at_the_data() -> None:
     conditioner.table.weight = nn.Parameter(conditioner.table.weight[:, :2])
     codec = Standardize(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     system = Diffusion(Denoiser(Mean(), Flow(), FlowVelocity()), conditioner, codec, Objective(weight=flow))
-    noise, label = Noise(0, range(3)), torch.tensor([0, 1, 1])
+    noise, label = SamplingRNG(0, range(3)), torch.tensor([0, 1, 1])
     steps = list(system.sample(noise, (2,), {"label": label}, sampler=heun, grid=trailing, steps=5))
     assert [step.index for step in steps] == [0, 1, 2, 3, 4]
     wanted = conditioner.table.weight[label]

@@ -15,7 +15,7 @@ from core.nn.lora import layers_of
 from core.prediction import FlowVelocity
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.systems.lora import Adapted
+from core.systems.lora import LoRADiffusion
 from core.weights.checkpoint import CheckpointError, fill
 
 
@@ -31,7 +31,7 @@ def base() -> Diffusion:
 def test_only_the_lora_is_saved_and_trained() -> None:
     plain = base()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    system = Adapted(plain, 2, 4.0)
+    system = LoRADiffusion(plain, 2, 4.0)
     names = list(system.state_dict())
     assert names and all(name.startswith("lora.layers.") for name in names)
     trained = [name for name, value in system.named_parameters() if value.requires_grad]
@@ -46,7 +46,7 @@ def test_only_the_lora_is_saved_and_trained() -> None:
     assert (system.denoiser.output(x, t, cond) - first).abs().max() > 1e-3
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
 
-    again = Adapted(base(), 2, 4.0)
+    again = LoRADiffusion(base(), 2, 4.0)
     fill(again, system.state_dict(), Path("it"))
     assert torch.equal(again.denoiser.output(x, t, cond), system.denoiser.output(x, t, cond))
     wrapped = nn.Sequential(again)
@@ -56,8 +56,8 @@ def test_only_the_lora_is_saved_and_trained() -> None:
 
 def test_another_lora_does_not_fit() -> None:
     with pytest.raises(CheckpointError, match="instead of"):
-        fill(Adapted(base(), 3), Adapted(base(), 2).state_dict(), Path("it"))
+        fill(LoRADiffusion(base(), 3), LoRADiffusion(base(), 2).state_dict(), Path("it"))
     with pytest.raises(CheckpointError, match="missing"):
-        fill(Adapted(base(), 2, targets=("*",)), Adapted(base(), 2).state_dict(), Path("it"))
-    system = Adapted(base(), 2, targets=("*",))
+        fill(LoRADiffusion(base(), 2, targets=("*",)), LoRADiffusion(base(), 2).state_dict(), Path("it"))
+    system = LoRADiffusion(base(), 2, targets=("*",))
     assert len(list(system.lora.items())) == len(layers_of(system.denoiser.net))

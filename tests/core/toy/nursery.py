@@ -82,7 +82,16 @@ def main(folder: Path, kills: int, workers: int, parts: int) -> dict[str, object
     recipe: Recipe = build("toy.recipes.points.circle", {"steps": 120 * (kills + 1), "parts": parts}, ("toy",))
 
     def run(name: str) -> Run:
-        return Run(folder / name, workers, log=5, save=3, hold_out=20, show=0, tensorboard=False, cpu=True)
+        return Run(
+            folder / name,
+            workers,
+            log_every=5,
+            save_every=3,
+            validate_every=20,
+            sample_every=0,
+            tensorboard=False,
+            cpu=True,
+        )
 
     finish(child(lambda: train(recipe, run("whole"))))
     chance = random.Random(0)

@@ -29,7 +29,7 @@ def recipe() -> Recipe:
 
 def run(folder: Path) -> Run:
     """A run that keeps its middle."""
-    return Run(folder, save=10, hold_out=20, show=0, keep=None, tensorboard=False, cpu=True)
+    return Run(folder, save_every=10, validate_every=20, sample_every=0, keep=None, tensorboard=False, cpu=True)
 
 
 def shard(accelerator: Accelerator, system: Diffusion, adam: torch.optim.AdamW) -> tuple[Any, Any]:
@@ -63,6 +63,6 @@ if __name__ == "__main__":
         Accelerator.prepare = shard
         train(recipe(), run(folder))
         loop.update = spoil
-        train(recipe(), replace(run(folder.with_name("spoiled")), show=10))
+        train(recipe(), replace(run(folder.with_name("spoiled")), sample_every=10))
     else:
         train(recipe(), run(folder))

@@ -18,11 +18,11 @@ from core.condition import ClassLabel
 from core.data.dataset import Batch
 from core.denoiser import Denoiser
 from core.prediction import FlowVelocity
-from core.random import Draw, Stream
+from core.random import Stream, TrainingRNG
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.cache import Cached, latents, model_hash, texts
-from core.train.order import Ordered, Shares, stream
+from core.train.order import BatchSharding, OrderedDataset, stream
 from core.weights.checkpoint import CheckpointError
 
 COUNT = 23
@@ -44,7 +44,7 @@ class Pictures:
         x = x.mT if self.mixed and indices[0] % 2 else x
         return {"x": x, "caption": [self.captions[i] for i in indices], "label": torch.tensor(indices) % 2}
 
-    def arrange(self, seed: int, positions: Sequence[int]) -> list[int]:
+    def example_order(self, seed: int, positions: Sequence[int]) -> list[int]:
         return [position * 2 % COUNT for position in positions]
 
 
@@ -212,8 +212,10 @@ def test_shapes_may_differ_between_batches_but_not_within(tmp_path: Path) -> Non
 
 def test_order_and_workers_are_those_of_the_data_below(tmp_path: Path) -> None:
     data = opened(tmp_path, Encoder())
-    assert Ordered(data, 0).indices(range(30)) == Pictures().arrange(0, range(30))
-    for (mine,), (theirs,) in islice(zip(stream(Ordered(data, 0), Shares(4), 2, workers=2), _from(data, 2)), 5):
+    assert OrderedDataset(data, 0).indices(range(30)) == Pictures().example_order(0, range(30))
+    for (mine,), (theirs,) in islice(
+        zip(stream(OrderedDataset(data, 0), BatchSharding(4), 2, workers=2), _from(data, 2)), 5
+    ):
         assert same(mine, theirs)
     over = Cached(data, lambda batch: {"x": batch["x"] * 2}, tmp_path, model_hash("twice"))
     assert torch.equal(over.get([4])["x"], 2 * data.get([4])["x"])
@@ -221,7 +223,7 @@ def test_order_and_workers_are_those_of_the_data_below(tmp_path: Path) -> None:
 
 
 def _from(data: Cached, start: int) -> list[list[Batch]]:
-    return list(islice(stream(Ordered(data, 0), Shares(4), start), 5))
+    return list(islice(stream(OrderedDataset(data, 0), BatchSharding(4), start), 5))
 
 
 class Net(nn.Module):
@@ -240,13 +242,13 @@ class Sampled(Codec):
         super().__init__()
         self.encoder = encoder
 
-    def describe(self, data: Tensor) -> Tensor:
+    def moments(self, data: Tensor) -> Tensor:
         return self.encoder.moments(data)
 
-    def pick(self, description: Tensor, draw: Draw | None = None) -> Tensor:
-        mean, log_variance = description.chunk(2, dim=1)
-        assert draw is not None
-        return mean + torch.exp(0.5 * log_variance) * draw.normal(mean, Stream.CODEC)
+    def sample(self, moments: Tensor, rng: TrainingRNG | None = None) -> Tensor:
+        mean, log_variance = moments.chunk(2, dim=1)
+        assert rng is not None
+        return mean + torch.exp(0.5 * log_variance) * rng.normal(mean, Stream.CODEC)
 
 
 def test_training_on_the_cache_is_training_on_pictures(tmp_path: Path) -> None:
@@ -255,16 +257,16 @@ def test_training_on_the_cache_is_training_on_pictures(tmp_path: Path) -> None:
     system = Diffusion(
         Denoiser(Net(), Flow(), FlowVelocity()), ClassLabel(2, 4), Chain(Sampled(encoder), Scale(0.2, 1))
     )
-    data = Cached(Pictures(), latents(system.codec.describe), tmp_path, model_hash(system.codec))
+    data = Cached(Pictures(), latents(system.codec.moments), tmp_path, model_hash(system.codec))
     seen = len(encoder.seen)
     losses = []
     for positions in (range(8), range(23, 31)):
-        rows, draw = [position % COUNT for position in positions], Draw(0, positions)
+        rows, rng = [position % COUNT for position in positions], TrainingRNG(0, positions)
         with torch.no_grad():
-            losses.append(system.loss(data.get(rows), draw).each)
+            losses.append(system.loss(data.get(rows), rng).each)
             assert len(encoder.seen) == seen
-            torch.testing.assert_close(losses[-1], system.loss(Pictures().get(rows), draw).each)
+            torch.testing.assert_close(losses[-1], system.loss(Pictures().get(rows), rng).each)
             seen = len(encoder.seen)
     assert not torch.equal(*losses)
-    (batch,) = next(stream(Ordered(data, 0), Shares(4), 5))
+    (batch,) = next(stream(OrderedDataset(data, 0), BatchSharding(4), 5))
     assert "x" not in batch and batch["caption"] == [f"picture {n} ä" for n in (17, 19, 21)] + ["picture 0 ä"]

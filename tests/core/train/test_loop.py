@@ -19,7 +19,7 @@ from core.recipe import Recipe, build, draw, load
 from core.train.ema import Constant, Power
 from core.train.logger import read as read_log
 from core.train.loop import BINS, Run, StoppedError, held_out_loss, steps, train
-from core.train.order import Ordered, Shares
+from core.train.order import BatchSharding, OrderedDataset
 from core.train.state import State, newest, prepare
 from core.weights.checkpoint import CheckpointError, read, read_metadata
 from tests.support.runs import quiet
@@ -35,8 +35,8 @@ def loop(made: Recipe) -> tuple[State, Callable[[int], None]]:
     """The state of a run, and a function that makes some steps."""
     accelerator = Accelerator(cpu=True)
     state = prepare(made, accelerator)
-    shares = Shares(made.training.batch, parts=made.training.parts)
-    walk = steps(made.training, state, accelerator, Ordered(made.data()[0], made.training.seed), shares)
+    shares = BatchSharding(made.training.batch, parts=made.training.parts)
+    walk = steps(made.training, state, accelerator, OrderedDataset(made.data()[0], made.training.seed), shares)
 
     def go(count: int) -> None:
         for _ in range(count):
@@ -106,7 +106,10 @@ def test_a_run_speaks_and_its_checkpoint_samples(tmp_path: Path) -> None:
         assert settings["recipe"] == "toy.recipes.points.circle"
 
     made = replace(recipe(), show=show, suffix=".txt")
-    last = train(made, Run(tmp_path, log=5, save=5, hold_out=10, show=10, shown=6, keep=2, cpu=True))
+    last = train(
+        made,
+        Run(tmp_path, log_every=5, save_every=5, validate_every=10, sample_every=10, sample_count=6, keep=2, cpu=True),
+    )
     assert [path.name for path in sorted(last.parent.iterdir())] == [f"step-{n:08d}.safetensors" for n in (15, 20)]
     log = read_log(tmp_path)
     assert [event["step"] for event in log if "loss" in event] == [5, 10, 15, 20]
@@ -135,7 +138,7 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path: Pa
 
     made, before = replace(recipe(), show=interrupt), signal.getsignal(number)
     with pytest.raises(StoppedError, match="stopped at step 7"):
-        train(made, replace(quiet(tmp_path / "stopped"), show=7))
+        train(made, replace(quiet(tmp_path / "stopped"), sample_every=7))
     assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-00000007.safetensors"]
     assert signal.getsignal(number) == before
     ends = [train(recipe(), quiet(tmp_path / name)) for name in ("stopped", "whole")]
@@ -157,7 +160,7 @@ def test_a_budget_ends_the_run_with_no_learning_rate_left(tmp_path: Path) -> Non
 
     made = recipe(steps=10**6)
     made = replace(made, training=replace(made.training, seconds=25.0, clock=clock))
-    last = train(made, replace(quiet(tmp_path), log=1))
+    last = train(made, replace(quiet(tmp_path), log_every=1))
     rates = [event["lr"] for event in read_log(tmp_path)]
     assert len(rates) == read_metadata(last)["step"] == 25
     assert rates[-1] == pytest.approx(made.training.lr / 25) and rates[5:] == sorted(rates[5:], reverse=True)
@@ -189,7 +192,16 @@ def test_broken_data_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_run_changes_what_is_learned(tmp_path: Path) -> None:
-    loud = Run(tmp_path / "loud", workers=1, log=3, save=4, hold_out=6, show=0, tensorboard=False, cpu=True)
+    loud = Run(
+        tmp_path / "loud",
+        workers=1,
+        log_every=3,
+        save_every=4,
+        validate_every=6,
+        sample_every=0,
+        tensorboard=False,
+        cpu=True,
+    )
     assert digest(train(recipe(), loud)) == digest(train(recipe(), quiet(tmp_path / "quiet")))
 
 
@@ -197,7 +209,7 @@ def test_weights_are_those_of_the_average(tmp_path: Path) -> None:
     """A model opens with the average that is stored, which is that of the weights after every step."""
     profile, made = Power(0.1), recipe(steps=6)
     made = replace(made, training=replace(made.training, ema={"ema": profile}))
-    last = train(made, replace(quiet(tmp_path), save=1, keep=None))
+    last = train(made, replace(quiet(tmp_path), save_every=1, keep=None))
     stored = read(last)
     assert {name.split("/")[0] for name in stored} == {"model", "ema", "optimizer", "skipped"}
     name = "denoiser.net.layers.0.weight"
@@ -220,7 +232,7 @@ def test_each_training_has_its_own_precision_and_threads(tmp_path: Path) -> None
         made = recipe()
         training = replace(made.training, precision=precision, threads=threads)
         watch = replace(made, training=training, show=lambda path, x, settings: seen.append(torch.get_num_threads()))
-        return digest(train(watch, replace(quiet(tmp_path / name), show=7)))
+        return digest(train(watch, replace(quiet(tmp_path / name), sample_every=7)))
 
     before = torch.get_num_threads()
     plain = end("plain", "no")

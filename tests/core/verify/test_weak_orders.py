@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample import STOCHASTIC, NoiseSource, Step
 from core.sample.info import SamplerInfo
 from core.sample.solvers.predictor_corrector import predictor_corrector
@@ -60,7 +60,9 @@ def test_propagated_moments_are_those_of_many_samples() -> None:
     times = times_of(schedule, steps)
     alpha, sigma = schedule(times[0])
     start = data.sample(4000, seed=1, alpha=float(alpha), sigma=float(sigma))
-    x = torch.stack([step.x for step in info.sampler(data.denoiser(schedule), start, times, Noise(0, range(4000)))])[-1]
+    x = torch.stack(
+        [step.x for step in info.sampler(data.denoiser(schedule), start, times, SamplingRNG(0, range(4000)))]
+    )[-1]
     assert ((x.mean(0) - mean).abs() < 4 * (variance / 4000).sqrt()).all()
     assert ((x.var(0) - variance).abs() < 4 * variance * (2 / 4000) ** 0.5).all()
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor
 
-from core.nn.controlnet import ControlCond, Controlled, ControlNet
+from core.nn.controlnet import ControlCond, ControlledUNet, ControlNet
 from core.nn.text_unet_plan import sd1, sdxl
 from core.weights import text_unet
 from core.weights.checkpoint import CheckpointError
@@ -63,7 +63,7 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     cond = ControlCond(tokens=plain.tokens, vector=plain.vector, control=picture)
     for mine, wanted in zip(net(inputs.x, TIME.float(), cond), maps, strict=True):
         torch.testing.assert_close(0.7 * mine, wanted, rtol=0, atol=1e-5)
-    said = Controlled(ours, [net], [0.7])(inputs.x, TIME.float(), cond)
+    said = ControlledUNet(ours, [net], [0.7])(inputs.x, TIME.float(), cond)
     torch.testing.assert_close(said, expected, rtol=0, atol=1e-5)
 
     save_diffusers(tmp_path / "ours", net, beside)

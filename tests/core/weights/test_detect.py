@@ -75,7 +75,7 @@ def test_kin_of_the_published_networks() -> None:
     with torch.device("meta"):
         lcm, large, small = TextUNet(lcm_sd1()), TextUNet(upscaler()), Flux(doubles=2, singles=3)
         control = ControlNet(sd1())
-        fill = Flux(told_channels=80, guided=True)
+        fill = Flux(concat_channels=80, guided=True)
         table = {"class_embedding.weight": torch.empty(1000, 1024)}
     assert "LCM" in detect(to_theirs(unet.pairs(lcm), lcm.state_dict())).model
     found = detect(to_theirs(unet.pairs(large), large.state_dict()) | table)

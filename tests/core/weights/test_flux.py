@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.nn.flux import Flux, flux_dev, flux_schnell
-from core.nn.packing import pack, unpack
+from core.nn.patchify import patchify, unpatchify
 from core.weights.flux import diffusers_pairs, load_diffusers, save_diffusers
 from tests.support.folders import refuses_other_tensors
 
@@ -30,8 +30,8 @@ FLUX = {
 SIZES = (8, 6)
 
 
-def reference(guided: bool, told_channels: int = 0) -> FluxTransformer2DModel:
-    config = {**FLUX, "in_channels": 16 + 4 * told_channels, "out_channels": 16, "guidance_embeds": guided}
+def reference(guided: bool, concat_channels: int = 0) -> FluxTransformer2DModel:
+    config = {**FLUX, "in_channels": 16 + 4 * concat_channels, "out_channels": 16, "guidance_embeds": guided}
     net = FluxTransformer2DModel(**config)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
@@ -40,10 +40,10 @@ def reference(guided: bool, told_channels: int = 0) -> FluxTransformer2DModel:
     return net.eval()
 
 
-def asked(guided: bool, told_channels: int = 0) -> tuple[Tensor, Tensor, Cond]:
+def asked(guided: bool, concat_channels: int = 0) -> tuple[Tensor, Tensor, Cond]:
     """Latents (2, 4, 8, 6), times in [0, 1] and a condition."""
     guidance = torch.tensor([3.5, 1.25]) if guided else None
-    concat = torch.randn(2, told_channels, *SIZES) if told_channels else None
+    concat = torch.randn(2, concat_channels, *SIZES) if concat_channels else None
     cond = Cond(vector=torch.randn(2, 24), tokens=torch.randn(2, 8, 32), guidance=guidance, concat=concat)
     return torch.randn(2, 4, *SIZES), torch.tensor([1.0, 0.25]), cond
 
@@ -132,8 +132,8 @@ def test_packing_is_that_of_the_pipeline() -> None:
     from diffusers import FluxPipeline
 
     x = torch.randn(2, 4, *SIZES)
-    assert torch.equal(pack(x, 2), FluxPipeline._pack_latents(x, 2, 4, *SIZES))
-    assert torch.equal(unpack(pack(x, 2), 2, SIZES), x)
+    assert torch.equal(patchify(x, 2), FluxPipeline._pack_latents(x, 2, 4, *SIZES))
+    assert torch.equal(unpatchify(patchify(x, 2), 2, SIZES), x)
 
 
 def test_what_the_layout_cannot_hold_is_said(tmp_path: Path) -> None:

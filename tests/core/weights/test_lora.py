@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.nn.dit import DiT, Patches
 from core.nn.flux import Flux
-from core.nn.lora import Addition, Attached, LoRA, layers_of
+from core.nn.lora import Addition, AttachedLoRAs, LoRA, layers_of
 from core.weights import flux as flux_layout
 from core.weights import mmdit as mmdit_layout
 from core.weights import text_unet as unet_layout
@@ -67,7 +67,7 @@ class Case:
 
     def attached(self, lora: LoRA) -> Tensor:
         """What ours says with a LoRA."""
-        attached = Attached(self.net, [lora])
+        attached = AttachedLoRAs(self.net, [lora])
         said = self.our_words()
         attached.detach()
         return said
@@ -303,7 +303,7 @@ def test_text_encoders(tmp_path: Path, prefix: str) -> None:
     assert lora is not None and load_text(tmp_path / "lora.safetensors", encoder, "text_encoder_2") is None
     with torch.no_grad():
         before = encoder(places).last_hidden_state
-        attached = Attached(encoder, [lora])
+        attached = AttachedLoRAs(encoder, [lora])
         beside = encoder(places).last_hidden_state
         attached.detach()
         for name, (down, up, _) in factors.items():

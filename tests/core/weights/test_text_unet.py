@@ -15,7 +15,7 @@ from core.nn.text_unet import TextUNet
 from core.nn.text_unet_plan import Plan, lcm_sd1, sd1, sd1_inpainting, sd2, sd2_depth, sdxl, sdxl_refiner, upscaler
 from core.weights.checkpoint import CheckpointError, fill
 from core.weights.pairs import to_ours
-from core.weights.text_unet import Beside, load_diffusers, pairs, save_diffusers
+from core.weights.text_unet import UNetExtras, load_diffusers, pairs, save_diffusers
 from tests.support.parameters import randomise
 from tests.support.text_unets import CONFIGS, SD1, SDXL, TIME, Inputs, reference
 
@@ -198,10 +198,10 @@ def test_what_this_network_does_not_have_is_refused(tmp_path: Path, change: dict
 def test_what_diffusers_cannot_express_is_refused(tmp_path: Path) -> None:
     small = Plan(4, 4, (32, 32), (1, 1), 8, heads=2)
     wrong = [
-        (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, dims=1), Beside(), "2-d"),
-        (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, middle_depth=3), Beside(), "middle"),
-        (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, vector_width=6), Beside(), "sinusoids"),
-        (small, Beside(table=torch.zeros(3, 5)), "table of width 5"),
+        (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, dims=1), UNetExtras(), "2-d"),
+        (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, middle_depth=3), UNetExtras(), "middle"),
+        (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, vector_width=6), UNetExtras(), "sinusoids"),
+        (small, UNetExtras(table=torch.zeros(3, 5)), "table of width 5"),
     ]
     for plan, beside, words in wrong:
         with pytest.raises(CheckpointError, match=words):

@@ -15,9 +15,9 @@ from diffusers import (
 )
 from torch import Tensor
 
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.step import run
-from core.systems.controlnet import led
+from core.systems.controlnet import with_controlnet
 from core.weights.controlnet import load_diffusers
 from image.published import open_pipeline
 from tests.support import pipelines
@@ -38,9 +38,9 @@ def test_the_same_picture(folders: dict[str, Path], tmp_path: Path, family: str)
     net, _ = load_diffusers(folder)
 
     def ours(scale: float) -> Tensor:
-        system = led(pipeline.system, net, scale)
+        system = with_controlnet(pipeline.system, net, scale)
         steps = system.sample(
-            Noise(0, [0]),
+            SamplingRNG(0, [0]),
             pipeline.shape,
             {"caption": [PROMPT], "control": control},
             sampler=pipeline.sampling.sampler,
@@ -64,7 +64,7 @@ def test_the_same_picture(folders: dict[str, Path], tmp_path: Path, family: str)
         guidance_scale=GUIDANCE,
         negative_prompt=NEGATIVE,
         controlnet_conditioning_scale=SCALE,
-        latents=Noise(0, [0]).start(pipeline.shape).float(),
+        latents=SamplingRNG(0, [0]).start(pipeline.shape).float(),
         output_type="pt",
     ).images
     found = ours(SCALE)
@@ -75,6 +75,6 @@ def test_the_same_picture(folders: dict[str, Path], tmp_path: Path, family: str)
 def test_a_controlnet_of_another_base_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     net, _ = load_diffusers(pipelines.controlnet(folders["sdxl"], tmp_path / "controlnet"))
     with pytest.raises(ValueError, match="made for the same base"):
-        led(open_pipeline(folders["stable_diffusion"], SIZE).system, net)
+        with_controlnet(open_pipeline(folders["stable_diffusion"], SIZE).system, net)
     with pytest.raises(ValueError, match="leads a U-Net"):
-        led(open_pipeline(folders["flux"], SIZE).system, net)
+        with_controlnet(open_pipeline(folders["flux"], SIZE).system, net)

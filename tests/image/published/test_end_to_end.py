@@ -19,7 +19,7 @@ from diffusers import (
 from torch import Tensor
 
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.recipe import Sampling
 from core.sample import SAMPLERS
 from core.sample.step import run
@@ -34,7 +34,7 @@ SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 def ours(pipeline: Pipeline, way: Sampling, avoid: str | None = NEGATIVE, dtype: torch.dtype = torch.float32) -> Tensor:
     """Our picture (1, 3, H, W) in [0, 1]."""
     steps = pipeline.system.sample(
-        Noise(0, [0]),
+        SamplingRNG(0, [0]),
         pipeline.shape,
         {"caption": [PROMPT]},
         sampler=way.sampler,
@@ -51,7 +51,7 @@ def theirs(folder: Path, pipeline: Pipeline, steps: int, **options: Any) -> Tens
     """diffusers' picture from the same noise."""
     found = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     found.set_progress_bar_config(disable=True)
-    latents = Noise(0, [0]).start(pipeline.shape).float()
+    latents = SamplingRNG(0, [0]).start(pipeline.shape).float()
     if "Flux" in pipeline.name:
         latents = found._pack_latents(latents, 1, *latents.shape[1:])
     height, width = SIZE
@@ -152,7 +152,7 @@ def test_a_base_that_hands_off_to_itself_is_not_interrupted(folders: dict[str, P
     base = open_pipeline(folders["sdxl"], 16)
     asked, avoid = {"caption": [PROMPT, "dog"]}, {"caption": [NEGATIVE]}
     whole = base.system.sample(
-        Noise(0, [0, 1]),
+        SamplingRNG(0, [0, 1]),
         base.shape,
         asked,
         sampler=base.sampling.sampler,
@@ -161,20 +161,20 @@ def test_a_base_that_hands_off_to_itself_is_not_interrupted(folders: dict[str, P
         guidance=5.0,
         avoid=avoid,
     )
-    found = hand_off(base, base, Noise(0, [0, 1]), asked, steps=10, avoid=avoid)
+    found = hand_off(base, base, SamplingRNG(0, [0, 1]), asked, steps=10, avoid=avoid)
     torch.testing.assert_close(found, run(whole), rtol=0, atol=1e-6)
 
 
 def test_base_and_refiner_as_in_diffusers(folders: dict[str, Path]) -> None:
     base, refiner = open_pipeline(folders["sdxl"], SIZE), open_pipeline(folders["refiner"], SIZE)
     found = hand_off(
-        base, refiner, Noise(0, [0]), {"caption": [PROMPT]}, steps=10, avoid={"caption": [NEGATIVE]}, guidance=5.0
+        base, refiner, SamplingRNG(0, [0]), {"caption": [PROMPT]}, steps=10, avoid={"caption": [NEGATIVE]}, guidance=5.0
     )
     first, second = (
         DiffusionPipeline.from_pretrained(folders[name], local_files_only=True) for name in ("sdxl", "refiner")
     )
     common = {"num_inference_steps": 10, "guidance_scale": 5.0, "negative_prompt": NEGATIVE, "output_type": "latent"}
-    noise = Noise(0, [0]).start(base.shape).float()
+    noise = SamplingRNG(0, [0]).start(base.shape).float()
     half = first(PROMPT, height=SIZE[0], width=SIZE[1], latents=noise, denoising_end=0.8, **common).images
     expected = second(PROMPT, image=half, denoising_start=0.8, **common).images
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
@@ -185,7 +185,7 @@ def test_size_and_crop_reach_the_network(folders: dict[str, Path]) -> None:
     base = open_pipeline(folders["sdxl"], SIZE)
     asked = {"caption": [PROMPT]}
     plain, cropped = told(base, asked), told(base, {**asked, "crop": (5, 9)})
-    x = Noise(0, [0]).start(base.shape).float()
+    x = SamplingRNG(0, [0]).start(base.shape).float()
     with torch.no_grad():
         one, other = (base.system.denoiser.bind(cond)(x, torch.tensor(500.0)) for cond in (plain, cropped))
     assert (one - other).abs().max() > 1e-3
@@ -198,7 +198,7 @@ def test_prepared_is_unprepared(folders: dict[str, Path], family: str) -> None:
     """What sampling runs (condition read once, guidance in one batch) is the plain network, twice."""
     pipeline = open_pipeline(folders[family], 16)
     denoiser, words = pipeline.system.denoiser, pipeline.system.conditioner
-    x = Noise(0, [0, 1]).start(pipeline.shape).float()
+    x = SamplingRNG(0, [0, 1]).start(pipeline.shape).float()
     asked = {"caption": [PROMPT, "dog"]}
     t = torch.tensor(0.6 if denoiser.schedule.noisiest == 1 else 600.0, dtype=torch.float64)
     with torch.no_grad():

@@ -7,13 +7,13 @@ import torch
 
 from core.cond import Cond
 from core.weights.checkpoint import CheckpointError
-from motion.nn.motiondiffuse import CaptionReader, MotionDiffuse
+from motion.nn.motiondiffuse import CaptionEncoder, MotionDiffuse
 from motion.published.layouts.motiondiffuse import from_original, to_original
 from tests.support.formula import formula, wave
 
 
 def tiny() -> dict[str, torch.Tensor]:
-    return to_original(MotionDiffuse(263, 40, 32, 64, 2, 4, 32), CaptionReader(512, 32, 64, 1, 2, 128))
+    return to_original(MotionDiffuse(263, 40, 32, 64, 2, 4, 32), CaptionEncoder(512, 32, 64, 1, 2, 128))
 
 
 def test_the_numbers_of_the_published_code() -> None:

@@ -17,10 +17,10 @@ from core.cond import Cond
 from core.condition import Batch, Conditioner
 from core.nn.embeddings import sinusoid
 
-NUMBERS, WITH_SCORE = 6, 5  # how many numbers are told
+NUMBER_COUNT, SCORED_NUMBER_COUNT = 6, 5  # how many numbers are told
 
 
-class Framed(Conditioner):
+class MicroConditioning(Conditioner):
     """Another conditioner, with the picture's numbers behind its ``cond.vector``.
 
     A batch may hold "size", "crop" and "target" (B, 2), height or top first, or one for all (2,), and "score" (B,).
@@ -36,25 +36,29 @@ class Framed(Conditioner):
 
     def forward(self, batch: Batch) -> Cond:
         """Raises ValueError for numbers that are not as many as the samples."""
-        return framed(self.text(batch), batch, self.size, self.width, self.score)
+        return with_micro_conditions(self.text(batch), batch, self.size, self.width, self.score)
 
     def null(self, count: int) -> Cond:
         """No text, in a whole picture of the usual size."""
-        return framed(self.text.null(count), {}, self.size, self.width, self.score)
+        return with_micro_conditions(self.text.null(count), {}, self.size, self.width, self.score)
 
 
-def framed(said: Cond, batch: Batch, size: tuple[int, int], width: int, score: float | None) -> Cond:
-    """``said`` with the numbers of a batch behind its vector; what the batch leaves out is as usual."""
-    assert said.vector is not None
-    count = len(said.vector)
+def with_micro_conditions(
+    text_cond: Cond, batch: Batch, size: tuple[int, int], width: int, score: float | None
+) -> Cond:
+    """``text_cond`` with the numbers of a batch behind its vector; what the batch leaves out is as usual."""
+    assert text_cond.vector is not None
+    count = len(text_cond.vector)
     numbers = [_pair(batch, "size", size, count), _pair(batch, "crop", (0, 0), count)]
     if score is None:
         numbers.append(_pair(batch, "target", size, count))
     else:
         numbers.append(torch.as_tensor(batch.get("score", score), dtype=torch.float32).expand(count)[:, None])
-    told = torch.cat([each.to(said.vector.device) for each in numbers], dim=1)  # (B, 6), the refiner's (B, 5)
-    waves = sinusoid(told.flatten(), width).view(count, -1)
-    return dataclasses.replace(said, vector=torch.cat([said.vector, waves.to(said.vector.dtype)], dim=1))
+    numbers_of = torch.cat(
+        [each.to(text_cond.vector.device) for each in numbers], dim=1
+    )  # (B, 6), the refiner's (B, 5)
+    waves = sinusoid(numbers_of.flatten(), width).view(count, -1)
+    return dataclasses.replace(text_cond, vector=torch.cat([text_cond.vector, waves.to(text_cond.vector.dtype)], dim=1))
 
 
 def _pair(batch: Batch, name: str, usual: tuple[int, int], count: int) -> Tensor:

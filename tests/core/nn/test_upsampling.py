@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.nn import doubling
-from core.nn.doubling import doubled
-from core.nn.lora import Addition, Attached, LoRA
+from core.nn import upsampling
+from core.nn.lora import Addition, AttachedLoRAs, LoRA
+from core.nn.upsampling import upsample_conv
 
 KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 SHAPES = {1: (2, 3, 600), 2: (2, 3, 25, 24), 3: (2, 3, 7, 9, 10)}
@@ -17,13 +17,13 @@ SHAPES = {1: (2, 3, 600), 2: (2, 3, 25, 24), 3: (2, 3, 7, 9, 10)}
 def transposed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The dimensions of every transposed convolution that was made."""
     made: list[int] = []
-    four_weights = doubling._four_weights
+    four_weights = upsampling._four_weights
 
     def counted(weight: Tensor) -> Tensor:
         made.append(weight.ndim - 2)
         return four_weights(weight)
 
-    monkeypatch.setattr(doubling, "_four_weights", counted)
+    monkeypatch.setattr(upsampling, "_four_weights", counted)
     return made
 
 
@@ -38,7 +38,7 @@ def test_one_step_equals_two(dims: int, bias: bool, transposed: list[int]) -> No
     torch.manual_seed(0)
     conv = KINDS[dims](3, 5, 3, padding=1, bias=bias, dtype=torch.float64)
     grads = []
-    for way in (doubled, in_two_steps):
+    for way in (upsample_conv, in_two_steps):
         x = torch.randn(SHAPES[dims], dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
         conv.zero_grad()
         out = way(x, conv)
@@ -53,7 +53,7 @@ def test_forward_derivatives_pass_through(transposed: list[int]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, 3, padding=1, dtype=torch.float64)
     x, v = torch.randn(2, *SHAPES[2], dtype=torch.float64)
-    _, one = torch.func.jvp(lambda x: doubled(x, conv), (x,), (v,))
+    _, one = torch.func.jvp(lambda x: upsample_conv(x, conv), (x,), (v,))
     assert transposed
     assert torch.allclose(one, F.conv2d(F.interpolate(v, scale_factor=2.0), conv.weight, padding=1), atol=1e-12)
 
@@ -72,15 +72,15 @@ def test_forward_derivatives_pass_through(transposed: list[int]) -> None:
 )
 def test_other_layers_take_two_steps(conv: nn.Module, transposed: list[int]) -> None:
     x = torch.randn(SHAPES[2])
-    assert torch.equal(doubled(x, conv), in_two_steps(x, conv))
+    assert torch.equal(upsample_conv(x, conv), in_two_steps(x, conv))
     assert not transposed
 
 
 def test_few_places_take_two_steps(transposed: list[int]) -> None:
     conv = nn.Conv2d(3, 6, 3, padding=1)
-    doubled(torch.randn(2, 3, 32, 15), conv)
+    upsample_conv(torch.randn(2, 3, 32, 15), conv)
     assert not transposed
-    doubled(torch.randn(2, 3, 32, 16), conv)
+    upsample_conv(torch.randn(2, 3, 32, 16), conv)
     assert transposed
 
 
@@ -89,10 +89,10 @@ def test_a_lora_on_the_layer_is_heard() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1))
     x = torch.randn(SHAPES[2])
     lora = LoRA({"0": [Addition(torch.randn(2, 3, 3, 3), torch.randn(6, 2))]})
-    plain = doubled(x, net[0])
-    attached = Attached(net, [lora])
-    heard = doubled(x, net[0])
+    plain = upsample_conv(x, net[0])
+    attached = AttachedLoRAs(net, [lora])
+    heard = upsample_conv(x, net[0])
     assert torch.equal(heard, in_two_steps(x, net[0]))
     assert (heard - plain).abs().max() > 0.1
     attached.fuse()
-    assert torch.allclose(doubled(x, net[0]), heard, atol=1e-5)
+    assert torch.allclose(upsample_conv(x, net[0]), heard, atol=1e-5)

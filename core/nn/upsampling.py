@@ -20,7 +20,7 @@ MANY = 1024
 """Places of the small grid, over the batch, from which on less arithmetic outweighs time and memory for new weights."""
 
 
-def doubled(x: Tensor, conv: nn.Module) -> Tensor:
+def upsample_conv(x: Tensor, conv: nn.Module) -> Tensor:
     """``conv`` of the doubled x: (B, C, *grid) -> (B, out, *doubled grid)."""
     if x.device.type == "cpu" and _can_be_transposed(conv) and (_added_once() or x[:, 0].numel() >= MANY):
         return TRANSPOSED[x.ndim - 2](x, _four_weights(conv.weight), conv.bias, stride=2, padding=1)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 
-def piecewise(think: Callable[..., Tensor], size: int, *tokens: Tensor) -> Tensor:
-    """``think`` of tokens (B, N, ...) that know nothing of each other, ``size`` of them at a time -> (B, N, ...).
+def chunked(function: Callable[..., Tensor], size: int, *tokens: Tensor) -> Tensor:
+    """``function`` of tokens (B, N, ...) that know nothing of each other, ``size`` of them at a time -> (B, N, ...).
 
     All at once where gradients keep everything, or where a compiler sees to it.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens[0].shape[1] <= size:
-        return think(*tokens)
-    return torch.cat([think(*piece) for piece in zip(*(part.split(size, dim=1) for part in tokens))], dim=1)
+        return function(*tokens)
+    return torch.cat([function(*piece) for piece in zip(*(part.split(size, dim=1) for part in tokens))], dim=1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 
-def pack(x: Tensor, patch: int) -> Tensor:
+def patchify(x: Tensor, patch: int) -> Tensor:
     """A grid (B, C, *sizes) -> its patches (B, N, C * patch^axes), channels in the order (channel, place).
 
     Raises ValueError when the grid does not divide into patches.
@@ -20,7 +20,7 @@ def pack(x: Tensor, patch: int) -> Tensor:
     return cells.permute(order).flatten(1 + axes).flatten(1, axes)
 
 
-def unpack(tokens: Tensor, patch: int, sizes: Sequence[int]) -> Tensor:
+def unpatchify(tokens: Tensor, patch: int, sizes: Sequence[int]) -> Tensor:
     """The way back: (B, N, C * patch^axes) -> (B, C, *sizes)."""
     axes = len(sizes)
     cells = tokens.unflatten(1, [size // patch for size in sizes]).unflatten(-1, (-1, *[patch] * axes))

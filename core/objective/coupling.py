@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Pairing = Callable[[Tensor, Tensor], Tensor]  # x (B, ...), noise (B, ...) -> the noise of each sample
+Coupling = Callable[[Tensor, Tensor], Tensor]  # x (B, ...), noise (B, ...) -> the noise of each sample
 
 
-def as_drawn(x: Tensor, noise: Tensor) -> Tensor:
+def independent_coupling(x: Tensor, noise: Tensor) -> Tensor:
     """Sample i has noise i."""
     return noise
 

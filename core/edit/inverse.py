@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from core.cond import Cond
-from core.denoiser import Bindable, Bound, Estimate
+from core.denoiser import Bound, DenoiserLike, Estimate
 from core.edit.operator import Operator
 from core.schedule import Schedule
 
@@ -30,14 +30,14 @@ def scalar_variance(data: float = 1.0) -> Variance:
 
 
 @dataclass(frozen=True)
-class Posterior:
+class MeasurementPosterior:
     """A denoiser that has seen y.
 
     deviation: of the measurement's noise, s; variance: PiGDM's guess, or None for the model's own covariance;
     iterations: of the conjugate gradients, each of which costs a derivative of the model where ``variance`` is None.
     """
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     operator: Operator
     measured: Tensor
     deviation: float = 0.0
@@ -58,7 +58,7 @@ class Posterior:
             clean, mix, spread = tweedie(bound, x, t)
             if spread is None:
                 return Estimate(clean, mix)
-            apart = self.measured.to(clean) - self.operator.apply(clean)
+            residual = self.measured.to(clean) - self.operator.apply(clean)
 
             def covariance(y: Tensor) -> Tensor:
                 back = self.operator.adjoint(y)
@@ -67,7 +67,7 @@ class Posterior:
                 guess = self.variance(ratio_at(bound.schedule, t))
                 return guess * self.operator.apply(back) + self.deviation**2 * y
 
-            weights = conjugate_gradients(covariance, apart, self.iterations)
+            weights = conjugate_gradients(covariance, residual, self.iterations)
             return Estimate(clean + spread(self.operator.adjoint(weights)), mix)
 
         return Bound(bound.schedule, estimate)
@@ -81,7 +81,7 @@ class DPS:
     step: the paper's zeta, here in the units of the data.
     """
 
-    denoiser: Bindable
+    denoiser: DenoiserLike
     operator: Operator
     measured: Tensor
     step: float = 1.0
@@ -100,9 +100,9 @@ class DPS:
             clean, mix, spread = tweedie(bound, x, t)
             if spread is None:
                 return Estimate(clean, mix)
-            apart = self.measured.to(clean) - self.operator.apply(clean)
-            size = apart.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, *[1] * (apart.ndim - 1))
-            return Estimate(clean + self.step * spread(self.operator.adjoint(apart / size)), mix)
+            residual = self.measured.to(clean) - self.operator.apply(clean)
+            size = residual.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, *[1] * (residual.ndim - 1))
+            return Estimate(clean + self.step * spread(self.operator.adjoint(residual / size)), mix)
 
         return Bound(bound.schedule, estimate)
 
@@ -145,18 +145,18 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], wanted: Tensor, itera
         return (a * b).flatten(1).sum(1).view(-1, *[1] * (a.ndim - 1))
 
     solution, rest = torch.zeros_like(wanted), wanted
-    way, size = rest, dot(rest, rest)
+    direction, size = rest, dot(rest, rest)
     enough, tiny = 1e-14 * size, torch.finfo(wanted.dtype).tiny
     best, least = solution, size
     for _ in range(iterations):
-        moved = apply(way)
-        along = dot(way, moved)
-        going = (size > enough) & (along > tiny)
-        step = torch.where(going, size / along.clamp(min=tiny), torch.zeros_like(size))
-        solution, rest = solution + step * way, rest - step * moved
+        moved = apply(direction)
+        along = dot(direction, moved)
+        active = (size > enough) & (along > tiny)
+        step = torch.where(active, size / along.clamp(min=tiny), torch.zeros_like(size))
+        solution, rest = solution + step * direction, rest - step * moved
         before, size = size, dot(rest, rest)
         best, least = torch.where(size < least, solution, best), torch.minimum(size, least)
-        way = rest + torch.where(going, size / before.clamp(min=tiny), torch.zeros_like(size)) * way
+        direction = rest + torch.where(active, size / before.clamp(min=tiny), torch.zeros_like(size)) * direction
     return best
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.denoiser import Bound
-from core.edit import DPS, Blur, Downsample, Linear, Mask, Posterior, scalar_variance
-from core.edit.measure import conjugate_gradients
+from core.edit import DPS, Blur, Downsample, LinearOperator, Mask, MeasurementPosterior, scalar_variance
+from core.edit.inverse import conjugate_gradients
 from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
-from core.random import Noise
+from core.random import SamplingRNG
 from core.sample.heun import heun
 from core.sample.solvers.sde import dpmpp_2m_sde
 from core.sample.step import run
@@ -40,7 +40,7 @@ def operators() -> dict[str, Operator]:
         "mask": Mask(mask),
         "blur": Blur(gaussian_kernel(3, 0.8)),
         "downsample": Downsample(2),
-        "linear": Linear(lambda x: x.flatten(1) @ weights.t(), SHAPE),
+        "linear": LinearOperator(lambda x: x.flatten(1) @ weights.t(), SHAPE),
     }
 
 
@@ -108,10 +108,10 @@ def test_the_exact_posterior_of_normal_data(name: str) -> None:
     gain = covariance @ a.t() @ torch.linalg.inv(a @ covariance @ a.t() + deviation**2 * torch.eye(len(a)))
     wanted_mean = mean + gain @ (y.flatten() - a @ mean)
     wanted_covariance = covariance - gain @ a @ covariance
-    seen = Posterior(Model(law, VP()), operator, y.expand(count, *y.shape[1:]), deviation, iterations=16)
+    seen = MeasurementPosterior(Model(law, VP()), operator, y.expand(count, *y.shape[1:]), deviation, iterations=16)
     times = VP().time(torch.linspace(4.0, -4.5, 30, dtype=torch.float64).exp())
     times = torch.cat([times, VP().time(torch.zeros(1, dtype=torch.float64))])
-    noise = Noise(0, range(count))
+    noise = SamplingRNG(0, range(count))
     x = noise.start(SHAPE) * float(VP()(times[0])[1])
     drawn = run(heun(seen.bind(), x, times, noise)).flatten(1)
     scale = float(covariance.diagonal().mean().sqrt())
@@ -123,8 +123,8 @@ def test_the_guess_of_a_variance_is_exact_where_data_are_white() -> None:
     law = Mixture(torch.zeros(1, *SHAPE, dtype=torch.float64), torch.full((1, *SHAPE), 0.7, dtype=torch.float64))
     y = torch.randn(1, 1, 2, 2, dtype=torch.float64)
     x, t = torch.randn(1, *SHAPE, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
-    exact = Posterior(Model(law, VP()), Downsample(2), y, 0.1).bind()(x, t)
-    guessed = Posterior(Model(law, VP()), Downsample(2), y, 0.1, variance=scalar_variance(0.7)).bind()(x, t)
+    exact = MeasurementPosterior(Model(law, VP()), Downsample(2), y, 0.1).bind()(x, t)
+    guessed = MeasurementPosterior(Model(law, VP()), Downsample(2), y, 0.1, variance=scalar_variance(0.7)).bind()(x, t)
     assert torch.allclose(exact, guessed, atol=1e-9)
 
 
@@ -133,13 +133,13 @@ def test_posterior_weights_of_modes() -> None:
     means = torch.stack([torch.full(SHAPE, 1.0), torch.full(SHAPE, -1.0)]).double()
     law = Mixture(means, torch.full_like(means, 0.05), torch.tensor([0.5, 0.5]))
     count, deviation = 600, 1.0
-    operator = Linear(lambda x: x.flatten(1)[:, :1], SHAPE)
+    operator = LinearOperator(lambda x: x.flatten(1)[:, :1], SHAPE)
     y = torch.tensor([[0.6]], dtype=torch.float64)
     variance = 0.05 + deviation**2
     odds = torch.exp(torch.tensor(-((0.6 - 1) ** 2) / (2 * variance) + (0.6 + 1) ** 2 / (2 * variance)))
     wanted = float(odds / (1 + odds))
-    seen = Posterior(Model(law, VP()), operator, y.expand(count, 1), deviation)
-    noise = Noise(3, range(count))
+    seen = MeasurementPosterior(Model(law, VP()), operator, y.expand(count, 1), deviation)
+    noise = SamplingRNG(3, range(count))
     drawn = run(dpmpp_2m_sde(seen.bind(), noise.start(SHAPE), trailing(VP(), 40), noise))
     share = float((drawn.flatten(1).mean(1) > 0).double().mean())
     assert share == pytest.approx(wanted, abs=0.1)
@@ -150,7 +150,7 @@ def test_dps_draws_towards_the_measurement() -> None:
     operator = operators()["mask"]
     truth = law.sample(1, seed=4).view(1, *SHAPE)
     y = operator.apply(truth).expand(64, *SHAPE)
-    noise = Noise(0, range(64))
+    noise = SamplingRNG(0, range(64))
     plain = run(heun(Model(law, VP()).bind(), noise.start(SHAPE), trailing(VP(), 30), noise))
     guided = run(heun(DPS(Model(law, VP()), operator, y, 2.0).bind(), noise.start(SHAPE), trailing(VP(), 30), noise))
 
@@ -163,8 +163,8 @@ def test_dps_draws_towards_the_measurement() -> None:
 def test_measurements_that_are_no_numbers_are_refused() -> None:
     law, _, _ = normal_data()
     with pytest.raises(ValueError, match="NaN or infinity"):
-        Posterior(Model(law, VP()), Downsample(2), torch.full((1, 1, 2, 2), float("nan")))
+        MeasurementPosterior(Model(law, VP()), Downsample(2), torch.full((1, 1, 2, 2), float("nan")))
     with pytest.raises(ValueError, match="not negative"):
-        Posterior(Model(law, VP()), Downsample(2), torch.zeros(1, 1, 2, 2), -1.0)
+        MeasurementPosterior(Model(law, VP()), Downsample(2), torch.zeros(1, 1, 2, 2), -1.0)
     with pytest.raises(ValueError, match="two odd sizes"):
         Blur(torch.ones(2, 2))

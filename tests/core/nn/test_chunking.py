@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from core.nn.pieces import piecewise
+from core.nn.chunking import chunked
 
 
 def test_pieces_are_the_whole() -> None:
@@ -15,7 +15,7 @@ def test_pieces_are_the_whole() -> None:
         return x.sin() - 2 * y
 
     with torch.no_grad():
-        assert torch.equal(piecewise(think, 3, a, b), a.sin() - 2 * b)
-        assert torch.equal(piecewise(think, 7, a, b), a.sin() - 2 * b)
-    assert torch.equal(piecewise(think, 3, a, b), a.sin() - 2 * b)
+        assert torch.equal(chunked(think, 3, a, b), a.sin() - 2 * b)
+        assert torch.equal(chunked(think, 7, a, b), a.sin() - 2 * b)
+    assert torch.equal(chunked(think, 3, a, b), a.sin() - 2 * b)
     assert widths == [3, 3, 1, 7, 7]
