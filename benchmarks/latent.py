@@ -70,19 +70,19 @@ def measure(name: str, folder: Path, rounds: int, device: torch.device) -> Resul
     case = CASES[name]
     case.make(folder)
     tasks = {"theirs": case.theirs(folder, device, plain)}
-    tasks |= {way: case.ours(folder, device, finish) for way, finish in FINISHES.items()}
+    tasks |= {variant: case.ours(folder, device, finish) for variant, finish in FINISHES.items()}
     if device.type == "cuda":
         tasks["theirs compiled"] = case.theirs(folder, device, compiled_by_torch)
     wanted = tasks["theirs"]()
     result: Result = {"case": name}
-    for way, task in tasks.items():
-        if way in FINISHES:
-            result[f"{way} difference"] = difference(task(), wanted)
+    for variant, task in tasks.items():
+        if variant in FINISHES:
+            result[f"{variant} difference"] = difference(task(), wanted)
         task()  # compiles, and warms the allocator
     spent = alternate(tasks, rounds, device)
     result["theirs seconds"] = statistics.median(spent["theirs"])
-    for way in FINISHES:
-        result[f"{way} ratio"] = ratio(spent[way], spent["theirs"])
+    for variant in FINISHES:
+        result[f"{variant} ratio"] = ratio(spent[variant], spent["theirs"])
     if device.type == "cuda":
         result["compiled to compiled ratio"] = ratio(spent["compiled"], spent["theirs compiled"])
     return result
@@ -119,7 +119,7 @@ def page(results: list[Result]) -> str:
     for found in results:
         shown = [f"{found[key]:.2f}" for key in ("theirs seconds", "eager ratio", "compiled ratio")]
         memory_ratio = f"{float(found['ours MiB']) / float(found['theirs MiB']):.2f}"
-        apart = max(float(found[f"{way} difference"]) for way in FINISHES)
+        apart = max(float(found[f"{variant} difference"]) for variant in FINISHES)
         rows.append([CASES[str(found["case"])].title, *shown, memory_ratio, f"{apart:.0e}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

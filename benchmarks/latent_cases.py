@@ -83,9 +83,10 @@ def prompts(device: torch.device) -> tuple[Tensor, Tensor]:
 def conds(vector: bool, device: torch.device, guidance: float | None = None) -> tuple[Cond, Cond]:
     """The unwanted and the wanted condition."""
     tokens, pooled = prompts(device)
-    told = None if guidance is None else torch.full((1,), guidance, device=device)
+    guidance_cond = None if guidance is None else torch.full((1,), guidance, device=device)
     unwanted, wanted = (
-        Cond(tokens=tokens[i : i + 1], vector=pooled[i : i + 1] if vector else None, guidance=told) for i in range(2)
+        Cond(tokens=tokens[i : i + 1], vector=pooled[i : i + 1] if vector else None, guidance=guidance_cond)
+        for i in range(2)
     )
     return unwanted, wanted
 
@@ -223,7 +224,7 @@ def their_flux(folder: Path, device: torch.device, finish: Finish) -> Task:
     tokens, pooled = prompts(device)
     start = FluxPipeline._pack_latents(normal(1, 16, SIDE, SIDE, seed=3, device=device), 1, 16, SIDE, SIDE)
     image = FluxPipeline._prepare_latent_image_ids(1, SIDE // 2, SIDE // 2, device, torch.float32)
-    text, told = torch.zeros(LENGTH, 3, device=device), torch.full((2,), 3.5, device=device)
+    text, guidance_cond = torch.zeros(LENGTH, 3, device=device), torch.full((2,), 3.5, device=device)
 
     def task() -> Tensor:
         x, scheduler = start, flow()
@@ -231,7 +232,7 @@ def their_flux(folder: Path, device: torch.device, finish: Finish) -> Task:
             both = net(
                 hidden_states=torch.cat([x] * 2),
                 timestep=t.expand(2).to(device) / 1000,
-                guidance=told,
+                guidance=guidance_cond,
                 pooled_projections=pooled,
                 encoder_hidden_states=tokens,
                 txt_ids=text,
@@ -332,7 +333,7 @@ def their_pipeline(folder: Path, device: torch.device, finish: Finish) -> Task:
 def our_pipeline(folder: Path, device: torch.device, finish: Finish) -> Task:
     read, start = text_of(folder, device), normal(1, 4, SIDE, SIDE, seed=3, device=device)
     net, _ = text_unet.load_diffusers(folder / "unet")
-    decoder, beside = autoencoder.load_diffusers(folder / "vae")
+    decoder, latent_config = autoencoder.load_diffusers(folder / "vae")
     finish(net.to(device))
     finish(decoder.to(device).decoder)
     denoiser = Denoiser(net, Discrete(scaled_linear_betas()), Epsilon())
@@ -341,7 +342,7 @@ def our_pipeline(folder: Path, device: torch.device, finish: Finish) -> Task:
     def task() -> Tensor:
         unwanted, wanted = (Cond(tokens=tokens) for tokens in read().chunk(2))
         x = walk(denoiser, wanted, unwanted, times, start)()
-        return (decoder.decode(x / beside.scale) / 2 + 0.5).clamp(0, 1)
+        return (decoder.decode(x / latent_config.scale) / 2 + 0.5).clamp(0, 1)
 
     return task
 

@@ -73,16 +73,16 @@ def steps_for(sampling: Sampling, schedule: Schedule, evaluations: int) -> int:
     return best
 
 
-def samples(loaded: Model, way: Sampling, count: int, batch: int) -> Tensor:
+def samples(loaded: Model, method: Sampling, count: int, batch: int) -> Tensor:
     """Samples 0 to ``count`` of seed 0, of what the recipe asks for."""
     parts = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
-    return torch.cat([loaded.draw(0, part, way) for part in parts])
+    return torch.cat([loaded.draw(0, part, method) for part in parts])
 
 
-def judged(loaded: Model, judge: Judge, way: Sampling, count: int, batch: int) -> dict[str, object]:
+def judged(loaded: Model, judge: Judge, method: Sampling, count: int, batch: int) -> dict[str, object]:
     """The figures of a way to sample, and its seconds."""
     started = time.perf_counter()
-    made = samples(loaded, way, count, batch)
+    made = samples(loaded, method, count, batch)
     seconds = time.perf_counter() - started
     return dict(judge()(made, loaded.prompts.default(0, range(count)))) | {"seconds": round(seconds, 1)}
 
@@ -115,12 +115,12 @@ def samplers(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
     head("sampler", "evaluations", "steps", *FIGURES, "seconds")
     for place, name in enumerate(options.samplers):
         for evaluations in options.evaluations:
-            way = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
-            steps = steps_for(way, loaded.diffusion.denoiser.schedule, evaluations)
+            method = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
+            steps = steps_for(method, loaded.diffusion.denoiser.schedule, evaluations)
             if steps < 1:
                 continue
-            way = dataclasses.replace(way, steps=steps)
-            figures = judged(loaded, judge, way, options.count, options.batch)
+            method = dataclasses.replace(method, steps=steps)
+            figures = judged(loaded, judge, method, options.count, options.batch)
             if place == 0 and evaluations == options.evaluations[0]:
                 real_row(figures, "real motions", "", "")
             row(name, evaluations, steps, *(figures[key] for key in FIGURES), figures["seconds"])
@@ -131,10 +131,10 @@ def thousand(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
     head("sampler", "evaluations", *FIGURES, "seconds")
     found = []
     for name, steps in ((options.fast, 10), ("ddpm", options.full)):
-        way = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
-        few = steps_for(way, loaded.diffusion.denoiser.schedule, steps) if steps == 10 else steps
-        way = dataclasses.replace(way, steps=few)
-        found.append(judged(loaded, judge, way, options.count, options.batch))
+        method = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
+        few = steps_for(method, loaded.diffusion.denoiser.schedule, steps) if steps == 10 else steps
+        method = dataclasses.replace(method, steps=few)
+        found.append(judged(loaded, judge, method, options.count, options.batch))
         row(name, steps, *(found[-1][key] for key in FIGURES), found[-1]["seconds"])
     ratios = [number(found[0][key]) / number(found[1][key]) if number(found[1][key]) else 0.0 for key in FIGURES]
     row("first / second", "", *ratios, "")
@@ -162,11 +162,17 @@ def clips(loaded: Model, count: int) -> tuple[Tensor, list[str]]:
 
 def between(loaded: Model, _: Judge, options: argparse.Namespace) -> None:
     """Gaps of held-out clips, filled."""
-    normal, way = normal_of(), loaded.sampling
+    normal, method = normal_of(), loaded.sampling
     known, captions = clips(loaded, options.count)
-    mend = gap_constraint(normal, known, FIRST, LAST)
+    constraint = gap_constraint(normal, known, FIRST, LAST)
     made = inpaint_clips(
-        loaded.diffusion, captions, known, gap_mask(CLIP, FIRST, LAST), SamplingRNG(0, range(len(known))), way, mend
+        loaded.diffusion,
+        captions,
+        known,
+        gap_mask(CLIP, FIRST, LAST),
+        SamplingRNG(0, range(len(known))),
+        method,
+        constraint,
     )
     found, truth = decode(normal.undo(made.float())), decode(normal.undo(known))
     away = 100 * (found - truth).norm(dim=-1).amax(-1)  # (B, T), centimetres

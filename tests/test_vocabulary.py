@@ -17,9 +17,7 @@ ALLOWED = re.compile(r"held[_-]?out|look[_-]?up", re.IGNORECASE)  # which are wo
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 # Files that still have such words. Nothing may be added, and a file that has none any more is refused here.
-NOT_YET = {
-@@NOT_YET@@
-}
+NOT_YET = {}
 
 
 def banned(text: str) -> set[str]:
@@ -50,9 +48,15 @@ def helps(tree: ast.AST) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("option", "argument", "Flag"):
-            found |= {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
-        if isinstance(node, ast.Assign) and any(ast.unparse(target) in ("ABOUT", "EXAMPLES") for target in node.targets):
-            found |= {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+            found |= {
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            }
+        if isinstance(node, ast.Assign) and any(
+            ast.unparse(target) in ("ABOUT", "EXAMPLES") for target in node.targets
+        ):
+            found |= {
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            }
     return found
 
 

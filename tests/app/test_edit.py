@@ -90,8 +90,8 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_strength_says_how_much_stays(command: Command, pixels: Path, tmp_path: Path) -> None:
     known, out, away = picture(tmp_path / "known.png"), tmp_path / "out.png", []
     for strength in (0, 0.2, 1):
-        status, said, err = command("edit", pixels, known, "--strength", strength, "--out", out, "--steps", 6)
-        assert status == 0 and "image to image" in said, err
+        status, fragments, err = command("edit", pixels, known, "--strength", strength, "--out", out, "--steps", 6)
+        assert status == 0 and "image to image" in fragments, err
         away.append(float(np.abs(seen(out) - seen(known)).mean()))
     assert away[0] <= 1 and away[0] < away[1] < away[2]
 
@@ -238,10 +238,10 @@ def test_latent_models_edit_too(command: Command, latents: Path, tmp_path: Path)
     ids=lambda value: " ".join(value),
 )
 def test_edits_that_cannot_be_are_refused(
-    command: Command, pixels: Path, tmp_path: Path, words: list[str], said: list[str]
+    command: Command, pixels: Path, tmp_path: Path, words: list[str], fragments: list[str]
 ) -> None:
     known, out = picture(tmp_path / "known.png"), tmp_path / "results" / "out.png"
-    refused(command("edit", pixels, known, "--out", out, *words), *said)
+    refused(command("edit", pixels, known, "--out", out, *words), *fragments)
     assert not out.parent.exists()
 
 
@@ -252,14 +252,14 @@ def test_pictures_that_are_none_are_refused(command: Command, pixels: Path, tmp_
     text = tmp_path / "text.png"
     text.write_text("hello")
     small = half(tmp_path / "small.png", (8, 7))
-    for words, said in (
+    for words, fragments in (
         ([tmp_path / "gone.png"], ["gone.png", "is no file"]),
         ([broken], ["broken.png", "cannot be read as an image"]),
         ([text], ["text.png", "cannot be read as an image"]),
         ([known, "--mask", small], ["the mask is 8 x 7, the picture 8 x 8"]),
         ([known, "--mask", text], ["text.png", "cannot be read as an image"]),
     ):
-        refused(command("edit", pixels, *words, "--out", out), *said)
+        refused(command("edit", pixels, *words, "--out", out), *fragments)
     assert not out.parent.exists()
 
 

@@ -60,11 +60,11 @@ def written(folder: Path, kind: type[nn.Module], dtype: torch.dtype, config: dic
 def test_memory_stays_near_the_size_of_the_file(tmp_path: Path) -> None:
     """Loading a file of 100 MB, then using every parameter of it, and converting it take at most 1.15 of its size."""
     sizes = {"cross_attention_dim": 768, "attention_head_dim": 8}
-    told = {"joint_attention_dim": 1024, "pooled_projection_dim": 768, "pos_embed_max_size": 48, "sample_size": 32}
+    common = {"joint_attention_dim": 1024, "pooled_projection_dim": 768, "pos_embed_max_size": 48, "sample_size": 32}
     for end, widths, layers, heads in (("", (64, 128, 256, 256), 7, 8), ("-tiny", (32, 32, 32, 32), 1, 1)):
         config = {**sizes, "block_out_channels": widths}
         written(tmp_path / f"unet{end}", UNet2DConditionModel, torch.float32, config)
-        config = {**told, "num_layers": layers, "num_attention_heads": heads, "caption_projection_dim": 64 * heads}
+        config = {**common, "num_layers": layers, "num_attention_heads": heads, "caption_projection_dim": 64 * heads}
         written(tmp_path / f"mmdit{end}", SD3Transformer2DModel, torch.float16, config | {"attention_head_dim": 64})
     unet, mmdit = tmp_path / "unet", tmp_path / "mmdit"
     jobs = [("unet", str(unet)), ("mmdit", str(mmdit)), ("convert", str(unet)), ("convert", str(mmdit))]
@@ -77,6 +77,6 @@ def test_memory_stays_near_the_size_of_the_file(tmp_path: Path) -> None:
         check=True,
     )
     found = [line.split() for line in done.stdout.splitlines() if line.startswith(("unet ", "mmdit ", "convert "))]
-    assert [way for way, *_ in found] == [way for way, _ in jobs], done.stdout + done.stderr
-    for way, loading, used in found:
-        assert 0.01 < float(loading) <= 1.15 and 0.5 < float(used) <= 1.15, (way, loading, used)
+    assert [job for job, *_ in found] == [job for job, _ in jobs], done.stdout + done.stderr
+    for job, loading, used in found:
+        assert 0.01 < float(loading) <= 1.15 and 0.5 < float(used) <= 1.15, (job, loading, used)

@@ -99,8 +99,8 @@ def test_unets_there_and_back(command: Command, tmp_path: Path, config: dict[str
 
 def test_a_whole_single_file_and_a_whole_folder(command: Command, tmp_path: Path, pipeline: Path) -> None:
     file, out = tmp_path / "sd.safetensors", tmp_path / "out"
-    status, said, _ = command("convert", pipeline, file, "--to", "original")
-    assert status == 0 and "reads a text of width 32" in said
+    status, printed, _ = command("convert", pipeline, file, "--to", "original")
+    assert status == 0 and "reads a text of width 32" in printed
     prefixes = {name.split(".")[0] for name in load_file(file)}
     assert prefixes == {"model", "first_stage_model", "cond_stage_model"}
     unet = UNet2DConditionModel.from_single_file(
@@ -111,8 +111,8 @@ def test_a_whole_single_file_and_a_whole_folder(command: Command, tmp_path: Path
 
     tensors = load_file(file) | {"alphas_cumprod": torch.ones(3), "model_ema.decay": torch.ones(())}
     save_file(tensors, file)
-    status, said, _ = command("convert", file, out, "--to", "diffusers")
-    assert status == 0 and "Tokenizers" in said
+    status, printed, _ = command("convert", file, out, "--to", "diffusers")
+    assert status == 0 and "Tokenizers" in printed
     assert sorted(part.name for part in out.iterdir()) == ["text_encoder", "unet", "vae"]
     same(pipeline / "unet" / WEIGHTS, out / "unet" / WEIGHTS)
     same(pipeline / "vae" / WEIGHTS, out / "vae" / WEIGHTS)
@@ -174,8 +174,8 @@ def test_transformers_there_and_back(command: Command, tmp_path: Path) -> None:
 def test_autoencoders_and_the_scale_of_their_latents(command: Command, tmp_path: Path) -> None:
     folder, file = saved(AutoencoderKL(**VAE), tmp_path / "vae"), tmp_path / "vae.safetensors"
     assert command("convert", folder, file, "--to", "original")[0] == 0
-    status, said, _ = command("convert", file, tmp_path / "again", "--to", "diffusers")
-    assert status == 0 and "0.18215" in said
+    status, printed, _ = command("convert", file, tmp_path / "again", "--to", "diffusers")
+    assert status == 0 and "0.18215" in printed
     same(folder / WEIGHTS, tmp_path / "again" / WEIGHTS)
     options = ("--to", "diffusers", "--scale", 0.3611, "--shift", 0.1159)
     assert command("convert", file, tmp_path / "scaled", *options)[0] == 0

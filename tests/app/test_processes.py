@@ -52,7 +52,7 @@ def test_two_processes_train_what_one_does_and_the_first_speaks(tmp_path: Path) 
     assert all(torch.allclose(shared[key], alone[key], rtol=0, atol=1e-4) for key in alone)  # Adam turns 1e-8 into 2e-5
 
 
-def test_bad_input_is_said_once(tmp_path: Path) -> None:
+def test_bad_input_is_reported_once(tmp_path: Path) -> None:
     process = start(tmp_path, "--processes", "2", "--lr", "-1")
     out, complaint = process.communicate()
     assert process.returncode == 2 and out == ""

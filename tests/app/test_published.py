@@ -39,9 +39,9 @@ def rewrite(path: Path, changes: Mapping[str, Any]) -> None:
 
 def sampled(command: Command, folder: Path, out: Path, *words: object) -> str:
     """Draw to a file; what was said on stderr."""
-    status, said, err = command("sample", folder, *FEW, *words, "--out", out)
+    status, printed, err = command("sample", folder, *FEW, *words, "--out", out)
     assert status == 0, err
-    assert said.startswith(str(out)) and out.is_file()
+    assert printed.startswith(str(out)) and out.is_file()
     return err
 
 
@@ -52,8 +52,8 @@ def test_a_picture_replays_to_the_byte(command: Command, folders: dict[str, Path
     assert Image.open(out).size == (32, 32)
     settings = read_settings(out)
     assert settings["size"] == [32] and settings["captions"] == ["a red cat"] and settings["steps"] == 2
-    status, said, err = command("replay", out)
-    assert (status, err) == (0, "") and "the same picture" in said
+    status, printed, err = command("replay", out)
+    assert (status, err) == (0, "") and "the same picture" in printed
     assert (tmp_path / "x-replay.png").read_bytes() == out.read_bytes()
     sampled(command, folders[family], tmp_path / "again.png", "--avoid", "a dog")
     sampled(command, folders[family], tmp_path / "other.png", "--avoid", "a dog", "--seed", 1)
@@ -83,8 +83,8 @@ def test_a_refiner_ends_what_a_base_began(command: Command, folders: dict[str, P
     assert np.abs(seen(tmp_path / "x.png") - expected.numpy()).max() <= 1
     sampled(command, base, tmp_path / "alone.png", *words)
     assert (seen(tmp_path / "alone.png") != seen(tmp_path / "x.png")).any()
-    status, said, _ = command("replay", tmp_path / "x.png")
-    assert status == 0 and "the same picture" in said
+    status, printed, _ = command("replay", tmp_path / "x.png")
+    assert status == 0 and "the same picture" in printed
     for options, wrong in (
         (["--steps", 1], "none of 1 steps"),
         (["--refiner", folders["sd3"]], "give their refiner"),
@@ -104,8 +104,8 @@ def test_a_controlnet_leads_a_pipeline(
     sampled(command, base, out, "--controlnet", f"{net}:0.5", "--control", picture)
     settings = read_settings(out)
     assert settings["controlnet"] == f"{net}:0.5" and settings["control"] == str(picture)
-    status, said, _ = command("replay", out)
-    assert status == 0 and "the same picture" in said
+    status, printed, _ = command("replay", out)
+    assert status == 0 and "the same picture" in printed
     sampled(command, base, tmp_path / "whole.png", "--controlnet", net, "--control", picture)
     sampled(command, base, tmp_path / "edges.png", "--controlnet", net, "--edges", picture)
     sampled(command, base, tmp_path / "alone.png")
@@ -269,7 +269,7 @@ def test_requests_that_cannot_be_met(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_of_ten_thousand_words_is_cut_and_said_to_be(
+def test_a_prompt_of_ten_thousand_words_is_truncated_with_a_warning(
     command: Command, folders: dict[str, Path], tmp_path: Path, family: str
 ) -> None:
     """One line for each encoder says where its text ends; the picture is that of what was read."""

@@ -50,15 +50,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_prompts_follow_one_another(command: Command, motions: Path, tmp_path: Path) -> None:
     out = tmp_path / "long.npz"
     words = ["--prompt", "walks; waves; sits", "--seconds", "2", "3", "2.5", "--count", "1", "--seed", "5"]
-    status, said, err = command("sample", motions, *words, "--out", out, *FEW)
-    assert status == 0 and "1 samples" in said, err
+    status, printed, err = command("sample", motions, *words, "--out", out, *FEW)
+    assert status == 0 and "1 samples" in printed, err
     take = read(out)
     assert len(take.joints) == 150 and take.caption == "walks; waves; sits"
     loaded = load(newest(motions) or motions)
-    way = Sampling(dpmpp_2m, trailing, 2, guidance=2.5)
+    sampling = Sampling(dpmpp_2m, trailing, 2, guidance=2.5)
     with torch.no_grad():
         x = sequence(
-            loaded.system, parse_segments("walks; waves; sits", [2, 3, 2.5], 120), 12, SamplingRNG(5, [0]), way
+            loaded.system, parse_segments("walks; waves; sits", [2, 3, 2.5], 120), 12, SamplingRNG(5, [0]), sampling
         )
     assert float((take.joints - decode(normal_of().undo(x))[0]).abs().max()) < 1e-4
 
@@ -70,15 +70,15 @@ def test_a_sequence_is_replayed(command: Command, motions: Path, tmp_path: Path)
     with Image.open(out) as page:
         settings = json.loads(page.info["langevin"])
     assert settings["seconds"] == [2.0] and settings["captions"] == ["walks; sits"] * 2
-    status, said, err = command("replay", out)
-    assert status == 0 and "the same picture" in said and "NOT" not in said, err
+    status, printed, err = command("replay", out)
+    assert status == 0 and "the same picture" in printed and "NOT" not in printed, err
 
 
 def test_kept_frames_are_kept_and_the_rest_is_new(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
     out, known = tmp_path / "between.npz", read(clip)
     words = ["--prompt", "waves the left hand", "--keep", "0:20,40:", "--out", out, *FEW]
-    status, said, err = command("edit", motions, clip, *words)
-    assert status == 0 and "clip.npz, changed" in said, err
+    status, printed, err = command("edit", motions, clip, *words)
+    assert status == 0 and "clip.npz, changed" in printed, err
     truth, found = decode(encode(canonical(known.joints))), read(out).joints
     assert found.shape == truth.shape
     away = (found - truth).norm(dim=-1).amax(-1)
@@ -88,7 +88,7 @@ def test_kept_frames_are_kept_and_the_rest_is_new(command: Command, motions: Pat
     assert read(out).caption == "waves the left hand"
 
 
-def test_limbs_move_anew_and_clips_go_on(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
+def test_limbs_are_regenerated_and_clips_extended(command: Command, motions: Path, clip: Path, tmp_path: Path) -> None:
     out, truth = tmp_path / "upper.bvh", decode(encode(canonical(read(clip).joints)))
     assert command("edit", motions, clip, "--part", "upper", "--count", 2, "--out", out, *FEW)[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["upper-000.bvh", "upper-001.bvh"]

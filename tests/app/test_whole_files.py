@@ -75,8 +75,8 @@ def test_whole_systems_in_one_file_there_and_back(command: Command, tmp_path: Pa
     names = list(load_file(file))
     assert all(any(name.startswith(start) for name in names) for start in starts)
     assert all(name.startswith(tuple(starts)) for name in names)
-    _, said, _ = command("inspect", file)
-    assert "in a file of a whole system" in said and "unknown" not in said
+    _, printed, _ = command("inspect", file)
+    assert "in a file of a whole system" in printed and "unknown" not in printed
 
     status, _, error = command("convert", file, tmp_path / "again", "--to", "diffusers")
     assert status == 0, error
@@ -102,8 +102,8 @@ def test_stable_diffusion_2_keeps_all_but_the_last_layer_of_its_text(command: Co
     assert command("convert", clip, file, "--to", "original")[0] == 0
     tensors = load_file(file)
     last = {name.replace("resblocks.2.", "resblocks.3."): value + 1 for name, value in tensors.items() if ".2." in name}
-    beside = {"text_projection": torch.ones(64, 64), "logit_scale": torch.ones(())}
-    whole = {f"cond_stage_model.model.{name}": value for name, value in (tensors | last | beside).items()}
+    others = {"text_projection": torch.ones(64, 64), "logit_scale": torch.ones(())}
+    whole = {f"cond_stage_model.model.{name}": value for name, value in (tensors | last | others).items()}
     config = {**SD2, "block_out_channels": (64, 128), "attention_head_dim": (1, 2), "cross_attention_dim": 1024}
     unet = saved(UNet2DConditionModel(**config), tmp_path / "unet")
     assert command("convert", unet, tmp_path / "unet.safetensors", "--to", "original")[0] == 0

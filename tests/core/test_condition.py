@@ -63,7 +63,7 @@ class Words(Conditioner):
         return Cond(tokens=tokens, mask=torch.zeros(2, self.length, dtype=torch.bool) if self.masked else None)
 
 
-def test_tokens_without_a_mask_are_real_beside_masked_ones() -> None:
+def test_tokens_without_a_mask_are_real_among_masked_ones() -> None:
     cond = CombinedConditioner([Words(2, masked=False), Words(3, masked=True)])({})
     assert cond.tokens is not None and cond.tokens[0, :, 0].tolist() == [2, 2, 3, 3, 3]
     assert cond.mask is not None and cond.mask[0].tolist() == [True, True, False, False, False]

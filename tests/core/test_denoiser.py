@@ -90,17 +90,17 @@ class InTermsOf(nn.Module):
         return torch.cat([output, torch.zeros_like(output)], dim=1) if inner is not self.prediction else output
 
 
-def test_network_is_told_the_scaled_input_and_the_clocks_time() -> None:
+def test_network_gets_the_scaled_input_and_the_clocks_time() -> None:
     net = Recorder(lambda x: x)
     schedule, prediction = EDM(), F()
     denoiser = Denoiser(net, schedule, prediction, clock=lambda t: t.log() / 4)
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     cond = Cond(vector=torch.ones(3, 5))
     denoiser(x, torch.tensor(2.0, dtype=torch.float64), cond)
-    told, time, seen = net.seen[0]
-    torch.testing.assert_close(told, x / math.hypot(2.0, 0.5))
+    scaled, time, seen = net.seen[0]
+    torch.testing.assert_close(scaled, x / math.hypot(2.0, 0.5))
     torch.testing.assert_close(time, torch.full((3,), math.log(2.0) / 4))
-    assert told.dtype == time.dtype == torch.float32 and seen is cond
+    assert scaled.dtype == time.dtype == torch.float32 and seen is cond
     times = torch.tensor([0.1, 1.0, 7.0])
     denoiser(x, times, cond)
     torch.testing.assert_close(net.seen[1][1], times.log() / 4)
@@ -190,7 +190,7 @@ def test_one_model_in_every_prediction_and_schedule_gives_one_trajectory() -> No
             assert error < 1e-9, (sampler, path, name, prediction, error)
 
 
-def test_one_sampler_walks_the_same_way_on_every_path() -> None:
+def test_one_sampler_takes_the_same_steps_on_every_path() -> None:
     """x divided by its size hypot(alpha, sigma) does not depend on the path that is walked."""
     ratios = torch.tensor([4.0, 2.0, 0.9, 0.3, 0.1, 0.0], dtype=torch.float64)
     for sampler in SAMPLERS:
@@ -209,8 +209,8 @@ def test_a_model_is_never_asked_beyond_its_noisiest_level() -> None:
         bound = change_schedule(Denoiser(net, inner_schedule, X0()), Flow(), Cond())
         x = torch.ones(1, 6, dtype=torch.float64)
         steps = list(euler(bound, x, linspace(bound.schedule, 4), SamplingRNG(0, [0])))
-        told, time, _ = net.seen[0]
+        scaled, time, _ = net.seen[0]
         assert time.item() == pytest.approx(inner_schedule.noisiest, rel=1e-9)
         size = torch.hypot(*inner_schedule(torch.tensor(inner_schedule.noisiest, dtype=torch.float64)))
-        torch.testing.assert_close(told, x * size, rtol=1e-9, atol=0)
+        torch.testing.assert_close(scaled, x * size, rtol=1e-9, atol=0)
         assert steps[-1].t == 0 and bool(steps[-1].x.isfinite().all())

@@ -258,25 +258,25 @@ def test_a_student_converges_to_its_guided_teacher() -> None:
             plain = guided(x, torch.tensor(t), cond, torch.ones(512))
             for scale in (1.5, 2.5, 3.5):
                 wanted = Guided(exact(), EVERY, scale).bind(dataclasses.replace(cond, vector=cond.vector.double()))
-                said = system.guided(scale, embed_guidance).bind(cond)(x, torch.tensor(t))
-                missed += float((said - wanted(x, torch.tensor(t))).square().mean())
+                output = system.guided(scale, embed_guidance).bind(cond)(x, torch.tensor(t))
+                missed += float((output - wanted(x, torch.tensor(t))).square().mean())
                 changed += float((plain - wanted(x, torch.tensor(t))).square().mean())
     assert missed < 0.05 * changed, f"{missed / changed:.3f} of what guidance changes is missed"
 
 
-def test_plain_guidance_1_leaves_the_denoiser_and_a_student_is_told_it() -> None:
+def test_plain_guidance_1_leaves_the_denoiser_and_a_student_gets_it() -> None:
     system = recipe(exact).system()
     assert isinstance(system, Diffusion)
     assert system.guided(1.0) is system.denoiser
-    told: list[Tensor | None] = []
-    system.denoiser.net.register_forward_pre_hook(lambda net, given: told.append(given[2].guidance))
+    scales_seen: list[Tensor | None] = []
+    system.denoiser.net.register_forward_pre_hook(lambda net, given: scales_seen.append(given[2].guidance))
     system.guided(1.0, embed_guidance).bind(Labels()({"label": torch.tensor([0, 1])}))(
         torch.randn(2, 2), torch.tensor(0.5)
     )
-    assert told[0] is not None and torch.equal(told[0], torch.ones(2))
+    assert scales_seen[0] is not None and torch.equal(scales_seen[0], torch.ones(2))
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="no range"):
         imitation(exact, (4.0, 1.0))
     with pytest.raises(ValueError, match="no range"):

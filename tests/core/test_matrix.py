@@ -95,13 +95,13 @@ def model(schedule: Schedule, predictions: Sequence[Prediction]) -> Bound:
         alpha, sigma = level(float(t))
         clean = posterior_mean(x, alpha, sigma, deviations(x))
         noise = (x - alpha * clean) / sigma
-        heard = []
+        estimates = []
         for prediction, pair, truth, eps in zip(predictions, x.split(2), clean.split(2), noise.split(2)):
-            said = prediction.target(truth, eps, alpha, sigma)
+            output = prediction.target(truth, eps, alpha, sigma)
             if isinstance(prediction, LearnedRange):
-                said = torch.cat([said, torch.zeros_like(said)], dim=1)
-            heard.append(prediction.clean(pair, said, alpha, sigma))
-        return Estimate(torch.cat(heard), torch.full_like(x, 0.5))
+                output = torch.cat([output, torch.zeros_like(output)], dim=1)
+            estimates.append(prediction.clean(pair, output, alpha, sigma))
+        return Estimate(torch.cat(estimates), torch.full_like(x, 0.5))
 
     return Bound(schedule, estimate)
 
@@ -264,8 +264,8 @@ class InTermsOf(nn.Module):
         alpha, sigma = self.schedule(time[0])
         x_t = x / self.prediction.scale(alpha, sigma)
         clean = posterior_mean(x_t, alpha, sigma, torch.tensor(DEVIATION))
-        said = self.prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
-        return torch.cat([said, 0.0 * said], dim=1) if isinstance(self.prediction, LearnedRange) else said
+        output = self.prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
+        return torch.cat([output, 0.0 * output], dim=1) if isinstance(self.prediction, LearnedRange) else output
 
 
 def test_the_denoiser_of_a_network_reaches_the_flow() -> None:

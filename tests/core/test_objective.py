@@ -105,8 +105,8 @@ def test_matching_weight_is_the_plain_error_of_the_output(
     loss = Objective(times, weight)(denoiser, data(), Cond(), DRAW)
     alpha, sigma = (value[:, None] for value in schedule(loss.t))
     noise = DRAW.normal(data(), Stream.NOISE)
-    said = net(prediction.scale(alpha, sigma) * (alpha * data() + sigma * noise))
-    wanted = nn.functional.mse_loss(said, prediction.target(data(), noise, alpha, sigma))
+    predicted = net(prediction.scale(alpha, sigma) * (alpha * data() + sigma * noise))
+    wanted = nn.functional.mse_loss(predicted, prediction.target(data(), noise, alpha, sigma))
     assert torch.allclose(loss.mean, wanted, rtol=1e-12)
     if times is indices:
         assert torch.equal(loss.t, loss.t.round())
@@ -127,8 +127,8 @@ def test_min_snr_is_right_for_every_prediction() -> None:
     value = torch.linspace(-9, 9, 50, dtype=torch.float64)
     snr = value.exp()
     alpha, sigma = value.sigmoid().sqrt(), (-value).sigmoid().sqrt()
-    held = snr.clamp(max=5)
-    for prediction, wanted in ((X0(), held), (Epsilon(), held / snr), (V(), held / (snr + 1))):
+    clamped = snr.clamp(max=5)
+    for prediction, wanted in ((X0(), clamped), (Epsilon(), clamped / snr), (V(), clamped / (snr + 1))):
         assert torch.allclose(output_weight(MinSNR(5.0), prediction, alpha, sigma), wanted, rtol=1e-10)
 
 
@@ -339,7 +339,7 @@ def test_hybrid_loss_adds_the_bound() -> None:
 
 
 @pytest.mark.parametrize("prediction", [X0(), V(), FlowVelocity()])
-def test_a_loss_beside_is_of_x0_as_it_is_estimated(prediction: Prediction) -> None:
+def test_an_auxiliary_loss_is_of_x0_as_it_is_estimated(prediction: Prediction) -> None:
     schedule = Cosine() if not isinstance(prediction, FlowVelocity) else Flow()
     denoiser, x = Denoiser(Says(schedule, prediction), schedule, prediction), torch.randn(6, 3).double()
     valid = torch.ones(6, 3, dtype=torch.bool)

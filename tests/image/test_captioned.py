@@ -87,8 +87,8 @@ def test_distances_are_in_any_features(parts: tuple[CaptionedDigits, CaptionedDi
     train, held_out = (part.get(range(96))["x"] for part in parts)
     noise = torch.rand(train.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     shrunk = torch.nn.AvgPool2d(8)
-    for look in (timm_features("test_resnet", random_seed=0), shrunk, lambda x: x[..., ::8, ::8]):
-        real, other, wrong = (features(look, x) for x in (train, held_out, noise))
+    for extractor in (timm_features("test_resnet", random_seed=0), shrunk, lambda x: x[..., ::8, ::8]):
+        real, other, wrong = (features(extractor, x) for x in (train, held_out, noise))
         assert abs(kernel(real, other).value) < 0.1 * kernel(real, wrong).value
         assert frechet(real, other).value < 0.5 * frechet(real, wrong).value
         subsets = kernel_subsets(real, wrong, size=48, count=10)
@@ -102,7 +102,7 @@ def test_features_of_a_file_decide_the_figure(tmp_path: Path) -> None:
     """The same pictures in another network are at another distance: figures compare within one set of weights."""
     x, y = torch.rand(2, 16, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     found = [
-        kernel(features(look, x), features(look, y - 0.3)).value
-        for look in (timm_features("test_resnet", random_seed=seed) for seed in (0, 0, 1))
+        kernel(features(extractor, x), features(extractor, y - 0.3)).value
+        for extractor in (timm_features("test_resnet", random_seed=seed) for seed in (0, 0, 1))
     ]
     assert found[0] == found[1] != found[2]

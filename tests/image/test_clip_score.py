@@ -60,8 +60,8 @@ def test_it_is_the_definition(folder: Path) -> None:
         ids = ids if len(ids) <= 16 else [*ids[:15], ids[-1]]
         with torch.no_grad():
             out = model(input_ids=torch.tensor([ids]), pixel_values=picture[None])
-        shown, said = (each[0] / each[0].norm() for each in (out.image_embeds, out.text_embeds))
-        raw.append(float(shown @ said))
+        shown, text_embedding = (each[0] / each[0].norm() for each in (out.image_embeds, out.text_embeds))
+        raw.append(float(shown @ text_embedding))
         expected.append(100 * max(raw[-1], 0))
     torch.testing.assert_close(score(x, CAPTIONS), torch.tensor(expected), atol=1e-4, rtol=1e-5)
     assert min(raw) < 0 < max(raw)  # both sides of the clamp

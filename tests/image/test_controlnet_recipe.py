@@ -51,14 +51,14 @@ def test_it_samples_and_replays(runs: Path, tmp_path: Path, capsys: pytest.Captu
         assert main(["replay", str(out)]) == 0
     assert not np.array_equal(*(np.asarray(Image.open(tmp_path / f"--{name}.png")) for name in ("edges", "control")))
     photo = ["--edges", str(runs / "photo.png")]
-    for where, given, said in (
+    for where, given, message in (
         (run, words, "this model follows a picture"),
         (run, [*words, *photo, "--control", "x.png"], "give one of them"),
         (run, [*words, "--edges", "gone.png"], "does not exist"),
         (str(runs / "ldm"), [*words, *photo], "takes no control picture"),
     ):
         assert main(["sample", where, "--out", str(tmp_path / "x.png"), *given]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 
 
@@ -76,10 +76,10 @@ def test_it_goes_to_a_folder_of_diffusers(runs: Path, tmp_path: Path) -> None:
 
 
 def test_models_without_such_a_network(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model, said in (
+    for model, message in (
         (runs / "ae", "makes no samples"),
         (runs / "control", "has a Controlled"),
         (tmp_path, "is a folder: give the"),
     ):
         assert main(["train", "controlnet", "--model", str(model), "--out", str(tmp_path / "run"), *QUIET]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

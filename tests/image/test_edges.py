@@ -41,6 +41,6 @@ def test_pictures_of_files(tmp_path: Path) -> None:
     assert made[0, 0, 0].tolist() == [0, 0, 0, 255, 255, 0, 0, 0]
     assert read_control(tmp_path / "a.png", True, 4, 16)["control"].shape == (1, 3, 4, 16)
     (tmp_path / "b.png").write_text("no picture")
-    for name, said in (("gone.png", "does not exist"), ("b.png", "cannot be read")):
-        with pytest.raises(DataError, match=said):
+    for name, message in (("gone.png", "does not exist"), ("b.png", "cannot be read")):
+        with pytest.raises(DataError, match=message):
             read_control(tmp_path / name, False, 8, 8)

@@ -53,7 +53,7 @@ def few(sampling: Sampling, steps: int = 2) -> Sampling:
 def counted(net: nn.Module) -> list[int]:
     """The batch of every pass through the image stream that comes from now on."""
     batches: list[int] = []
-    net.get_submodule("proj_in").register_forward_hook(lambda layer, given, said: batches.append(len(given[0])))
+    net.get_submodule("proj_in").register_forward_hook(lambda layer, given, output: batches.append(len(given[0])))
     return batches
 
 
@@ -92,11 +92,11 @@ def test_a_new_student_is_its_teacher_without_guidance(teacher: Path) -> None:
     x, t = torch.randn(2, 4, 8, 8), torch.tensor(0.6)
     with torch.no_grad():
         expected = loaded.system.denoiser.bind(loaded.system.conditioner(CAPTIONS))(x, t)
-        said: list[Tensor] = [
+        output: list[Tensor] = [
             system.guided(scale, made.sampling.guide).bind(system.conditioner(CAPTIONS))(x, t) for scale in (1.0, 4.0)
         ]
     assert expected.std() > 0.1
-    for value in said:
+    for value in output:
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 

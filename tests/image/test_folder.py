@@ -35,23 +35,30 @@ def gradient(height: int, width: int) -> Image.Image:
 
 
 def test_all_three_places_of_captions_say_the_same(tmp_path: Path) -> None:
-    said = {"a.png": "a red 7", "deep/b.png": 'two, "quoted" words', "c.png": "ein grünes\u2028Ä"}
+    written_captions = {"a.png": "a red 7", "deep/b.png": 'two, "quoted" words', "c.png": "ein grünes\u2028Ä"}
     for kind in ("jsonl", "csv", "beside"):
-        for number, name in enumerate(said):
+        for number, name in enumerate(written_captions):
             write(tmp_path / kind / name, value=100 * number)
-    jsonl(tmp_path / "jsonl", *({"file_name": name, "text": text} for name, text in reversed(said.items())))
-    lines = ["\ufefffile_name,caption", *(name + ',"' + text.replace('"', '""') + '"' for name, text in said.items())]
+    jsonl(tmp_path / "jsonl", *({"file_name": name, "text": text} for name, text in reversed(written_captions.items())))
+    lines = [
+        "\ufefffile_name,caption",
+        *(name + ',"' + text.replace('"', '""') + '"' for name, text in written_captions.items()),
+    ]
     (tmp_path / "csv" / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
-    for name, text in said.items():
+    for name, text in written_captions.items():
         (tmp_path / "beside" / name).with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
     for kind in ("jsonl", "csv", "beside"):
         data = open_captioned(tmp_path / kind, 8)
         batch = data.get([2, 0, 1])
-        assert batch["caption"] == [said["deep/b.png"], said["a.png"], said["c.png"]]
+        assert batch["caption"] == [
+            written_captions["deep/b.png"],
+            written_captions["a.png"],
+            written_captions["c.png"],
+        ]
         assert torch.allclose(batch["x"][:, 0, 0, 0], torch.tensor([100.0, 0, 200]) / 127.5 - 1)
 
 
-def test_the_picture_covers_its_target_and_the_crop_is_told(tmp_path: Path) -> None:
+def test_the_picture_covers_its_target_and_the_crop_is_reported(tmp_path: Path) -> None:
     gradient(48, 96).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a slope")
     batch = open_captioned(tmp_path, 48).get([0])

@@ -101,7 +101,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_maps_are_what_the_network_sees_on_its_way(weights: Path) -> None:
+def test_maps_are_what_the_network_sees_inside(weights: Path) -> None:
     maps = timm_maps("test_resnet", weights, (1, 3))
     network = timm_features("test_resnet", weights).network
     about = network.pretrained_cfg
@@ -132,8 +132,10 @@ def test_an_autoencoder_with_a_feature_network_opens_from_its_weights(weights: P
 
     def make() -> AutoencoderTraining:
         plan = Plan(3, 2, (8, 8), 1, groups=4, middle_attention=False)
-        look = timm_maps("test_resnet", weights, (0, 1))
-        return AutoencoderTraining(KLAutoencoder(plan), Weights(), Perceptual(look), PatchDiscriminator(3, 8, 1))
+        feature_maps = timm_maps("test_resnet", weights, (0, 1))
+        return AutoencoderTraining(
+            KLAutoencoder(plan), Weights(), Perceptual(feature_maps), PatchDiscriminator(3, 8, 1)
+        )
 
     saved = make()
     opened = restore(make, saved.state_dict(), weights)

@@ -80,13 +80,13 @@ def test_sampling_with_lora_files(runs: Path, tmp_path: Path, capsys: pytest.Cap
         assert main(["sample", str(runs / folder), "--out", str(picture), *words, *more]) == 0
         return np.asarray(Image.open(picture), int)
 
-    plain, run, worn = drawn("ldm"), drawn("lora"), drawn("ldm", "--lora", str(file))
-    assert np.abs(plain - run).max() > 1 >= np.abs(worn - run).max()
+    plain, run, with_lora = drawn("ldm"), drawn("lora"), drawn("ldm", "--lora", str(file))
+    assert np.abs(plain - run).max() > 1 >= np.abs(with_lora - run).max()
     assert np.array_equal(drawn("ldm", "--lora", f"{file}:0", f"{file}:-0.0"), plain)
     assert main(["replay", str(tmp_path / "ldm2.png")]) == 0
-    for wrong, said in (("gone.safetensors", "does not exist"), (f"{file}:much", "'much' is no weight")):
+    for wrong, output in (("gone.safetensors", "does not exist"), (f"{file}:much", "'much' is no weight")):
         assert main(["sample", str(runs / "ldm"), "--out", str(tmp_path / "x.png"), "--lora", wrong]) == 2
-        assert said in capsys.readouterr().err
+        assert output in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 
 
@@ -98,8 +98,8 @@ def test_a_model_goes_to_folders_that_diffusers_reads(runs: Path, tmp_path: Path
     x, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
     with torch.no_grad():
         wanted = unet(x, torch.tensor([3, 700]), tokens).sample
-        said = system.denoiser.net(x, torch.tensor([3.0, 700.0]), Cond(tokens=tokens))
-        torch.testing.assert_close(said, wanted, rtol=0, atol=1e-5)
+        output = system.denoiser.net(x, torch.tensor([3.0, 700.0]), Cond(tokens=tokens))
+        torch.testing.assert_close(output, wanted, rtol=0, atol=1e-5)
         mean, deviation = (torch.tensor(vae.config[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
         decoded = vae.decode(x * deviation + mean).sample
         torch.testing.assert_close(system.codec.decode(x), decoded, rtol=0, atol=1e-4)
@@ -126,8 +126,8 @@ def test_a_model_that_lies_elsewhere(runs: Path, tmp_path: Path, capsys: pytest.
     (runs / "ldm").rename(runs / "moved")
     try:
         assert main(["inspect", str(runs / "lora")]) == 0
-        said = capsys.readouterr().out
-        assert "checkpoint of image.recipes.lora.tiny" in said and "does not exist" in said
+        output = capsys.readouterr().out
+        assert "checkpoint of image.recipes.lora.tiny" in output and "does not exist" in output
         assert main(["sample", str(runs / "lora"), "--out", str(tmp_path / "x.png")]) == 2
         assert "does not exist" in capsys.readouterr().err
     finally:

@@ -61,10 +61,10 @@ def test_tiny_presets_learn_a_step_and_sample(name: str, code: Path, tmp_path: P
     assert loaded.metadata["arguments"]["batch"] == 4
     start = recipe.system().state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in load(path, "model").system.state_dict().items())
-    way = dataclasses.replace(loaded.sampling, steps=2)
-    samples = loaded.draw(0, range(3), way)
+    options = dataclasses.replace(loaded.sampling, steps=2)
+    samples = loaded.draw(0, range(3), options)
     assert len(samples) == 3 and bool(samples.isfinite().all())
-    assert torch.allclose(loaded.draw(0, [2], way), samples[2:], atol=1e-4)
+    assert torch.allclose(loaded.draw(0, [2], options), samples[2:], atol=1e-4)
     objects = loaded.modality.decode(samples, loaded.prompts.default(0, range(3)))
     loaded.modality.write(tmp_path / "sheet.png", objects, {"seed": 0})
     assert read_settings(tmp_path / "sheet.png") == {"seed": 0, "format": FORMAT}

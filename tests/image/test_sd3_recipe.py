@@ -60,11 +60,11 @@ def test_what_it_learned_is_in_the_checkpoint(run: Model) -> None:
 
 def test_a_sample_is_the_same_in_any_company(run: Model) -> None:
     """Captions of other lengths in the batch pad this one, which its mask must hide."""
-    way = dataclasses.replace(run.sampling, steps=2)
-    together = run.draw(0, range(6), way)
+    options = dataclasses.replace(run.sampling, steps=2)
+    together = run.draw(0, range(6), options)
     assert together.shape == (6, 3, 32, 32) and bool(together.isfinite().all())
     for number in (1, 4):
-        alone = run.draw(0, [number], way)
+        alone = run.draw(0, [number], options)
         torch.testing.assert_close(together[[number]], alone, rtol=0, atol=1e-4)
 
 

@@ -81,11 +81,11 @@ def test_another_crop_or_size_is_another_condition(systems: dict[str, Diffusion]
         assert any(moved[place : place + 2]) and not any(moved[:place] + moved[place + 2 :])
         assert torch.equal(other.vector[:, :16], plain.vector[:, :16])
         with torch.no_grad():
-            said = [system.denoiser(x, torch.tensor([500.0]), cond) for cond in (plain, other)]
-        assert float((said[0] - said[1]).abs().max()) > 1e-4
+            output = [system.denoiser(x, torch.tensor([500.0]), cond) for cond in (plain, other)]
+        assert float((output[0] - output[1]).abs().max()) > 1e-4
 
 
-def test_what_training_is_told_is_what_the_data_say(systems: dict[str, Diffusion]) -> None:
+def test_training_conditions_are_what_the_data_say(systems: dict[str, Diffusion]) -> None:
     """The loss depends on the crop that stands in the batch; a picture without its caption keeps size and crop."""
     recipe, system = build("image.recipes.sdxl.tiny", SIZES), systems["tiny"]
     batch = dict(recipe.data()[0].get(range(8)))
@@ -99,8 +99,8 @@ def test_what_training_is_told_is_what_the_data_say(systems: dict[str, Diffusion
     untold = dict(recipe.training.augment(many, TrainingRNG(0, range(4000))))
     assert 0.08 < untold["caption"].count("") / 4000 < 0.12
     assert bool((untold["crop"] == 1).all()) and set(untold["caption"]) == {"", "a 7"}
-    told = system.conditioner({**untold, "caption": untold["caption"][:2], "crop": (1, 1)})
-    assert told.vector is not None and told.vector.shape == (2, 16 + 6 * 16)
+    condition = system.conditioner({**untold, "caption": untold["caption"][:2], "crop": (1, 1)})
+    assert condition.vector is not None and condition.vector.shape == (2, 16 + 6 * 16)
 
 
 def test_pictures_of_your_own_come_in_buckets_with_their_true_numbers(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_what_was_trained_here_is_an_sdxl_to_diffusers(
     x, time = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 30.0])
     with torch.no_grad():
         found = system.denoiser.net(x, time, cond)
-        told = {"text_embeds": cond.vector[:, :16], "time_ids": row.expand(2, -1)}
+        condition = {"text_embeds": cond.vector[:, :16], "time_ids": row.expand(2, -1)}
         expected = theirs(
-            x, time, cond.tokens, encoder_attention_mask=cond.mask, added_cond_kwargs=told, return_dict=False
+            x, time, cond.tokens, encoder_attention_mask=cond.mask, added_cond_kwargs=condition, return_dict=False
         )[0]
     assert expected.std() > 0.05
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
@@ -149,13 +149,15 @@ def test_what_was_trained_here_is_an_sdxl_to_diffusers(
 def test_the_tiny_base_hands_over_to_its_refiner(systems: dict[str, Diffusion]) -> None:
     """The walk begins with the base, whose steps are the same, and ends with the refiner, which says other things."""
     recipe = build("image.recipes.sdxl.tiny", SIZES)
-    way = dataclasses.replace(recipe.sampling, steps=8)
-    base, refiner = (Pipeline(name, system, (4, 8, 8), way) for name, system in systems.items())
+    options = dataclasses.replace(recipe.sampling, steps=8)
+    base, refiner = (Pipeline(name, system, (4, 8, 8), options) for name, system in systems.items())
     asked = {"caption": ["a red 7 on white", "a blue 2 on grey"]}
     found, alone = (
         hand_off(base, second, SamplingRNG(0, [0, 1]), asked, steps=8, guidance=3.0) for second in (refiner, base)
     )
-    whole = run(base.system.sample(SamplingRNG(0, [0, 1]), (4, 8, 8), asked, dataclasses.replace(way, guidance=3.0)))
+    whole = run(
+        base.system.sample(SamplingRNG(0, [0, 1]), (4, 8, 8), asked, dataclasses.replace(options, guidance=3.0))
+    )
     assert bool(found.isfinite().all()) and found.shape == alone.shape == whole.shape
     assert float((found - alone).abs().max()) > 1e-3
     # A two-step method forgets its past where it is handed over, so they agree but roughly.

@@ -53,10 +53,10 @@ def test_training_draws_captions_and_parts_as_a_function_of_the_position(humanml
     data = published(humanml, "train")
     ordered = OrderedDataset(data, seed=1)
     batches = [ordered[range(start, start + 8)] for start in range(0, 80, 8)]
-    said = {caption for batch in batches for caption in batch["caption"]}
-    assert said == {f"{word} {name}" for word in ("one", "two") for name in ("000001", "M000001", "000004")} | {
-        "a part"
-    }
+    captions_seen = {caption for batch in batches for caption in batch["caption"]}
+    assert captions_seen == {
+        f"{word} {name}" for word in ("one", "two") for name in ("000001", "M000001", "000004")
+    } | {"a part"}
     starts = {float(x[0, 0]) for batch in batches for x in batch["x"][batch["valid"].sum(1) == 196][:, :1]}
     assert starts == {-0.5, 0.0, 0.5, 1.0}  # of 199 rows 196 begin at one of 4 places
     again = ordered[range(8, 16)]
@@ -111,12 +111,12 @@ def test_recordings_of_ones_own_become_such_a_folder(tmp_path: Path) -> None:
     complaints = prepare(mine, tmp_path / "ready")
     assert len(complaints) == 1 and complaints[0].startswith("broken.bvh was left out: broken.bvh, line 2")
     train = published(tmp_path / "ready", "train", shortest=1)
-    held = published(tmp_path / "ready", "test", shortest=1)
-    assert not {p.path for p in train.pieces} & {p.path for p in held.pieces}
-    rows = {p.path.stem: p.stop for p in (*train.pieces, *held.pieces)}
+    held_out = published(tmp_path / "ready", "test", shortest=1)
+    assert not {p.path for p in train.pieces} & {p.path for p in held_out.pieces}
+    rows = {p.path.stem: p.stop for p in (*train.pieces, *held_out.pieces)}
     assert sum(rows[name] for name in rows if "long" in name) == 999  # nothing of it is lost
     assert rows["walk_0_000"] == 29 and rows["tiny_000"] == 1
-    captions = {p.path.stem: p.captions for p in (*train.pieces, *held.pieces)}
+    captions = {p.path.stem: p.captions for p in (*train.pieces, *held_out.pieces)}
     assert captions["walk_0_000"] == ("someone walks", "a person wanders about")
     assert captions["walk_1_000"] == ("walk 1",) and captions["day1_long_000"] == ("a long one",)
     batch = train.get(range(len(train)))

@@ -170,7 +170,7 @@ def test_a_gap_filled_by_a_stranger_has_no_seams(normal: Normal, clips: Tensor) 
     assert float(torch.stack(at_seams[:2]).max()) < 0.5 * float(torch.stack(at_seams[2:]).max())
 
 
-def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, system: Diffusion) -> None:
+def test_edits_keep_what_they_should(normal: Normal, clips: Tensor, system: Diffusion) -> None:
     known, noise = clips[:2], SamplingRNG(0, [0, 1])
     on = inpaint_clips(system, "walks on", known, gap_mask(120, 40, 120), noise, SAMPLING)
     assert torch.equal(on[:, :40], known[:, :40]) and not torch.allclose(on[:, 40:], known[:, 40:], atol=0.1)
@@ -190,8 +190,10 @@ def test_edits_keep_what_they_are_told_to_keep(normal: Normal, clips: Tensor, sy
 
 def test_kept_frames_are_kept_at_every_estimate(normal: Normal, clips: Tensor, system: Diffusion) -> None:
     known, mask = clips[:1], gap_mask(120, 30, 60)
-    told = system.conditioner({"caption": ["sits"], "valid": torch.ones(1, 120, dtype=torch.bool)})
-    bound = Inpainted(X0Transform(system.guided(2.0), RootCorrection(normal, known, 30, 60)), known, mask).bind(told)
+    cond_of_text = system.conditioner({"caption": ["sits"], "valid": torch.ones(1, 120, dtype=torch.bool)})
+    bound = Inpainted(X0Transform(system.guided(2.0), RootCorrection(normal, known, 30, 60)), known, mask).bind(
+        cond_of_text
+    )
     clean = bound(torch.randn(1, 120, 263), torch.tensor(0.7))
     assert torch.equal(clean[:, :30], known[:, :30]) and torch.equal(clean[:, 60:], known[:, 60:])
     root = [decode_root(normal.undo(x))[1][:, 60] for x in (clean, known)]
@@ -230,12 +232,12 @@ def test_what_a_guidance_does_besides_is_done_to_the_whole_sequence(system: Diff
         """Says how many frames it sees, in place of x0."""
         return X0Transform(Guided(denoiser, null, scale), lambda clean: torch.full_like(clean, clean.shape[1]))
 
-    told = [Segment("walks", 40), Segment("sits", 30)]
-    made = sequence(system, told, 8, SamplingRNG(3, [0]), dataclasses.replace(SAMPLING, guide=counting))
+    cond_of_text = [Segment("walks", 40), Segment("sits", 30)]
+    made = sequence(system, cond_of_text, 8, SamplingRNG(3, [0]), dataclasses.replace(SAMPLING, guide=counting))
     torch.testing.assert_close(made, torch.full_like(made, 62.0))
 
 
-def test_limbs_are_told_different_things(system: Diffusion) -> None:
+def test_limbs_take_different_prompts(system: Diffusion) -> None:
     noise, upper = SamplingRNG(3, [0]), upper_body()
     lower = [joint for joint in range(22) if joint not in upper]
     same = compose_limbs(system, [("walks", upper), ("walks", lower)], 24, noise, SAMPLING)
@@ -252,6 +254,6 @@ def test_parts_of_a_network_are_pulled_together(system: Diffusion) -> None:
     script = [("waves", upper), ("walks", lower)]
     plain, pulled = (compose_limbs(system, script, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01))
     assert bool(pulled.isfinite().all()) and float((plain - pulled).abs().max()) > 1e-5
-    told_same = [("walks", upper), ("walks", lower)]
-    same = [compose_limbs(system, told_same, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01)]
+    same_prompts = [("walks", upper), ("walks", lower)]
+    same = [compose_limbs(system, same_prompts, 24, noise, SAMPLING, correction=pull) for pull in (0.0, 0.01)]
     torch.testing.assert_close(same[0], same[1], rtol=0, atol=1e-4)

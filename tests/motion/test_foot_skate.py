@@ -49,7 +49,7 @@ def test_a_toe_that_creeps_while_it_rests_stands_in_the_middle() -> None:
     assert bool((found[..., 1:] == 0).all())
 
 
-def test_a_shift_fades_from_plant_to_plant_and_is_held_at_the_ends() -> None:
+def test_a_shift_fades_from_plant_to_plant_and_is_constant_at_the_ends() -> None:
     shift = torch.zeros(1, 7, 2, dtype=torch.float64)
     shift[0, 1], shift[0, 5] = 1.0, 3.0
     known = torch.tensor([[False, True, False, False, False, True, False]])
@@ -85,8 +85,8 @@ def test_all_parts_of_the_features_tell_of_the_same_legs(clips: tuple[Tensor, Te
     joints = decode(planted)
     by_rotations = decode_rotations(planted, HUMAN.lengths(joints))
     torch.testing.assert_close(by_rotations[exists], joints[exists], rtol=0, atol=1e-6)
-    told = planted[..., Groups(22).slices()[5]].unflatten(-1, (22, 3))[:, :-1, LEGS]
-    assert torch.allclose(told.norm(dim=-1), joints.diff(dim=1)[:, :, LEGS].norm(dim=-1), atol=1e-9)
+    condition = planted[..., Groups(22).slices()[5]].unflatten(-1, (22, 3))[:, :-1, LEGS]
+    assert torch.allclose(condition.norm(dim=-1), joints.diff(dim=1)[:, :, LEGS].norm(dim=-1), atol=1e-9)
 
 
 def test_true_motions_hardly_move_and_a_second_time_not_at_all(clips: tuple[Tensor, Tensor]) -> None:
@@ -132,8 +132,8 @@ def test_feet_are_planted_where_little_noise_is_left(clips: tuple[Tensor, Tensor
         def bind(self, cond: Cond = Cond()) -> Bound:
             return Bound(schedule, lambda x, t: Estimate(glide.repeat(len(x) // len(glide), 1, 1)))
 
-    null, told = (Cond(vector=torch.full((24, 1), value), valid=exists) for value in (0.0, 1.0))
-    bound = foot_skate_cleanup(lambda: normal, below=0.3)(Says(), null, 2.0).bind(told)
+    null, condition = (Cond(vector=torch.full((24, 1), value), valid=exists) for value in (0.0, 1.0))
+    bound = foot_skate_cleanup(lambda: normal, below=0.3)(Says(), null, 2.0).bind(condition)
     noisy, clean = (bound(glide, torch.tensor(t, dtype=torch.float64)) for t in (0.5, 0.1))
     torch.testing.assert_close(noisy, glide)
     torch.testing.assert_close(clean, normal.apply(clean_foot_skate(gliding(features), exists)))

@@ -119,9 +119,9 @@ def test_a_clip_depends_on_its_seed_and_index_only(made: Made) -> None:
 
 def test_held_out_captions_never_occur_in_training() -> None:
     train = {script(0, index, held_out=False)[0].caption for index in range(3000)}
-    held = {script(0, index, held_out=True)[0].caption for index in range(500)}
-    assert not train & held
-    assert len(train) > 1000 and len(held) > 100
+    held_out_part = {script(0, index, held_out=True)[0].caption for index in range(500)}
+    assert not train & held_out_part
+    assert len(train) > 1000 and len(held_out_part) > 100
     kinds = {script(0, index, held_out=True)[0].acts[0].kind for index in range(500)}
     assert kinds == set(Kind)
 
@@ -138,7 +138,7 @@ def test_captions_stay_what_they_were() -> None:
 
 
 def test_batches_are_normalised_and_come_back_as_joints(parts: tuple[Motions, Motions]) -> None:
-    train, held = parts
+    train, held_out_part = parts
     batch = train.get(range(64))
     check(batch, list(range(64)))
     x, valid = batch["x"], batch["valid"]
@@ -151,7 +151,7 @@ def test_batches_are_normalised_and_come_back_as_joints(parts: tuple[Motions, Mo
     joints = decode(train.normal.undo(x))
     truth = poses(0, range(64))[0][:, :-1].float()
     assert float((joints - truth)[valid].abs().max()) < 1e-5
-    assert held.normal is train.normal and all(c.script.held_out for c in held.get(range(20))["clip"])
+    assert held_out_part.normal is train.normal and all(c.script.held_out for c in held_out_part.get(range(20))["clip"])
     assert len(OrderedDataset(train, seed=0)[range(8)]["caption"]) == 8
 
 
@@ -161,7 +161,7 @@ def test_encoding_the_procedural_set_is_exact(made: Made) -> None:
     assert torch.allclose(canonical(made[0]), made[0], atol=1e-9)
 
 
-def test_jumps_rise_as_told_and_fall_with_gravity() -> None:
+def test_jumps_rise_as_asked_and_fall_with_gravity() -> None:
     track = Track()
     jump(track, Style(), 0.45, 0.8)
     joints = torch.from_numpy(pose([track], [Proportions()])[0])
@@ -175,7 +175,7 @@ def test_jumps_rise_as_told_and_fall_with_gravity() -> None:
 
 
 @pytest.mark.parametrize(("heading", "word"), [(0.0, "forward"), (math.pi, "backward"), (math.pi / 2, "to the left")])
-def test_walks_go_where_and_as_fast_as_told(heading: float, word: str) -> None:
+def test_walks_go_where_and_as_fast_as_asked(heading: float, word: str) -> None:
     track = Track()
     walk(track, Style(), 4.0, 0.6, heading, 0.0)
     joints = torch.from_numpy(pose([track], [Proportions()])[0])

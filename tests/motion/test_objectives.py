@@ -99,7 +99,7 @@ class Echo(torch.nn.Module):
         return self.share * x
 
 
-def test_the_core_objective_takes_it_beside_its_own(clips: tuple[Tensor, Tensor, Normal]) -> None:
+def test_the_core_objective_takes_it_with_its_own(clips: tuple[Tensor, Tensor, Normal]) -> None:
     x, valid, normal = clips
     geometry, net, rng = GeometricLoss(lambda: normal), Echo(), TrainingRNG(0, range(2))
     denoiser = Denoiser(net, Cosine(), X0())
@@ -107,7 +107,7 @@ def test_the_core_objective_takes_it_beside_its_own(clips: tuple[Tensor, Tensor,
     plain = Objective()(denoiser, x, Cond(valid=valid), rng)
     both = Objective(auxiliary_loss=geometry)(denoiser, x, Cond(valid=valid), rng)
     alpha, sigma = (value[:, None, None] for value in denoiser.schedule(plain.t))
-    said = 0.9 * (alpha * x + sigma * rng.normal(x, Stream.NOISE))
-    torch.testing.assert_close(both.mean - plain.mean, geometry(said, x, valid).mean(), rtol=1e-6, atol=1e-9)
+    output = 0.9 * (alpha * x + sigma * rng.normal(x, Stream.NOISE))
+    torch.testing.assert_close(both.mean - plain.mean, geometry(output, x, valid).mean(), rtol=1e-6, atol=1e-9)
     both.mean.backward()
     assert net.share.grad is not None and net.share.grad != 0

@@ -19,7 +19,7 @@ from core.guidance import Guided
 from core.objective import velocity
 from core.prediction import X0
 from core.random import SamplingRNG, TrainingRNG
-from core.recipe import build, domains, draw, told
+from core.recipe import build, condition, domains, draw
 from core.sample.ddpm import ddpm
 from core.sample.step import run
 from core.schedule import Discrete, Schedule, cosine_betas
@@ -66,7 +66,7 @@ def test_tiny_learns_and_samples_in_two_steps(name: str, tmp_path: Path) -> None
     )
     assert x.shape == (2, *recipe.shape) and bool(x.isfinite().all())
     assert recipe.show is not None
-    recipe.show(tmp_path / "motions.png", x, told(asked))
+    recipe.show(tmp_path / "motions.png", x, condition(asked))
     assert (tmp_path / "motions.png").stat().st_size > 1000
 
 
@@ -104,7 +104,7 @@ def test_the_default_guidance_steadies_limbs_and_plants_feet(name: str) -> None:
     assert shook["default"] < 0.4 * shook["plain"]
 
 
-def test_a_held_weight_stays_where_noise_is_small() -> None:
+def test_a_clamped_weight_stays_where_noise_is_small() -> None:
     ratio = torch.tensor([0.5, 2.0, 4.0, 100.0], dtype=torch.float64)  # of signal to noise
     assert clamped_weight(velocity)(2 * ratio.log()).tolist() == pytest.approx([1.25, 5, 17, 17])
 

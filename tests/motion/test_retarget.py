@@ -143,7 +143,7 @@ def without(bvh: Bvh, leave: list[int]) -> Bvh:
     )
 
 
-def test_unknown_joints_are_named_and_can_be_told() -> None:
+def test_unknown_joints_are_named_and_can_be_mapped() -> None:
     bvh = from_poses(wander(5), 20.0)
     strange = dataclasses.replace(bvh, names=tuple("Gizmo" if n == "left_knee" else n for n in bvh.names))
     with pytest.raises(ValueError, match="none of its joints is the left_knee"):

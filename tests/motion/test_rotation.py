@@ -108,7 +108,7 @@ def test_between_is_the_shortest_turn_also_for_opposite_directions() -> None:
     assert q[3].tolist() == pytest.approx([1, 0, 0, 0])
 
 
-def test_slerp_goes_the_short_way_at_constant_speed() -> None:
+def test_slerp_goes_the_short_arc_at_constant_speed() -> None:
     a, b = about_y(torch.tensor([0.2, 0.2]).double()), about_y(torch.tensor([1.4, 1.4]).double())
     share = torch.tensor([0.25, 0.5]).double()
     expected = about_y(torch.tensor([0.5, 0.8]).double())

@@ -113,10 +113,10 @@ class Inputs:
         """What diffusers' network says."""
         added = None if self.scalars is None else {"text_embeds": self.pooled, "time_ids": self.scalars}
         waves = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, GUIDANCE, 32) if self.guided else None
-        said: Tensor = net(
+        output: Tensor = net(
             self.x, TIME, self.tokens, class_labels=self.labels, timestep_cond=waves, added_cond_kwargs=added
         ).sample
-        return said
+        return output
 
     def cond(self, table: Tensor | None = None) -> Cond:
         """The same as a condition: all channels of x after the fourth are joined to it."""
@@ -130,5 +130,5 @@ class Inputs:
     @torch.no_grad()
     def ours(self, net: nn.Module, table: Tensor | None = None) -> Tensor:
         """What our network says."""
-        said: Tensor = net(self.x[:, :4], TIME.float(), self.cond(table))
-        return said
+        output: Tensor = net(self.x[:, :4], TIME.float(), self.cond(table))
+        return output

@@ -33,34 +33,40 @@ def test_numbers_follow_the_text(words: Words) -> None:
         "crop": torch.tensor([[0.0, 7.0], [3.0, 0.0]]),
         "target": (64, 96),
     }
-    told, said = MicroConditioning(words, (32, 48), WIDTH)(batch), words(batch)
-    assert told.vector is not None and said.vector is not None and told.tokens is not None
-    assert told.vector.shape == (2, 10 + NUMBER_COUNT * WIDTH) and torch.equal(told.vector[:, :10], said.vector)
+    with_numbers, of_text = MicroConditioning(words, (32, 48), WIDTH)(batch), words(batch)
+    assert with_numbers.vector is not None and of_text.vector is not None and with_numbers.tokens is not None
+    assert with_numbers.vector.shape == (2, 10 + NUMBER_COUNT * WIDTH) and torch.equal(
+        with_numbers.vector[:, :10], of_text.vector
+    )
     expected = torch.tensor([waves(20, 30, 0, 7, 64, 96), waves(640, 480, 3, 0, 64, 96)])
-    torch.testing.assert_close(told.vector[:, 10:], expected, rtol=0, atol=1e-4)
-    assert said.tokens is not None and torch.equal(told.tokens, said.tokens) and told.mask is not None
+    torch.testing.assert_close(with_numbers.vector[:, 10:], expected, rtol=0, atol=1e-4)
+    assert (
+        of_text.tokens is not None
+        and torch.equal(with_numbers.tokens, of_text.tokens)
+        and with_numbers.mask is not None
+    )
 
 
-def test_what_is_not_said_is_usual(words: Words) -> None:
-    told, nothing = (
+def test_missing_numbers_take_defaults(words: Words) -> None:
+    with_numbers, nothing = (
         MicroConditioning(words, (32, 48), WIDTH)({"caption": ["a cat"]}),
         MicroConditioning(words, (32, 48), WIDTH).null(3),
     )
-    assert told.vector is not None and nothing.vector is not None
+    assert with_numbers.vector is not None and nothing.vector is not None
     expected = torch.tensor(waves(32, 48, 0, 0, 32, 48))
-    torch.testing.assert_close(told.vector[0, 10:], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(with_numbers.vector[0, 10:], expected, rtol=0, atol=1e-4)
     assert nothing.vector.shape == (3, 10 + NUMBER_COUNT * WIDTH)
-    assert torch.equal(nothing.vector[1, 10:], told.vector[0, 10:])
+    assert torch.equal(nothing.vector[1, 10:], with_numbers.vector[0, 10:])
 
 
-def test_a_refiner_hears_a_score_for_the_target(words: Words) -> None:
+def test_a_refiner_takes_a_score_for_the_target(words: Words) -> None:
     framed = MicroConditioning(words, (32, 48), WIDTH, score=6.0)
-    told = framed({"caption": ["a cat"] * 2, "score": torch.tensor([4.5, 7.0]), "target": (8, 8)}).vector
+    with_numbers = framed({"caption": ["a cat"] * 2, "score": torch.tensor([4.5, 7.0]), "target": (8, 8)}).vector
     usual = framed.null(1).vector
-    assert told is not None and usual is not None
-    assert told.shape == (2, 10 + SCORED_NUMBER_COUNT * WIDTH)
+    assert with_numbers is not None and usual is not None
+    assert with_numbers.shape == (2, 10 + SCORED_NUMBER_COUNT * WIDTH)
     expected = torch.tensor([waves(32, 48, 0, 0, 4.5), waves(32, 48, 0, 0, 7.0)])
-    torch.testing.assert_close(told[:, 10:], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(with_numbers[:, 10:], expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(usual[0, 10:], torch.tensor(waves(32, 48, 0, 0, 6.0)), rtol=0, atol=1e-4)
 
 

@@ -80,7 +80,7 @@ def test_clip_skip_leaves_out_layers_but_not_the_norm(stable_diffusion: Path) ->
 
 
 @torch.no_grad()
-def test_sdxl_reads_two_penultimate_states_and_hears_numbers(sdxl: Path) -> None:
+def test_sdxl_reads_two_penultimate_states_and_is_conditioned_on_numbers(sdxl: Path) -> None:
     pipeline = opened(sdxl)
     wanted, unwanted, pooled, unpooled = pipeline.encode_prompt(CAPTIONS, device="cpu")
     conditioner = SdxlText(clips_of(sdxl), size=(32, 24), width=8)
@@ -106,7 +106,7 @@ def test_sdxl_without_zeros_moves_away_from_the_empty_caption(sdxl: Path) -> Non
 
 
 @torch.no_grad()
-def test_the_refiner_reads_the_second_encoder_and_hears_a_score(sdxl: Path) -> None:
+def test_the_refiner_reads_the_second_encoder_and_takes_a_score(sdxl: Path) -> None:
     pipeline = opened(sdxl)
     wanted, _, pooled, _ = pipeline.encode_prompt(CAPTIONS, device="cpu")
     refiner = SdxlText(clips_of(sdxl)[1:], size=(32, 32), width=8, scores=(6.0, 2.5))
@@ -137,7 +137,7 @@ def test_sd3_reads_two_clips_side_by_side_and_then_t5(sd3: Path) -> None:
 
 
 @torch.no_grad()
-def test_flux_reads_t5_and_hears_clip_and_its_guidance(flux: Path) -> None:
+def test_flux_reads_t5_and_takes_clip_and_its_guidance(flux: Path) -> None:
     t5 = open_t5(flux / "tokenizer_2", flux / "text_encoder_2", LENGTH)
     conditioner = FluxText(clip_of(flux), t5)
     wanted, pooled, _ = opened(flux).encode_prompt(CAPTIONS, device="cpu", max_sequence_length=LENGTH)
@@ -152,7 +152,7 @@ def test_flux_reads_t5_and_hears_clip_and_its_guidance(flux: Path) -> None:
     assert FluxText(clip_of(flux), t5, guidance=None)({"caption": CAPTIONS}).guidance is None
 
 
-def test_what_is_too_long_is_cut_and_told(stable_diffusion: Path, flux: Path) -> None:
+def test_what_is_too_long_is_truncated_with_a_warning(stable_diffusion: Path, flux: Path) -> None:
     """As diffusers cuts it: the first 75 tokens of CLIP are read, between its marks."""
     clip = clip_of(stable_diffusion)
     caption = "cat " * 75 + "dog red " * 5_000
@@ -214,14 +214,14 @@ def test_what_cannot_be_opened_is_one_sentence(stable_diffusion: Path, tmp_path:
     (folders["config"] / "config.json").unlink()
     config = (whole / "config.json").read_text().replace('"intermediate_size": 64', '"intermediate_size": 48')
     (folders["other"] / "config.json").write_text(config)
-    said = {
+    messages = {
         "missing": "final_layer_norm.weight is missing",
         "short": "cut short",
         "pickled": "convert its pickle",
         "config": "no readable config.json",
         "other": "shape|cut short",
     }
-    for name, words in said.items():
+    for name, words in messages.items():
         with pytest.raises(ValueError, match=words) as error:
             open_clip(tokenizer, folders[name])
         assert "\n" not in str(error.value)

@@ -166,14 +166,14 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         repaint(euler, 0)
 
 
-def test_the_inpainting_network_is_told_mask_and_latents() -> None:
+def test_the_inpainting_network_takes_mask_and_latents() -> None:
     latents = torch.randn(2, 4, 4, 4)
     mask = torch.zeros(2, 1, 32, 32)
     mask[:, :, :, 16:] = 1
-    told = masked_condition(latents, mask).concat
-    assert told is not None and told.shape == (2, 5, 4, 4)
-    assert torch.equal(told[:, 1:], latents) and torch.equal(told[:, 0, :, :2], torch.zeros(2, 4, 2))
-    assert torch.equal(told[:, 0, :, 2:], torch.ones(2, 4, 2))
+    concatenated = masked_condition(latents, mask).concat
+    assert concatenated is not None and concatenated.shape == (2, 5, 4, 4)
+    assert torch.equal(concatenated[:, 1:], latents) and torch.equal(concatenated[:, 0, :, :2], torch.zeros(2, 4, 2))
+    assert torch.equal(concatenated[:, 0, :, 2:], torch.ones(2, 4, 2))
 
 
 def round_trip(schedule: Schedule, steps: int) -> float:

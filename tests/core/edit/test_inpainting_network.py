@@ -73,7 +73,7 @@ def described(pipeline: StableDiffusionInpaintPipeline) -> Cond:
 
 
 @torch.no_grad()
-def test_the_network_is_told_latents_mask_and_masked_latents(pipeline: StableDiffusionInpaintPipeline) -> None:
+def test_the_network_takes_latents_mask_and_masked_latents(pipeline: StableDiffusionInpaintPipeline) -> None:
     """What diffusers' network is given at its first step, channel by channel."""
     given: list[Tensor] = []
     hook = pipeline.unet.register_forward_pre_hook(lambda net, inputs: given.append(inputs[0].clone()))
@@ -91,10 +91,10 @@ def test_the_network_is_told_latents_mask_and_masked_latents(pipeline: StableDif
         output_type="latent",
     )
     hook.remove()
-    told = described(pipeline).concat
-    assert told is not None and given[0].shape == (1, 9, 16, 16)
-    torch.testing.assert_close(given[0], torch.cat([latents, told], dim=1), rtol=0, atol=1e-5)
-    assert 0 < float(told[:, 0].mean()) < 1
+    mask_cond = described(pipeline).concat
+    assert mask_cond is not None and given[0].shape == (1, 9, 16, 16)
+    torch.testing.assert_close(given[0], torch.cat([latents, mask_cond], dim=1), rtol=0, atol=1e-5)
+    assert 0 < float(mask_cond[:, 0].mean()) < 1
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_the_whole_walk_is_that_of_diffusers(pipeline: StableDiffusionInpaintPip
         strength=1.0,
         output_type="latent",
     ).images
-    said, nothing = (
+    text_tokens, nothing = (
         pipeline.text_encoder(
             torch.tensor(pipeline.tokenizer(words, padding="max_length", max_length=77)["input_ids"])[None]
         )[0]
@@ -123,8 +123,8 @@ def test_the_whole_walk_is_that_of_diffusers(pipeline: StableDiffusionInpaintPip
     net = load_unet(Path(pipeline.folder) / "unet")
     net = net[0] if isinstance(net, tuple) else net
     denoiser = Denoiser(net, Discrete(scaled_linear_betas()), Epsilon())
-    told = described(pipeline)
-    cond = Cond(tokens=said, concat=told.concat)
+    mask_cond = described(pipeline)
+    cond = Cond(tokens=text_tokens, concat=mask_cond.concat)
     pipeline.scheduler.set_timesteps(5)
     # diffusers' last step goes to the table's first entry, which this scheduler keeps for clean data.
     times = torch.tensor([*pipeline.scheduler.timesteps.tolist(), 0], dtype=torch.float64)

@@ -34,7 +34,7 @@ class Normal:
         return Bound(self.schedule, estimate)
 
 
-def told(mean: float) -> Cond:
+def cond_of(mean: float) -> Cond:
     return Cond(vector=torch.full((4, 1), mean, dtype=torch.float64))
 
 
@@ -43,17 +43,17 @@ def told(mean: float) -> Cond:
 def test_a_part_that_is_all_is_plain_sampling(schedule: Schedule, sampler: Sampler) -> None:
     model, noise, times = Normal(schedule), SamplingRNG(0, range(4)), trailing(schedule, 8)
     x = noise.start((6, 2)).double()
-    plain = run(sampler(model.bind(told(3)), x, times, noise))
-    one = in_parts(model, [Part(told(3), torch.ones(1, 6, 1))])
+    plain = run(sampler(model.bind(cond_of(3)), x, times, noise))
+    one = in_parts(model, [Part(cond_of(3), torch.ones(1, 6, 1))])
     assert torch.equal(run(sampler(one, x, times, noise)), plain)
     # Told the same, parts that overlap are one: every place of this law is by itself.
-    halves = [Part(told(3), ramp(4, 0, 2)[None, :, None]), Part(told(3), ramp(4, 2, 0)[None, :, None], 2)]
+    halves = [Part(cond_of(3), ramp(4, 0, 2)[None, :, None]), Part(cond_of(3), ramp(4, 2, 0)[None, :, None], 2)]
     torch.testing.assert_close(run(sampler(in_parts(model, halves), x, times, noise)), plain)
 
 
-def test_each_part_does_what_it_is_told_and_overlaps_lie_between() -> None:
+def test_each_part_follows_its_condition_and_overlaps_lie_between() -> None:
     model, times, noise = Normal(Flow()), trailing(Flow(), 20), SamplingRNG(0, range(4))
-    parts = [Part(told(-4), ramp(8, 0, 4)[None, :, None]), Part(told(4), ramp(8, 4, 0)[None, :, None], 4)]
+    parts = [Part(cond_of(-4), ramp(8, 0, 4)[None, :, None]), Part(cond_of(4), ramp(8, 4, 0)[None, :, None], 4)]
     found = run(dpmpp_2m(in_parts(model, parts), noise.start((12, 50)).double(), times, noise)).mean((0, 2))
     expected = torch.tensor([-4.0] * 4 + [-2.4, -0.8, 0.8, 2.4] + [4.0] * 4, dtype=torch.float64)
     torch.testing.assert_close(found, expected, atol=0.2, rtol=0)
@@ -62,7 +62,7 @@ def test_each_part_does_what_it_is_told_and_overlaps_lie_between() -> None:
 def test_parts_may_be_features_in_place_of_places() -> None:
     model, times, noise = Normal(Flow()), trailing(Flow(), 20), SamplingRNG(0, range(4))
     left = torch.tensor([1.0, 0.0])[None, None].expand(1, 30, 2)
-    parts = [Part(told(-4), left), Part(told(4), 1 - left)]
+    parts = [Part(cond_of(-4), left), Part(cond_of(4), 1 - left)]
     found = run(dpmpp_2m(in_parts(model, parts), noise.start((30, 2)).double(), times, noise)).mean((0, 1))
     torch.testing.assert_close(found, torch.tensor([-4.0, 4.0]).double(), atol=0.2, rtol=0)
 
@@ -140,9 +140,9 @@ def test_ramps_add_up_to_one() -> None:
         ramp(5, 3, 3)
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     model, x, t = Normal(Flow()), torch.zeros(4, 6, 1).double(), torch.tensor(0.5).double()
     with pytest.raises(ValueError, match="no part says anything"):
-        in_parts(model, [Part(told(0), torch.ones(1, 5, 1))])(x, t)
+        in_parts(model, [Part(cond_of(0), torch.ones(1, 5, 1))])(x, t)
     with pytest.raises(ValueError, match="ends at place 7"):
-        in_parts(model, [Part(told(0), torch.ones(1, 6, 1), 1)])(x, t)
+        in_parts(model, [Part(cond_of(0), torch.ones(1, 6, 1), 1)])(x, t)

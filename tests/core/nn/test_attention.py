@@ -36,14 +36,14 @@ def test_two_products_equal_the_fused_kernel(mask: Tensor | None, scale: float |
 def test_narrow_heads_filled_with_zeros_say_the_same(
     monkeypatch: pytest.MonkeyPatch, mask: Tensor | None, scale: float | None
 ) -> None:
-    ways = {}
+    results = {}
     for few in (0, 10**9):
         monkeypatch.setattr(attention, "FEW", few)
         parts = [x.requires_grad_() for x in heads()]
         out = attend(*parts, mask, scale)
         out.square().sum().backward()
-        ways[few] = [out, *(part.grad for part in parts)]
-    for one, other in zip(*ways.values()):
+        results[few] = [out, *(part.grad for part in parts)]
+    for one, other in zip(*results.values()):
         assert torch.allclose(one.nan_to_num(), other.nan_to_num(), rtol=0, atol=1e-13)
 
 

@@ -188,7 +188,7 @@ def test_xl_2_has_the_published_675_13_million() -> None:
     assert parameters + 1001 * 1152 + net.front.positions.numel() == 675_129_632
 
 
-def test_what_cannot_be_is_said_in_a_sentence() -> None:
+def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     net = image_net()
     x, time = torch.zeros(1, 3, 8, 8), torch.zeros(1)
     with pytest.raises(ValueError, match="does not divide into patches"):

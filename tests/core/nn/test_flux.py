@@ -97,10 +97,10 @@ def test_the_network_is_the_published_equations() -> None:
     streams = [net.text(tokens), net.proj_in(patchify(x, 2))]
     for block in net.doubles:
         both = [block.text, block.image]
-        told = [stream.modulator(c).chunk(6, -1) for stream in both]
-        parts = [heads(s.attention, norm(h) * (1 + t[1]) + t[0]) for s, h, t in zip(both, streams, told)]
+        modulations = [stream.modulator(c).chunk(6, -1) for stream in both]
+        parts = [heads(s.attention, norm(h) * (1 + t[1]) + t[0]) for s, h, t in zip(both, streams, modulations)]
         mixed = attention(*[torch.cat(pair, 1) for pair in zip(*parts)]).split([7, 6], 1)
-        for i, (stream, t) in enumerate(zip(both, told)):
+        for i, (stream, t) in enumerate(zip(both, modulations)):
             h = streams[i] + t[2] * stream.project(mixed[i])
             streams[i] = h + t[5] * stream.contract(gelu(stream.expand(norm(h) * (1 + t[4]) + t[3])))
     h = torch.cat(streams, 1)
@@ -143,7 +143,7 @@ def test_text_has_no_order_and_the_image_has() -> None:
 
 
 @torch.no_grad()
-def test_everything_it_is_told_counts() -> None:
+def test_every_condition_counts() -> None:
     net, (x, time, cond) = tiny(concat_channels=2), inputs()
     full = {**{key: value for key, value in vars(cond).items() if value is not None}, "concat": torch.randn(3, 2, 4, 6)}
     plain = net(x, time, Cond(**full))
@@ -173,7 +173,7 @@ def test_published_sizes(guided: bool) -> None:
     assert sum(p.numel() for p in net.parameters()) == (11_901_408_320 if guided else 11_891_178_560)
 
 
-def test_what_cannot_be_is_said_in_a_sentence() -> None:
+def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     net, (x, time, cond) = tiny(), inputs()
     with pytest.raises(ValueError, match="patches of 2"):
         net(x[..., :5], time, cond)

@@ -27,7 +27,7 @@ X, TIME, COND = torch.randn(2, 4, 8, 8), torch.tensor([7.0, 421.0]), Cond(tokens
 
 
 @torch.no_grad()
-def said(net: nn.Module) -> Tensor:
+def output_of(net: nn.Module) -> Tensor:
     answer: Tensor = net(X, TIME, COND)
     return answer
 
@@ -56,42 +56,42 @@ def merged(net: TextUNet, loras: list[LoRA], weights: list[float]) -> TextUNet:
 
 
 def test_a_new_lora_changes_nothing_and_one_on_all_layers_is_a_sum_of_weights(net: TextUNet) -> None:
-    before = said(net)
+    before = output_of(net)
     new = AttachedLoRAs(net, [LoRA.of(net, 4)])
-    assert torch.equal(said(net), before)
+    assert torch.equal(output_of(net), before)
     new.detach()
     lora = awake(net)
     assert {name for name, _ in lora.items()} == set(layers_of(net))
     attached = AttachedLoRAs(net, [lora])
-    wanted = said(merged(net, [lora], [1.0]))
+    wanted = output_of(merged(net, [lora], [1.0]))
     assert (wanted - before).abs().max() > 0.05
-    torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output_of(net), wanted, rtol=0, atol=1e-5)
     prepared = net.prepare(COND)
     with torch.no_grad():
         torch.testing.assert_close(prepared(X, TIME), wanted, rtol=0, atol=1e-5)
     attached.detach()
-    assert torch.equal(said(net), before)
+    assert torch.equal(output_of(net), before)
 
 
 def test_two_loras_with_weights_fused_and_taken_out_bit_for_bit(net: TextUNet) -> None:
-    before, state = said(net), {name: value.clone() for name, value in net.state_dict().items()}
+    before, state = output_of(net), {name: value.clone() for name, value in net.state_dict().items()}
     loras = [awake(net), awake(net, 2, 1.0, ("*qkv", "*.conv1"))]
     attached = AttachedLoRAs(net, loras, [0.7, -1.3])
-    wanted = said(merged(net, loras, [0.7, -1.3]))
-    torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
+    wanted = output_of(merged(net, loras, [0.7, -1.3]))
+    torch.testing.assert_close(output_of(net), wanted, rtol=0, atol=1e-5)
     attached.set_weights([0.0, 2.0])
-    torch.testing.assert_close(said(net), said(merged(net, loras, [0.0, 2.0])), rtol=0, atol=1e-5)
+    torch.testing.assert_close(output_of(net), output_of(merged(net, loras, [0.0, 2.0])), rtol=0, atol=1e-5)
     attached.set_weights([0.7, -1.3])
     for _ in range(3):
         attached.fuse()
-        torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(output_of(net), wanted, rtol=0, atol=1e-5)
         with pytest.raises(ValueError, match="fused already"):
             attached.fuse()
         attached.unfuse()
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
-    torch.testing.assert_close(said(net), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output_of(net), wanted, rtol=0, atol=1e-5)
     attached.detach()
-    assert torch.equal(said(net), before)
+    assert torch.equal(output_of(net), before)
 
 
 def test_half_precision_fuses_and_comes_out(net: TextUNet) -> None:
@@ -117,9 +117,9 @@ def test_blocks_of_rows_and_convolutions_of_every_kind() -> None:
         net = nn.Sequential(layer)
         part = Addition(torch.randn(2, *layer.weight.shape[1:]), torch.randn(4, 2), alpha=3.0, start=5)
         attached = AttachedLoRAs(net, [LoRA({"0": [part]})])
-        beside = net(x)
+        unfused = net(x)
         attached.fuse()
-        torch.testing.assert_close(net(x), beside, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(net(x), unfused, rtol=1e-5, atol=1e-5)
         attached.detach()
 
 

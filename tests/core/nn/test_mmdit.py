@@ -61,13 +61,13 @@ def test_the_network_is_the_published_equations(normed: bool, dual: int) -> None
     c = F.silu(c)[:, None]
     text, image = net.text(tokens), net.proj_in(patchify(x, 2)) + net.positions[1:3, 1:4].reshape(6, 24)
     for i, block in enumerate([*net.blocks, net.last]):
-        told = [stream.modulator(c).chunk(stream.parts, -1) for stream in (block.text, block.image)]
+        encoded = [stream.modulator(c).chunk(stream.parts, -1) for stream in (block.text, block.image)]
         parts = [
             heads(stream.attention, norm(h) * (1 + t[1]) + t[0])
-            for stream, h, t in zip((block.text, block.image), (text, image), told)
+            for stream, h, t in zip((block.text, block.image), (text, image), encoded)
         ]
         seen = attention(*[torch.cat(pair, 1) for pair in zip(*parts)]).split([7, 6], 1)
-        t, normal = told[1], norm(image)
+        t, normal = encoded[1], norm(image)
         image = image + t[2] * block.image.project(seen[1])
         if i < dual:
             own = block.image.own
@@ -76,7 +76,7 @@ def test_the_network_is_the_published_equations(normed: bool, dual: int) -> None
         stream = block.image
         image = image + t[5] * stream.contract(gelu(stream.expand(norm(image) * (1 + t[4]) + t[3])))
         if i < 2:
-            stream, t = net.blocks[i].text, told[0]
+            stream, t = net.blocks[i].text, encoded[0]
             text = text + t[2] * stream.project(seen[0])
             text = text + t[5] * stream.contract(gelu(stream.expand(norm(text) * (1 + t[4]) + t[3])))
     shift, scale = net.last_modulator(c).chunk(2, -1)
@@ -123,11 +123,11 @@ def test_a_small_picture_lies_in_the_middle_of_the_table() -> None:
     outside = net.positions.clone()
     outside[1:4, 2:3] = 0
     x = torch.randn(3, 3, 6, 2)
-    said = net(x, time, cond)
+    output = net(x, time, cond)
     net.positions -= outside
-    assert torch.equal(net(x, time, cond), said)  # what lies outside of it does not count
+    assert torch.equal(net(x, time, cond), output)  # what lies outside of it does not count
     net.positions[1, 2] += torch.randn(24)
-    assert (net(x, time, cond) - said).abs().max() > 1e-3
+    assert (net(x, time, cond) - output).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def test_text_has_no_order_and_the_image_has() -> None:
 
 
 @torch.no_grad()
-def test_everything_it_is_told_counts() -> None:
+def test_every_condition_counts() -> None:
     net, (x, time, cond) = tiny(concat_channels=2), inputs()
     full = {"vector": cond.vector, "tokens": cond.tokens, "concat": torch.randn(3, 2, 4, 6)}
     plain = net(x, time, Cond(**full))
@@ -158,13 +158,13 @@ def test_a_new_network_says_nothing_and_its_blocks_change_nothing() -> None:
     net = MMDiT(3, 2, 3, 5, 6, 12, 2, 8, 5, normed=True, dual=1)
     x, time, cond = inputs()
     assert torch.equal(net(x, time, cond), torch.zeros_like(x))
-    told = net.encode(cond)
-    modulations = net.modulations(time, told.embedded)
+    encoded = net.encode(cond)
+    modulations = net.modulations(time, encoded.embedded)
     image = torch.randn(3, 6, 24)
     for i, block in enumerate(net.blocks):
-        text, same = block(told.text, image, modulations.blocks[i], None)
-        assert torch.equal(text, told.text) and torch.equal(same, image)
-    assert torch.equal(net.last(told.text, image, modulations.blocks[2], None), image)
+        text, same = block(encoded.text, image, modulations.blocks[i], None)
+        assert torch.equal(text, encoded.text) and torch.equal(same, image)
+    assert torch.equal(net.last(encoded.text, image, modulations.blocks[2], None), image)
 
 
 @pytest.mark.parametrize(("normed", "dual"), KINDS)
@@ -181,7 +181,7 @@ def test_published_sizes() -> None:
     assert [tuple(net.positions.shape) for net in nets] == [(192, 192, 1536), (192, 192, 2432), (384, 384, 1536)]
 
 
-def test_what_cannot_be_is_said_in_a_sentence() -> None:
+def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     net, (x, time, cond) = tiny(), inputs()
     with pytest.raises(ValueError, match="patches of 2"):
         net(x[..., :5], time, cond)

@@ -86,7 +86,7 @@ def test_a_grid_is_read_row_by_row() -> None:
     assert torch.equal(grid_coordinates((2, 3)), expected)
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="2 axes"):
         rotations(torch.zeros(3, 2), WIDTHS)
     with pytest.raises(ValueError, match="even"):

@@ -26,7 +26,7 @@ def made(plan: Plan = PLAN) -> TextUNet:
     return net.eval()
 
 
-def told(grid: tuple[int, ...] = (8, 8)) -> Cond:
+def make_cond(grid: tuple[int, ...] = (8, 8)) -> Cond:
     return Cond(
         vector=torch.randn(2, 10),
         tokens=torch.randn(2, 5, 12),
@@ -38,7 +38,7 @@ def told(grid: tuple[int, ...] = (8, 8)) -> Cond:
 
 @torch.no_grad()
 def test_prepared_equals_plain_and_reads_the_text_once() -> None:
-    net, cond, x = made(), told(), torch.randn(2, 4, 8, 8)
+    net, cond, x = made(), make_cond(), torch.randn(2, 4, 8, 8)
     calls = []
     for name, module in net.named_modules():
         if name.endswith((".text", ".residual.time")) or name == "vector":
@@ -58,7 +58,7 @@ def test_prepared_equals_plain_and_reads_the_text_once() -> None:
 @torch.no_grad()
 def test_samples_and_slots_are_independent() -> None:
     """Sample i depends on its own condition only, on every slot of it, and not on masked tokens."""
-    net, cond, x = made(), told(), torch.randn(2, 4, 8, 8)
+    net, cond, x = made(), make_cond(), torch.randn(2, 4, 8, 8)
     base = net(x, TIME, cond)
     alone = dataclasses.replace(
         cond, **{f.name: getattr(cond, f.name)[1:] for f in dataclasses.fields(cond) if f.name != "valid"}
@@ -67,9 +67,9 @@ def test_samples_and_slots_are_independent() -> None:
     for slot in ("vector", "tokens", "concat", "guidance"):
         moved = getattr(cond, slot).clone()
         moved[0] += 1
-        said = net(x, TIME, dataclasses.replace(cond, **{slot: moved}))
-        assert (said[0] - base[0]).abs().max() > 1e-4, slot
-        torch.testing.assert_close(said[1], base[1], rtol=0, atol=1e-5)
+        output = net(x, TIME, dataclasses.replace(cond, **{slot: moved}))
+        assert (output[0] - base[0]).abs().max() > 1e-4, slot
+        torch.testing.assert_close(output[1], base[1], rtol=0, atol=1e-5)
     assert cond.tokens is not None
     tokens = cond.tokens.clone()
     tokens[1, 3:] = 100.0
@@ -89,22 +89,22 @@ def test_other_dimensions_are_the_same_network(dims: int) -> None:
     }
     thin.load_state_dict(state)
     x = torch.randn(2, 4, 8) if narrow == 1 else torch.randn(2, 4, 6, 4)
-    cond = dataclasses.replace(told(), concat=None)
-    said = net(x[..., None], TIME, cond)[..., 0]
-    assert said.std() > 0.1
-    torch.testing.assert_close(thin(x, TIME, cond), said, rtol=0, atol=1e-5)
+    cond = dataclasses.replace(make_cond(), concat=None)
+    output = net(x[..., None], TIME, cond)[..., 0]
+    assert output.std() > 0.1
+    torch.testing.assert_close(thin(x, TIME, cond), output, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
 def test_channels_last_says_the_same() -> None:
-    net, cond, x = made(), told(), torch.randn(2, 4, 8, 8)
+    net, cond, x = made(), make_cond(), torch.randn(2, 4, 8, 8)
     expected = net(x, TIME, cond)
     net.to(memory_format=torch.channels_last)
     torch.testing.assert_close(net(x, TIME, cond), expected, rtol=0, atol=1e-5)
 
 
 def test_checkpointing_gives_the_same_gradients() -> None:
-    net, cond, x = made().train(), told(), torch.randn(2, 4, 8, 8)
+    net, cond, x = made().train(), make_cond(), torch.randn(2, 4, 8, 8)
     again = TextUNet(dataclasses.replace(PLAN, checkpointing=True)).train()
     again.load_state_dict(net.state_dict())
     for model in (net, again):
@@ -116,7 +116,7 @@ def test_checkpointing_gives_the_same_gradients() -> None:
 
 @torch.no_grad()
 def test_one_graph_serves_all_steps() -> None:
-    net, cond = made(), told()
+    net, cond = made(), make_cond()
     expected = [net.prepare(cond)(torch.ones(2, 4, 8, 8) * i, torch.tensor(float(i))) for i in range(3)]
     counter = CompileCounter()
     net.denoise = torch.compile(net.denoise, backend=counter, fullgraph=True)
@@ -130,7 +130,7 @@ def test_one_graph_serves_all_steps() -> None:
 
 @torch.no_grad()
 def test_it_starts_by_saying_nothing() -> None:
-    assert not TextUNet(PLAN)(torch.randn(2, 4, 8, 8), TIME, told()).any()
+    assert not TextUNet(PLAN)(torch.randn(2, 4, 8, 8), TIME, make_cond()).any()
 
 
 @torch.no_grad()
@@ -176,7 +176,7 @@ def test_transformer_starts_as_the_identity_on_any_grid() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    net, cond, x = made(), told(), torch.randn(2, 4, 8, 8)
+    net, cond, x = made(), make_cond(), torch.randn(2, 4, 8, 8)
     wrong = [
         (x, dataclasses.replace(cond, tokens=None), "no tokens"),
         (x, dataclasses.replace(cond, tokens=torch.randn(2, 5, 13)), "tokens of width 13"),

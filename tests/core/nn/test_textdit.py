@@ -48,32 +48,32 @@ def test_without_what_it_reads_it_is_the_dit() -> None:
 def test_a_reader_is_cross_attention() -> None:
     reader = net().readers[0]
     assert isinstance(reader, Reader)
-    tokens, said = torch.randn(2, 6, 24), torch.randn(2, 4, 7)
+    tokens, output = torch.randn(2, 6, 24), torch.randn(2, 4, 7)
     query = reader.ask((tokens - tokens.mean(-1, keepdim=True)) / tokens.var(-1, False, True).add(1e-6).sqrt())
-    key, value = reader.words(said)[..., :24], reader.words(said)[..., 24:]
+    key, value = reader.words(output)[..., :24], reader.words(output)[..., 24:]
     heads = [part.view(2, -1, 3, 8).transpose(1, 2) for part in (query, key, value)]
     expected = reader.project(attend(heads[0], heads[1], heads[2]).transpose(1, 2).reshape(2, 6, 24))
-    torch.testing.assert_close(reader(tokens, reader.keys_values(said), None), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(reader(tokens, reader.keys_values(output), None), expected, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
 def test_prepared_it_says_the_same_and_words_that_are_none_say_nothing() -> None:
     ours, cond = net(), words()
     assert cond.tokens is not None and cond.mask is not None
-    said = ours(X, TIME, cond)
-    torch.testing.assert_close(ours.prepare(cond)(X, TIME), said, rtol=0, atol=1e-6)
+    output = ours(X, TIME, cond)
+    torch.testing.assert_close(ours.prepare(cond)(X, TIME), output, rtol=0, atol=1e-6)
     at_once = ours.prepare(cond)
     for _ in range(2):
         torch.testing.assert_close(at_once(X, TIME[1]), ours(X, TIME[1].expand(3), cond), rtol=0, atol=1e-6)
     noisy = torch.where(cond.mask[..., None], cond.tokens, 50.0)
-    torch.testing.assert_close(ours(X, TIME, Cond(cond.vector, noisy, cond.mask, valid=cond.valid)), said)
+    torch.testing.assert_close(ours(X, TIME, Cond(cond.vector, noisy, cond.mask, valid=cond.valid)), output)
     alone = ours(
         X[1:2], TIME[1:2], Cond(*(part[1:2] for part in (cond.vector, cond.tokens, cond.mask) if part is not None))
     )
-    torch.testing.assert_close(alone, said[1:2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(alone, output[1:2], rtol=0, atol=1e-6)
     polluted = torch.where(torch.arange(8)[:, None] < torch.tensor([[[8]], [[8]], [[4]]]), X, 9.0)
-    torch.testing.assert_close(ours(polluted, TIME, cond), said, rtol=0, atol=1e-6)
-    assert not said[2, 4:].any()
+    torch.testing.assert_close(ours(polluted, TIME, cond), output, rtol=0, atol=1e-6)
+    assert not output[2, 4:].any()
 
 
 def test_it_reads_for_pictures_too_and_wants_words() -> None:

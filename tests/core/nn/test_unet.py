@@ -53,15 +53,15 @@ def test_dimensions_agree_where_a_grid_repeats_itself(dims: int, option: str) ->
     deep.load_state_dict(state)
     x, t = torch.randn(2, 2, *[8, 4][:dims]), torch.tensor([1.0, 300.0])
     expected = flat(x, t)
-    said = deep(x[..., None].expand(*x.shape, 4).contiguous(), t)
+    output = deep(x[..., None].expand(*x.shape, 4).contiguous(), t)
     # Attention over repeated places is attention over the places: all weights are shared alike.
-    torch.testing.assert_close(said, expected[..., None].expand_as(said), rtol=0, atol=1e-5)
+    torch.testing.assert_close(output, expected[..., None].expand_as(output), rtol=0, atol=1e-5)
     assert expected.std() > 0.1
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_samples_do_not_mix_and_are_told_apart(dims: int) -> None:
+def test_samples_do_not_mix_and_are_distinguished(dims: int) -> None:
     net = tiny(dims, scale_shift=True)
     x, t, vector = torch.randn(3, 2, *[4] * dims), torch.tensor([0.0, 10.0, 900.0]), torch.randn(3, 64)
     whole = net(x, t, Cond(vector=vector))
@@ -99,13 +99,13 @@ def test_a_head_count_is_a_head_width() -> None:
     """Heads of 8 are four heads of 32 channels, and not one."""
     x, t = torch.randn(2, 2, 4, 4), torch.tensor([1.0, 300.0])
     by_width = tiny()
-    said = {}
+    output = {}
     for heads in (1, 4):
         net = UNet(2, 2, 16, (1, 2), 1, (1,), groups=8, heads=heads).eval()
         net.load_state_dict(by_width.state_dict())
-        said[heads] = net(x, t)
-    assert torch.equal(said[4], by_width(x, t))
-    assert (said[1] - said[4]).abs().max() > 1e-3
+        output[heads] = net(x, t)
+    assert torch.equal(output[4], by_width(x, t))
+    assert (output[1] - output[4]).abs().max() > 1e-3
 
 
 def test_bad_shapes_are_refused() -> None:

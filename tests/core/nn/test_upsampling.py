@@ -38,10 +38,10 @@ def test_one_step_equals_two(dims: int, bias: bool, transposed: list[int]) -> No
     torch.manual_seed(0)
     conv = KINDS[dims](3, 5, 3, padding=1, bias=bias, dtype=torch.float64)
     grads = []
-    for way in (upsample_conv, in_two_steps):
+    for method in (upsample_conv, in_two_steps):
         x = torch.randn(SHAPES[dims], dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
         conv.zero_grad()
-        out = way(x, conv)
+        out = method(x, conv)
         out.sin().sum().backward()
         grads.append([out, x.grad, *(value.grad.clone() for value in conv.parameters())])
     assert transposed == [dims]
@@ -84,15 +84,15 @@ def test_few_places_take_two_steps(transposed: list[int]) -> None:
     assert transposed
 
 
-def test_a_lora_on_the_layer_is_heard() -> None:
+def test_a_lora_on_the_layer_counts() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1))
     x = torch.randn(SHAPES[2])
     lora = LoRA({"0": [Addition(torch.randn(2, 3, 3, 3), torch.randn(6, 2))]})
     plain = upsample_conv(x, net[0])
     attached = AttachedLoRAs(net, [lora])
-    heard = upsample_conv(x, net[0])
-    assert torch.equal(heard, in_two_steps(x, net[0]))
-    assert (heard - plain).abs().max() > 0.1
+    adapted = upsample_conv(x, net[0])
+    assert torch.equal(adapted, in_two_steps(x, net[0]))
+    assert (adapted - plain).abs().max() > 0.1
     attached.fuse()
-    assert torch.allclose(upsample_conv(x, net[0]), heard, atol=1e-5)
+    assert torch.allclose(upsample_conv(x, net[0]), adapted, atol=1e-5)

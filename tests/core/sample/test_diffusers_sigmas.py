@@ -109,8 +109,10 @@ def test_euler_family_on_curved_levels() -> None:
                 # Theirs tells the network rounded times at the levels, and exact ones at the midpoints between.
                 assert error > 1e-4
                 assert torch.equal(scheduler.timesteps[::2], scheduler.timesteps[::2].round())
-                told = iter(scheduler.timesteps)
-                denoiser = Denoiser(net, table_of(scheduler), Epsilon(), clock=lambda t, told=told: next(told))
+                clock_times = iter(scheduler.timesteps)
+                denoiser = Denoiser(
+                    net, table_of(scheduler), Epsilon(), clock=lambda t, clock_times=clock_times: next(clock_times)
+                )
                 bound = change_schedule(denoiser, EDM(), Cond())
                 error = worst(ours(bound, sampler, x, ratios(scheduler)), expected)
             assert error < TOLERANCE, (kind, option, error)

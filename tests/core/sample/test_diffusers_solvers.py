@@ -151,8 +151,8 @@ def test_their_times_are_cut_to_integers_and_their_levels_are_not() -> None:
             torch.testing.assert_close(visited, grid(table, STEPS), rtol=0, atol=2e-3)
             assert 0.3 < (visited[:-1] - scheduler.timesteps).abs().max() <= 1
             expected = theirs(scheduler, net, unit_noise())
-            told = listed(net, table, Epsilon(), visited[:-1], scheduler.timesteps, None)
-            error = worst(ours(told, sampler, unit_noise(), visited), expected)
+            listed_denoiser = listed(net, table, Epsilon(), visited[:-1], scheduler.timesteps, None)
+            error = worst(ours(listed_denoiser, sampler, unit_noise(), visited), expected)
             assert error < TOLERANCE, (kind, option, error)
             true = variance_preserving(scheduler, net, Epsilon())
             assert worst(ours(true, sampler, unit_noise(), visited), expected) > 1e-4
@@ -214,9 +214,9 @@ def flow_mode(scheduler: Any, sampler: Sampler) -> tuple[float, Tensor, Tensor]:
     net = Net()
     visited = scheduler.sigmas.double()
     expected = theirs(scheduler, net, unit_noise())
-    told = listed(net, Flow(), FlowVelocity(), visited[:-1], scheduler.timesteps, None)
+    listed_denoiser = listed(net, Flow(), FlowVelocity(), visited[:-1], scheduler.timesteps, None)
     true = Denoiser(net, Flow(), FlowVelocity(), clock=lambda t: 1000 * t).bind()
-    error = worst(ours(told, sampler, unit_noise(), visited), expected)
+    error = worst(ours(listed_denoiser, sampler, unit_noise(), visited), expected)
     return error, ours(true, sampler, unit_noise(), visited)[-1], expected[-1]
 
 

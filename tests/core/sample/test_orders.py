@@ -103,12 +103,12 @@ def test_the_corrector_gains_an_order(order: int, correct: bool, expected: int) 
 
 @pytest.mark.parametrize("label", ["VE", "flow"])
 @pytest.mark.parametrize("name", FIXED)
-def test_the_way_from_pure_noise_to_clean_data_converges(name: str, label: str) -> None:
-    whole_way = whole(label)
+def test_the_path_from_pure_noise_to_clean_data_converges(name: str, label: str) -> None:
+    whole_path = whole(label)
     errors = []
     for steps in (16, 64, 256):
-        end, _ = whole_way.solve(FIXED[name].sampler, SCHEDULES[label], steps)
-        errors.append(float((end - whole_way.end).abs().max()))
+        end, _ = whole_path.solve(FIXED[name].sampler, SCHEDULES[label], steps)
+        errors.append(float((end - whole_path.end).abs().max()))
     power = 1 if FIXED[name].order == 1 else 1.4
     assert errors[2] < errors[0] / 16**power * 1.2
     assert errors[2] < (0.02 if FIXED[name].order == 1 else 6e-4)

@@ -193,7 +193,7 @@ def test_finer_grids_follow_the_same_path(sampler: Sampler) -> None:
     assert errors[1] < 0.2 * stranger
 
 
-def test_restart_goes_back_up_as_often_as_it_is_told() -> None:
+def test_restart_goes_back_up_as_often_as_asked() -> None:
     calls: list[float] = []
     schedule = EDM()
     exact = three_gaussians().denoiser(schedule)
@@ -203,8 +203,8 @@ def test_restart_goes_back_up_as_often_as_it_is_told() -> None:
         return exact.estimate(x, t)
 
     noise, times = SamplingRNG(0, range(2)), karras(schedule, 10)
-    way = (RestartInterval(low=0.1, high=2.0, repeats=3, steps=4),)
-    run(restart(Bound(schedule, estimate), noise.start((2,)) * 80, times, noise, intervals=way))
+    intervals_used = (RestartInterval(low=0.1, high=2.0, repeats=3, steps=4),)
+    run(restart(Bound(schedule, estimate), noise.start((2,)) * 80, times, noise, intervals=intervals_used))
     ups = sum(later > earlier * 1.01 for earlier, later in zip(calls, calls[1:]))
     assert ups == 3
     assert len(calls) == 2 * 9 + 1 + 3 * 4 * 2

@@ -25,8 +25,8 @@ EARLY, LATE = TrainingRNG(3, range(96, 100)), TrainingRNG(3, range(100, 104))
 def made(judged: bool = True, seen: bool = True, vq: bool = False) -> AutoencoderTraining:
     torch.manual_seed(0)
     autoencoder = VQAutoencoder(PLAN, 16) if vq else KLAutoencoder(PLAN)
-    look = nn.Conv2d(3, 5, 3)
-    perceptual = Perceptual(Listed(look)) if seen else None
+    features = nn.Conv2d(3, 5, 3)
+    perceptual = Perceptual(Listed(features)) if seen else None
     judge = PatchDiscriminator(3, 4, 1, groups=2) if judged else None
     system = AutoencoderTraining(autoencoder, WEIGHTS, perceptual, judge)
     randomise(system, seed=0, size=0.15)

@@ -44,7 +44,7 @@ def dit() -> nn.Module:
     return DiT(Patches((8, 8), 4, 32, 2), 2, 2)
 
 
-def told(kind: Callable[[], nn.Module]) -> Cond:
+def make_cond(kind: Callable[[], nn.Module]) -> Cond:
     if kind is dit:
         return Cond(vector=torch.randn(2, 32))
     tokens = torch.randn(2, 5, 12)
@@ -74,7 +74,7 @@ def test_a_compiled_sampler_walks_as_the_eager_one_and_compiles_one_graph(kind: 
     torch.manual_seed(0)
     torch._dynamo.reset()
     net = randomise(kind())
-    cond, start = told(kind), torch.randn(2, 4, 8, 8)
+    cond, start = make_cond(kind), torch.randn(2, 4, 8, 8)
     eager = Denoiser(net, Flow(), FlowVelocity(), lambda t: 1000 * t)
     system = Diffusion(copy.deepcopy(eager))
     compile_for_sampling(system)

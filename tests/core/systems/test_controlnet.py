@@ -100,8 +100,12 @@ def test_what_is_dropped_and_avoided_keeps_the_picture() -> None:
         assert isinstance(kept, ControlCond) and kept.control is not None and kept.tokens is not None
         assert torch.equal(kept.control, wanted) and torch.equal(kept.tokens, null.tokens)
     asked = {"caption": CAPTIONS, "control": (255 * control).to(torch.uint8)}
-    told = system.conditioner(asked)
-    assert isinstance(told, ControlCond) and told.control is not None and torch.equal(told.control, wanted)
+    given_condition = system.conditioner(asked)
+    assert (
+        isinstance(given_condition, ControlCond)
+        and given_condition.control is not None
+        and torch.equal(given_condition.control, wanted)
+    )
     with pytest.raises(ValueError, match="no pictures"):
         drawn(system, {"caption": CAPTIONS})
 

@@ -56,19 +56,19 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @torch.no_grad()
 def test_the_same_moments_and_pictures(peer: tuple[AutoencoderKL, Path]) -> None:
     model, folder = peer
-    ours, beside = layout.load_diffusers(folder)
+    ours, latent_config = layout.load_diffusers(folder)
     x, z = torch.randn(2, 3, 32, 48), torch.randn(2, model.config.latent_channels, 16, 24)
     assert (ours.moments(x) - model.encode(x).latent_dist.parameters).abs().max() <= 1e-5
     assert (ours.encode(x).logvar - model.encode(x).latent_dist.logvar).abs().max() <= 1e-5
     assert (ours.decode(z) - model.decode(z).sample).abs().max() <= 1e-5
-    assert (beside.scale, beside.shift) == (model.config.scaling_factor, model.config.shift_factor or 0.0)
+    assert (latent_config.scale, latent_config.shift) == (model.config.scaling_factor, model.config.shift_factor or 0.0)
 
 
 @torch.no_grad()
-def test_the_way_back(peer: tuple[AutoencoderKL, Path], tmp_path: Path) -> None:
+def test_writing(peer: tuple[AutoencoderKL, Path], tmp_path: Path) -> None:
     model, folder = peer
-    ours, beside = layout.load_diffusers(folder)
-    layout.save_diffusers(tmp_path, ours, beside)
+    ours, latent_config = layout.load_diffusers(folder)
+    layout.save_diffusers(tmp_path, ours, latent_config)
     again, report = AutoencoderKL.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     x = torch.randn(1, 3, 16, 16)

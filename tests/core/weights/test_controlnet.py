@@ -41,13 +41,13 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     unet.save_pretrained(tmp_path / "unet")
     control.save_pretrained(tmp_path / "theirs")
     ours, _ = text_unet.load_diffusers(tmp_path / "unet")
-    net, beside = load_diffusers(tmp_path / "theirs")
+    net, extras = load_diffusers(tmp_path / "theirs")
     picture = torch.rand(2, 3, 128, 128)
 
     def steered(model: ControlNetModel) -> tuple[list[Tensor], Tensor]:
         added = None if inputs.scalars is None else {"text_embeds": inputs.pooled, "time_ids": inputs.scalars}
         maps, middle = model(inputs.x, TIME, inputs.tokens, picture, 0.7, added_cond_kwargs=added, return_dict=False)
-        said = unet(
+        output = unet(
             inputs.x,
             TIME,
             inputs.tokens,
@@ -55,7 +55,7 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
             down_block_additional_residuals=maps,
             mid_block_additional_residual=middle,
         ).sample
-        return [*maps, middle], said
+        return [*maps, middle], output
 
     maps, expected = steered(control)
     assert (expected - inputs.ask(unet)).abs().max() > 0.1
@@ -63,10 +63,10 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     cond = ControlCond(tokens=plain.tokens, vector=plain.vector, control=picture)
     for mine, wanted in zip(net(inputs.x, TIME.float(), cond), maps, strict=True):
         torch.testing.assert_close(0.7 * mine, wanted, rtol=0, atol=1e-5)
-    said = ControlledUNet(ours, [net], [0.7])(inputs.x, TIME.float(), cond)
-    torch.testing.assert_close(said, expected, rtol=0, atol=1e-5)
+    output = ControlledUNet(ours, [net], [0.7])(inputs.x, TIME.float(), cond)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
 
-    save_diffusers(tmp_path / "ours", net, beside)
+    save_diffusers(tmp_path / "ours", net, extras)
     again, loading = ControlNetModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(loading.values()), loading
     assert torch.equal(steered(again)[1], expected)
@@ -90,9 +90,9 @@ def test_what_cannot_be_expressed_is_refused(tmp_path: Path) -> None:
     config = control_config(CONFIGS["sd1"])
     ControlNetModel(**config, conditioning_embedding_out_channels=HINTS).save_pretrained(tmp_path)
     net, _ = load_diffusers(tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text())
+    written_config = json.loads((tmp_path / "config.json").read_text())
     for change in ({"global_pool_conditions": True}, {"controlnet_conditioning_channel_order": "bgr"}):
-        (tmp_path / "config.json").write_text(json.dumps(told | change))
+        (tmp_path / "config.json").write_text(json.dumps(written_config | change))
         with pytest.raises(CheckpointError, match=next(iter(change))):
             load_diffusers(tmp_path)
     with pytest.raises(CheckpointError, match="told no guidance"):

@@ -38,7 +38,7 @@ def reference(bias: bool = True, out_channels: int = 6, patch: int = 2) -> DiTTr
 
 
 @torch.no_grad()
-def said(net: DiT, table: Tensor, x: Tensor) -> Tensor:
+def output_of(net: DiT, table: Tensor, x: Tensor) -> Tensor:
     answer: Tensor = net(x, TIME.float(), Cond(vector=table[LABELS]))
     return answer
 
@@ -52,7 +52,7 @@ def test_diffusers_there_and_back(tmp_path: Path, bias: bool, out_channels: int,
     x = torch.randn(2, 3, 8, 8)
     expected = theirs(x, TIME, LABELS).sample
     assert expected.std() > 0.05
-    torch.testing.assert_close(said(net, table, x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output_of(net, table, x), expected, rtol=0, atol=1e-5)
 
     save_diffusers(tmp_path / "ours", net, table)
     again, loading = DiTTransformer2DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -79,7 +79,9 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
         if twins:
             save_file(tensors | {key: tensors[twins[0]], twins[0]: tensors[key]}, file)
             net, table = load_diffusers(tmp_path)
-            assert (said(net, table, x) - expected).abs().max() > 1e-4, f"{key} and {twins[0]} were exchanged unnoticed"
+            assert (output_of(net, table, x) - expected).abs().max() > 1e-4, (
+                f"{key} and {twins[0]} were exchanged unnoticed"
+            )
 
 
 @torch.no_grad()
@@ -93,7 +95,7 @@ def test_equal_copies_become_one_embedding(tmp_path: Path) -> None:
     net, table = load_diffusers(tmp_path / "theirs")
     assert len(net.times) == 1 and table.shape == (6, 24)
     x = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(said(net, table, x), theirs(x, TIME, LABELS).sample, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output_of(net, table, x), theirs(x, TIME, LABELS).sample, rtol=0, atol=1e-5)
     save_diffusers(tmp_path / "ours", net, table)
     again, loading = DiTTransformer2DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
@@ -164,7 +166,7 @@ def test_original_keys_there_and_back() -> None:
     net, table = from_original(tensors, heads=3)
     expected = original_forward(tensors, x)
     assert expected.std() > 0.05
-    torch.testing.assert_close(said(net, table, x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output_of(net, table, x), expected, rtol=0, atol=1e-5)
     back = to_original(net, table)
     assert back.keys() == tensors.keys()
     for key, value in tensors.items():

@@ -49,11 +49,11 @@ def asked(guided: bool, concat_channels: int = 0) -> tuple[Tensor, Tensor, Cond]
 
 
 @torch.no_grad()
-def theirs_said(net: FluxTransformer2DModel, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+def their_output(net: FluxTransformer2DModel, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """Through diffusers' interface: packed tokens and coordinates, as its pipeline makes them."""
     seen = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
     packed = seen.view(2, -1, 4, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).reshape(2, 12, -1)
-    said = net(
+    output = net(
         hidden_states=packed,
         encoder_hidden_states=cond.tokens,
         pooled_projections=cond.vector,
@@ -62,26 +62,26 @@ def theirs_said(net: FluxTransformer2DModel, x: Tensor, t: Tensor, cond: Cond) -
         img_ids=torch.tensor([[0.0, y, x] for y in range(4) for x in range(3)]),
         txt_ids=torch.zeros(8, 3),
     ).sample
-    return said.view(2, 4, 3, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 4, *SIZES)
+    return output.view(2, 4, 3, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 4, *SIZES)
 
 
 @torch.no_grad()
-def ours_said(net: Flux, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+def our_output(net: Flux, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     answer: Tensor = net(x, 1000 * t, cond)
     return answer
 
 
-@pytest.mark.parametrize(("guided", "told"), [(True, 0), (False, 0), (True, 20)])
-def test_diffusers_there_and_back(tmp_path: Path, guided: bool, told: int) -> None:
+@pytest.mark.parametrize(("guided", "extra_channels"), [(True, 0), (False, 0), (True, 20)])
+def test_diffusers_there_and_back(tmp_path: Path, guided: bool, extra_channels: int) -> None:
     """Dev, schnell, and Fill, which sees a masked image and a mask beside x."""
-    theirs = reference(guided, told)
+    theirs = reference(guided, extra_channels)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="100KB")
     assert (tmp_path / "theirs" / "diffusion_pytorch_model.safetensors.index.json").exists()
     net = load_diffusers(tmp_path / "theirs")
-    given = asked(guided, told)
-    expected = theirs_said(theirs, *given)
+    given = asked(guided, extra_channels)
+    expected = their_output(theirs, *given)
     assert expected.std() > 0.05
-    torch.testing.assert_close(ours_said(net, *given), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(our_output(net, *given), expected, rtol=0, atol=1e-5)
 
     save_diffusers(tmp_path / "ours", net)
     again, loading = FluxTransformer2DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -90,7 +90,7 @@ def test_diffusers_there_and_back(tmp_path: Path, guided: bool, told: int) -> No
     assert {key: tuple(v) if isinstance(v := again.config[key], list) else v for key in wanted} == wanted
     for key, value in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
-    assert torch.equal(theirs_said(again, *given), expected)
+    assert torch.equal(their_output(again, *given), expected)
 
 
 def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     given = asked(guided=True)
-    expected = theirs_said(theirs, *given)
+    expected = their_output(theirs, *given)
     refuses_other_tensors(load_diffusers, tmp_path, tensors, sorted(tensors)[::5])
     save_file(tensors | {"x_embedder.weight": torch.zeros(32, 12)}, file)
     with pytest.raises(ValueError, match="shape"):
@@ -110,7 +110,7 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
         twins = [other for other in keys[i + 1 :] if tensors[other].shape == tensors[key].shape]
         if twins:
             save_file(tensors | {key: tensors[twins[0]], twins[0]: tensors[key]}, file)
-            change = (ours_said(load_diffusers(tmp_path), *given) - expected).abs().max()
+            change = (our_output(load_diffusers(tmp_path), *given) - expected).abs().max()
             assert change > 2e-5, f"{key} and {twins[0]} were exchanged unnoticed"
 
 
@@ -136,7 +136,7 @@ def test_packing_is_that_of_the_pipeline() -> None:
     assert torch.equal(unpatchify(patchify(x, 2), 2, SIZES), x)
 
 
-def test_what_the_layout_cannot_hold_is_said(tmp_path: Path) -> None:
+def test_what_the_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     for net in (Flux(4, 2, 1, 1, 8, 0, (2, 4, 4)), Flux(4, 2, 1, 1, 8, 8, (2, 4, 4), patch=1)):
         with pytest.raises(ValueError, match="our own format"):
             save_diffusers(tmp_path, net)

@@ -13,7 +13,7 @@ from core.nn.flux import Flux, flux_dev, flux_schnell
 from core.weights.flux import diffusers_pairs, load_diffusers
 from core.weights.flux_original import from_original, to_original
 from core.weights.pairs import to_theirs
-from tests.core.weights.test_flux import asked, ours_said, reference, theirs_said
+from tests.core.weights.test_flux import asked, our_output, reference, their_output
 
 STREAM = {
     "{}_mod.lin": (6, 1),
@@ -59,7 +59,7 @@ def test_there_and_back_through_diffusers_folder(tmp_path: Path, guided: bool) -
     given = asked(guided)
     for file in (tensors, {f"model.diffusion_model.{key}": value for key, value in tensors.items()}):
         net = from_original(file, axes=(4, 6, 6))
-        torch.testing.assert_close(ours_said(net, *given), theirs_said(theirs, *given), rtol=0, atol=1e-5)
+        torch.testing.assert_close(our_output(net, *given), their_output(theirs, *given), rtol=0, atol=1e-5)
 
 
 def test_fused_rows_and_the_last_norm_lie_as_published(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from core.weights.lora import load, load_text, names_of, save_diffusers, save_ko
 from tests.core.weights import test_flux, test_mmdit
 from tests.support import text_unets
 
-Said = Callable[[], Tensor]
+Output = Callable[[], Tensor]
 
 
 class Case:
@@ -46,31 +46,31 @@ class Case:
             inputs = text_unets.Inputs(self.config)
             self.theirs: nn.Module = text_unets.reference(self.config)
             self.theirs.save_pretrained(folder)
-            net, beside = unet_layout.load_diffusers(folder)
+            net, extras = unet_layout.load_diffusers(folder)
             self.net: nn.Module = net
-            self.their_words: Said = lambda: inputs.ask(self.theirs)
-            self.our_words: Said = lambda: inputs.ours(net, beside.table)
+            self.their_words: Output = lambda: inputs.ask(self.theirs)
+            self.our_words: Output = lambda: inputs.ours(net, extras.table)
         elif kind == "flux":
             given = test_flux.asked(True)
             self.theirs = model = test_flux.reference(True)
             model.save_pretrained(folder)
             self.net = flux = flux_layout.load_diffusers(folder)
-            self.their_words = lambda: test_flux.theirs_said(model, *given)
-            self.our_words = lambda: test_flux.ours_said(flux, *given)
+            self.their_words = lambda: test_flux.their_output(model, *given)
+            self.our_words = lambda: test_flux.our_output(flux, *given)
         else:
-            told = test_mmdit.asked(kind)
+            asked_of = test_mmdit.asked(kind)
             self.theirs = transformer = test_mmdit.reference(kind)
             transformer.save_pretrained(folder)
             self.net = mmdit = mmdit_layout.load_diffusers(folder)
-            self.their_words = lambda: test_mmdit.theirs_said(transformer, *told)
-            self.our_words = lambda: test_mmdit.ours_said(mmdit, *told)
+            self.their_words = lambda: test_mmdit.their_output(transformer, *asked_of)
+            self.our_words = lambda: test_mmdit.our_output(mmdit, *asked_of)
 
     def attached(self, lora: LoRA) -> Tensor:
         """What ours says with a LoRA."""
         attached = AttachedLoRAs(self.net, [lora])
-        said = self.our_words()
+        output = self.our_words()
         attached.detach()
-        return said
+        return output
 
     def merged(self, factors: Mapping[str, tuple[Tensor, Tensor, float]]) -> Tensor:
         """What theirs says when W becomes W + scale B A, and leaves it as it was."""
@@ -80,10 +80,10 @@ class Case:
         with torch.no_grad():
             for name, (down, up, scale) in factors.items():
                 layers[name].weight += scale * (up.flatten(1) @ down.flatten(1)).view_as(layers[name].weight)
-            said = self.their_words()
+            output = self.their_words()
             for name, layer in layers.items():
                 layer.weight.copy_(before[name])
-        return said
+        return output
 
 
 KINDS = ["sd1", "sd2", "sdxl", "sdxl refiner", "sd3", "sd35_medium", "flux"]
@@ -264,7 +264,10 @@ def test_old_names_adapter_names_and_a_convolution_between(tmp_path: Path) -> No
     product = torch.nn.functional.conv2d(torch.eye(4).view(4, 4, 1, 1), down)
     kernel = torch.einsum("or,rihw,ic->ochw", up.flatten(1), mid, product.flatten(1).t())
     save_file(
-        {f"lora_unet_conv_in.lora_{way}.weight": value for way, value in (("mid", mid), ("down", down), ("up", up))},
+        {
+            f"lora_unet_conv_in.lora_{factor}.weight": value
+            for factor, value in (("mid", mid), ("down", down), ("up", up))
+        },
         path,
     )
     (_, (part,)) = next(iter(load(path, case.net).items()))
@@ -304,13 +307,13 @@ def test_text_encoders(tmp_path: Path, prefix: str) -> None:
     with torch.no_grad():
         before = encoder(places).last_hidden_state
         attached = AttachedLoRAs(encoder, [lora])
-        beside = encoder(places).last_hidden_state
+        extras = encoder(places).last_hidden_state
         attached.detach()
         for name, (down, up, _) in factors.items():
             encoder.get_submodule(name).weight += up @ down
         wanted = encoder(places).last_hidden_state
     assert (wanted - before).abs().max() > 0.01
-    torch.testing.assert_close(beside, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(extras, wanted, rtol=0, atol=1e-5)
     with pytest.raises(CheckpointError, match="only of text encoders"):
         load(tmp_path / "lora.safetensors", encoder)
 

@@ -68,14 +68,14 @@ def reference(kind: str) -> SD3Transformer2DModel:
 
 def asked(kind: str = "sd3", sizes: tuple[int, int] = (16, 10)) -> tuple[Tensor, Tensor, Cond]:
     """Latents (2, 16, 16, 10), times and a condition."""
-    told = KINDS[kind]["in_channels"] - 16
-    concat = torch.randn(2, told, *sizes) if told else None
+    concat_channels = KINDS[kind]["in_channels"] - 16
+    concat = torch.randn(2, concat_channels, *sizes) if concat_channels else None
     cond = Cond(vector=torch.randn(2, 64), tokens=torch.randn(2, 20, 32), concat=concat)
     return torch.randn(2, 16, *sizes), torch.tensor([999.0, 250.0]), cond
 
 
 @torch.no_grad()
-def theirs_said(net: SD3Transformer2DModel, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
+def their_output(net: SD3Transformer2DModel, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
     seen = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
     answer: Tensor = net(
         hidden_states=seen, encoder_hidden_states=cond.tokens, pooled_projections=cond.vector, timestep=time
@@ -84,7 +84,7 @@ def theirs_said(net: SD3Transformer2DModel, x: Tensor, time: Tensor, cond: Cond)
 
 
 @torch.no_grad()
-def ours_said(net: MMDiT, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
+def our_output(net: MMDiT, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
     answer: Tensor = net(x, time, cond)
     return answer
 
@@ -97,9 +97,9 @@ def test_diffusers_there_and_back(tmp_path: Path, kind: str) -> None:
     net = load_diffusers(tmp_path / "theirs")
     for sizes in ((16, 10), (48, 48), (2, 44)):
         given = asked(kind, sizes)
-        expected = theirs_said(theirs, *given)
+        expected = their_output(theirs, *given)
         assert expected.std() > 0.05
-        torch.testing.assert_close(ours_said(net, *given), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(our_output(net, *given), expected, rtol=0, atol=1e-5)
 
     save_diffusers(tmp_path / "ours", net)
     again, loading = SD3Transformer2DModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -108,7 +108,7 @@ def test_diffusers_there_and_back(tmp_path: Path, kind: str) -> None:
     assert {key: tuple(v) if isinstance(v := again.config[key], list) else v for key in wanted} == wanted
     for key, value in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
-    assert torch.equal(theirs_said(again, *given), expected)
+    assert torch.equal(their_output(again, *given), expected)
 
 
 def exchanges(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
@@ -129,7 +129,7 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     given = asked()
-    expected = theirs_said(theirs, *given)
+    expected = their_output(theirs, *given)
     refuses_other_tensors(load_diffusers, tmp_path, tensors, sorted(tensors))
     for name, match in (("context_embedder.weight", "shape"), ("pos_embed.pos_embed", "square")):
         save_file(tensors | {name: tensors[name][..., :12, :].contiguous()}, file)
@@ -137,7 +137,7 @@ def test_every_tensor_of_the_folder_counts(tmp_path: Path) -> None:
             load_diffusers(tmp_path)
     for key, twin in exchanges(tensors):
         save_file(tensors | {key: tensors[twin], twin: tensors[key]}, file)
-        change = (ours_said(load_diffusers(tmp_path), *given) - expected).abs().max()
+        change = (our_output(load_diffusers(tmp_path), *given) - expected).abs().max()
         assert change > 2e-5, f"{key} and {twin} were exchanged unnoticed"
 
 
@@ -165,7 +165,7 @@ def test_a_new_network_has_the_table_of_diffusers() -> None:
     torch.testing.assert_close(net.positions.flatten(0, 1)[None], theirs, rtol=0, atol=1e-6)
 
 
-def test_what_the_layout_cannot_hold_is_said(tmp_path: Path) -> None:
+def test_what_the_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="our own format"):
         save_diffusers(tmp_path, MMDiT(4, 2, 1, 8, 0, 8, size=8, table=4))
     for change, match in (

@@ -15,7 +15,7 @@ from core.nn.mmdit import MMDiT
 from core.weights.mmdit import diffusers_pairs, load_diffusers
 from core.weights.mmdit_original import PREFIX, from_original, to_original
 from core.weights.pairs import to_theirs
-from tests.core.weights.test_mmdit import FULL, KINDS, OURS, SD3, asked, exchanges, ours_said, reference, theirs_said
+from tests.core.weights.test_mmdit import FULL, KINDS, OURS, SD3, asked, exchanges, our_output, reference, their_output
 
 HEAD_WIDTH = SD3["attention_head_dim"]
 
@@ -32,7 +32,7 @@ def test_there_and_back_through_diffusers_folder(tmp_path: Path, kind: str) -> N
     whole["text_encoders.clip_l.transformer.text_projection.weight"] = torch.zeros(1)
     for file in (tensors, whole):
         net = from_original(file, HEAD_WIDTH, size=32)
-        torch.testing.assert_close(ours_said(net, *given), theirs_said(theirs, *given), rtol=0, atol=1e-5)
+        torch.testing.assert_close(our_output(net, *given), their_output(theirs, *given), rtol=0, atol=1e-5)
     again = to_original(net)
     assert again.keys() == tensors.keys() and all(torch.equal(again[key], tensors[key]) for key in tensors)
 
@@ -57,20 +57,20 @@ def test_diffusers_loads_our_single_file(tmp_path: Path, kind: str) -> None:
     save_file({f"{PREFIX}{key}": value for key, value in to_original(net).items()}, file)
     again = SD3Transformer2DModel.from_single_file(str(file), config=str(tmp_path / "folder"), local_files_only=True)
     given = asked(kind)
-    torch.testing.assert_close(theirs_said(again.eval(), *given), ours_said(net, *given), rtol=0, atol=1e-5)
+    torch.testing.assert_close(their_output(again.eval(), *given), our_output(net, *given), rtol=0, atol=1e-5)
 
 
 def test_every_tensor_of_the_file_counts(tmp_path: Path) -> None:
     theirs = reference("sd35_large")
     theirs.save_pretrained(tmp_path)
     tensors, given = to_original(load_diffusers(tmp_path)), asked()
-    expected = theirs_said(theirs, *given)
+    expected = their_output(theirs, *given)
     for key in tensors:
         with pytest.raises(ValueError, match=r"missing|has no"):
             from_original({name: value for name, value in tensors.items() if name != key}, HEAD_WIDTH)
     for key, twin in exchanges(tensors):
         net = from_original(tensors | {key: tensors[twin], twin: tensors[key]}, HEAD_WIDTH)
-        assert (ours_said(net, *given) - expected).abs().max() > 2e-5, f"{key} and {twin} were exchanged unnoticed"
+        assert (our_output(net, *given) - expected).abs().max() > 2e-5, f"{key} and {twin} were exchanged unnoticed"
 
 
 @pytest.mark.parametrize(("kind", "count"), [("sd3", 71), ("sd35_large", 83), ("sd35_medium", 95)])

@@ -85,7 +85,7 @@ def test_one_file_a_variant_and_shards_are_read_alike(tmp_path: Path) -> None:
     read()
 
 
-def test_a_header_that_looks_like_a_pickle_is_none(tmp_path: Path) -> None:
+def test_a_header_that_resembles_a_pickle_is_none(tmp_path: Path) -> None:
     """The first bytes are the header's length: 640 is written like the start of a pickle."""
     write_folder(tmp_path, "Net", {}, {"a": torch.ones(1)})
     file = tmp_path / f"{NAME}.safetensors"

@@ -86,12 +86,12 @@ FULL: dict[str, tuple[Plan, int, dict[str, Any]]] = {
 def test_there_and_back(tmp_path: Path, name: str) -> None:
     model, inputs = reference(CONFIGS[name]), Inputs(CONFIGS[name])
     model.save_pretrained(tmp_path / "theirs")
-    net, beside = load_diffusers(tmp_path / "theirs")
+    net, extras = load_diffusers(tmp_path / "theirs")
     expected = inputs.ask(model)
     assert expected.std() > 0.1
-    torch.testing.assert_close(inputs.ours(net, beside.table), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs.ours(net, extras.table), expected, rtol=0, atol=1e-5)
 
-    save_diffusers(tmp_path / "ours", net, beside)
+    save_diffusers(tmp_path / "ours", net, extras)
     again, loading = UNet2DConditionModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(loading.values()), loading
     assert torch.equal(inputs.ask(again), expected)
@@ -117,9 +117,9 @@ def test_masked_tokens(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(inputs.x, TIME, inputs.tokens, encoder_attention_mask=mask).sample
         cond = inputs.cond()
-        said = net(inputs.x, TIME.float(), type(cond)(tokens=cond.tokens, mask=mask))
+        output = net(inputs.x, TIME.float(), type(cond)(tokens=cond.tokens, mask=mask))
     assert (expected - inputs.ask(model)).abs().max() > 1e-3
-    torch.testing.assert_close(said, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
 
 
 def test_shards_and_a_variant_in_half_precision(tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_what_diffusers_cannot_express_is_refused(tmp_path: Path) -> None:
         (Plan(4, 4, (32, 32), (1, 1), 8, heads=2, vector_width=6), UNetExtras(), "sinusoids"),
         (small, UNetExtras(table=torch.zeros(3, 5)), "table of width 5"),
     ]
-    for plan, beside, words in wrong:
+    for plan, extras, words in wrong:
         with pytest.raises(CheckpointError, match=words):
-            save_diffusers(tmp_path, TextUNet(plan), beside)
+            save_diffusers(tmp_path, TextUNet(plan), extras)
     net = TextUNet(small)
     randomise(net)
     save_diffusers(tmp_path, net)

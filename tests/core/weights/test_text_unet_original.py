@@ -39,8 +39,8 @@ def prefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_there_and_back(tmp_path: Path, name: str) -> None:
     model, inputs = reference(CONFIGS[name]), Inputs(CONFIGS[name])
     model.save_pretrained(tmp_path / "system/unet")
-    net, beside = load_diffusers(tmp_path / "system/unet")
-    original = to_original(net, beside.table)
+    net, extras = load_diffusers(tmp_path / "system/unet")
+    original = to_original(net, extras.table)
 
     converted = convert_ldm_unet_checkpoint(prefixed(original), dict(model.config))
     assert converted.keys() == model.state_dict().keys()

@@ -90,14 +90,14 @@ def reference(name: str) -> UNet2DModel:
 @torch.no_grad()
 def theirs(net: UNet2DModel, x: Tensor) -> Tensor:
     labels = LABELS if net.config["num_class_embeds"] else None
-    said: Tensor = net(x, TIME, class_labels=labels).sample
-    return said
+    output: Tensor = net(x, TIME, class_labels=labels).sample
+    return output
 
 
 @torch.no_grad()
 def ours(net: UNet, table: Tensor | None, x: Tensor) -> Tensor:
-    said: Tensor = net(x, TIME.float(), Cond(vector=None if table is None else table[LABELS]))
-    return said
+    output: Tensor = net(x, TIME.float(), Cond(vector=None if table is None else table[LABELS]))
+    return output
 
 
 @pytest.mark.parametrize("name", CONFIGS)

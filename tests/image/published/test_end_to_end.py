@@ -31,13 +31,15 @@ PROMPT, NEGATIVE = "a red cat, and a dog", "dog!"
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
-def ours(pipeline: Pipeline, way: Sampling, avoid: str | None = NEGATIVE, dtype: torch.dtype = torch.float32) -> Tensor:
+def ours(
+    pipeline: Pipeline, method: Sampling, avoid: str | None = NEGATIVE, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Our picture (1, 3, H, W) in [0, 1]."""
     steps = pipeline.system.sample(
         SamplingRNG(0, [0]),
         pipeline.shape,
         {"caption": [PROMPT]},
-        way,
+        method,
         negative=None if avoid is None else {"caption": [avoid]},
     )
     return (pipeline.system.decode(run(steps)).clamp(-1, 1) + 1) / 2
@@ -56,7 +58,7 @@ def theirs(folder: Path, pipeline: Pipeline, steps: int, **options: Any) -> Tens
     ).images
 
 
-def ways(pipeline: Pipeline, steps: int, guidance: float) -> Sampling:
+def sampling_of(pipeline: Pipeline, steps: int, guidance: float) -> Sampling:
     return dataclasses.replace(pipeline.sampling, steps=steps, guidance=guidance)
 
 
@@ -73,7 +75,7 @@ CASES = {
 def test_the_same_picture(folders: dict[str, Path], family: str) -> None:
     steps, guidance, options = CASES[family]
     pipeline = open_pipeline(folders[family], SIZE)
-    found = ours(pipeline, ways(pipeline, steps, guidance))
+    found = ours(pipeline, sampling_of(pipeline, steps, guidance))
     expected = theirs(folders[family], pipeline, steps, **options)
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
@@ -81,7 +83,7 @@ def test_the_same_picture(folders: dict[str, Path], family: str) -> None:
 
 def test_without_a_negative_prompt_sdxl_moves_away_from_zeros(folders: dict[str, Path]) -> None:
     pipeline = open_pipeline(folders["sdxl"], SIZE)
-    found = ours(pipeline, ways(pipeline, 4, 5.0), avoid=None)
+    found = ours(pipeline, sampling_of(pipeline, 4, 5.0), avoid=None)
     expected = theirs(folders["sdxl"], pipeline, 4, guidance_scale=5.0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
@@ -122,7 +124,7 @@ def test_other_schedulers(folders: dict[str, Path], tmp_path: Path, name: str) -
     (folder / "model_index.json").write_text(index.replace("PNDMScheduler", type(SCHEDULERS[name]).__name__))
     pipeline = open_pipeline(folder, SIZE)
     steps = 16 if name == "dpm++ 3m" else 5  # in fewer than 15, theirs takes a lower order at the end
-    found = ours(pipeline, ways(pipeline, steps, 4.0))
+    found = ours(pipeline, sampling_of(pipeline, steps, 4.0))
     expected = theirs(folder, pipeline, steps, guidance_scale=4.0, negative_prompt=NEGATIVE)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
@@ -133,10 +135,10 @@ def test_faster_samplers_run_on_the_same_folder(folders: dict[str, Path], family
     pipeline = open_pipeline(folders[family], 16)
 
     def picture(name: str, steps: int) -> Tensor:
-        way = dataclasses.replace(
+        method = dataclasses.replace(
             pipeline.sampling, sampler=SAMPLERS[name].sampler, grid=trailing, steps=steps, guidance=2.0
         )
-        return ours(pipeline, way)
+        return ours(pipeline, method)
 
     fine = picture("heun", 100)
     for name in ("dpmpp_2m", "heun", "unipc"):
@@ -195,10 +197,10 @@ def test_prepared_is_unprepared(folders: dict[str, Path], family: str) -> None:
     asked = {"caption": [PROMPT, "dog"]}
     t = torch.tensor(0.6 if denoiser.schedule.noisiest == 1 else 600.0, dtype=torch.float64)
     with torch.no_grad():
-        said = words(asked)
-        plain, nothing = denoiser(x, t, said), denoiser(x, t, words.null(2))
-        torch.testing.assert_close(denoiser.bind(said)(x, t), plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
-        found = pipeline.system.guided(3.0).bind(said)(x, t)
+        text_cond = words(asked)
+        plain, nothing = denoiser(x, t, text_cond), denoiser(x, t, words.null(2))
+        torch.testing.assert_close(denoiser.bind(text_cond)(x, t), plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
+        found = pipeline.system.guided(3.0).bind(text_cond)(x, t)
     expected = nothing + 3.0 * (plain - nothing)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
@@ -210,6 +212,6 @@ def test_bfloat16(folders: dict[str, Path], family: str) -> None:
     assert half.system.like.dtype == torch.bfloat16
     if family == "sdxl":
         assert {value.dtype for value in half.system.codec.parameters()} == {torch.float32}
-    found, expected = (ours(pipeline, ways(pipeline, 3, 2.0)) for pipeline in (half, whole))
+    found, expected = (ours(pipeline, sampling_of(pipeline, 3, 2.0)) for pipeline in (half, whole))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1)

@@ -30,7 +30,7 @@ def net(request: pytest.FixtureRequest) -> nn.Module:
     return made.eval()
 
 
-def told() -> Cond:
+def make_cond() -> Cond:
     torch.manual_seed(1)
     mask = torch.tensor([[True, True, False], [True, True, True]])
     valid = torch.arange(9) < torch.tensor([[9], [5]])
@@ -39,19 +39,19 @@ def told() -> Cond:
 
 @torch.no_grad()
 def test_frames_that_do_not_exist_touch_no_other(net: nn.Module) -> None:
-    cond, time = told(), torch.tensor([3.0, 700.0])
+    cond, time = make_cond(), torch.tensor([3.0, 700.0])
     x = torch.randn(2, 9, 6)
     other = torch.where(torch.arange(9)[None, :, None] < torch.tensor([9, 5])[:, None, None], x, 7.0)
-    said, again = net(x, time, cond), net(other, time, cond)
+    output, again = net(x, time, cond), net(other, time, cond)
     assert cond.valid is not None and cond.vector is not None and cond.tokens is not None and cond.mask is not None
-    torch.testing.assert_close(said[cond.valid], again[cond.valid], atol=1e-6, rtol=0)
+    torch.testing.assert_close(output[cond.valid], again[cond.valid], atol=1e-6, rtol=0)
     short = Cond(cond.vector[1:], cond.tokens[1:], cond.mask[1:])
-    torch.testing.assert_close(net(x[1:, :5], time[1:], short)[0], said[1, :5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(net(x[1:, :5], time[1:], short)[0], output[1, :5], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_prepared_says_the_same(net: nn.Module) -> None:
-    cond, x = told(), torch.randn(2, 9, 6)
+    cond, x = make_cond(), torch.randn(2, 9, 6)
     assert isinstance(net, Preparable)
     answer = net.prepare(cond)
     for time in (torch.tensor(40.0), torch.tensor(40.0), torch.tensor([40.0, 2.0])):
@@ -64,15 +64,15 @@ def test_words_that_are_padding_are_not_read() -> None:
     for made in (NETS["decoder"](), NETS["motiondiffuse"]()):
         for value in made.parameters():
             nn.init.normal_(value, std=0.2)
-        cond, x = told(), torch.randn(2, 9, 6)
+        cond, x = make_cond(), torch.randn(2, 9, 6)
         assert cond.tokens is not None
         changed = cond.tokens.clone()
         changed[0, 2] = 5.0
-        said = made.eval()(x, torch.tensor([3.0, 4.0]), cond)
+        output = made.eval()(x, torch.tensor([3.0, 4.0]), cond)
         same = made(x, torch.tensor([3.0, 4.0]), Cond(cond.vector, changed, cond.mask, valid=cond.valid))
-        torch.testing.assert_close(said, same, atol=1e-6, rtol=0)
+        torch.testing.assert_close(output, same, atol=1e-6, rtol=0)
         changed[0, 1] = 5.0
-        assert not torch.allclose(said, made(x, torch.tensor([3.0, 4.0]), Cond(cond.vector, changed, cond.mask)))
+        assert not torch.allclose(output, made(x, torch.tensor([3.0, 4.0]), Cond(cond.vector, changed, cond.mask)))
 
 
 def test_linear_attention_reads_a_mean_and_does_not_mind_the_order() -> None:
@@ -85,7 +85,7 @@ def test_linear_attention_reads_a_mean_and_does_not_mind_the_order() -> None:
     torch.testing.assert_close(gather(key, value, None), gather(key[:, :, order], value[:, :, order], None))
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     net = MotionDiffuse(6, 4, 16, 24, 1, 4, 8)
     with pytest.raises(ValueError, match="5 frames: this network has places for 4"):
         net(torch.zeros(1, 5, 6), torch.zeros(1))

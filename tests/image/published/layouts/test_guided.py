@@ -122,21 +122,21 @@ def test_keys_mean_what_the_original_means(by_head: bool, biggan: bool, scale_sh
     labels = torch.tensor([4, 0])
     tensors = to_guided(net, by_head, table)
     x = torch.randn(2, 3, 8, 8)
-    said = net(x, TIME, Cond(vector=table[labels]))
+    output = net(x, TIME, Cond(vector=table[labels]))
 
     def heads_of(channels: int) -> int:
         return channels // 16 if heads is None else heads
 
     expected = Reader(tensors, by_head, heads_of, scale_shift)(x, labels, blocks=2)
     assert expected.std() > 0.1
-    torch.testing.assert_close(said, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
     wrong = Reader(tensors, not by_head, heads_of, scale_shift)(x, labels, blocks=2)
     assert (wrong - expected).abs().max() > 1e-2
 
     again = network(biggan, scale_shift, 16 if heads is None else None, heads or 1)
     loaded = load_guided(again, tensors, by_head)
     assert loaded is not None and torch.equal(loaded, table)
-    assert torch.equal(again(x, TIME, Cond(vector=table[labels])), said)
+    assert torch.equal(again(x, TIME, Cond(vector=table[labels])), output)
 
 
 def test_rows_by_head() -> None:

@@ -161,9 +161,9 @@ def test_the_flat_list_says_the_same(variant: str) -> None:
     from_original(net, {f"module.{key}": value for key, value in tensors.items()}, divides)
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = interpreter(variant, tensors)(x, TIME)
-    said = -net(x, TIME) / TIME[:, None, None, None] if divides else net(x, TIME)
+    predicted = -net(x, TIME) / TIME[:, None, None, None] if divides else net(x, TIME)
     assert expected.std() > 0.1
-    torch.testing.assert_close(said, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(predicted, expected, rtol=0, atol=1e-4)
     back = to_original(net, divides)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[key], tensors[key]) for key in tensors)

@@ -18,16 +18,16 @@ def test_the_numbers_of_the_published_code() -> None:
     x = wave((2, 263, 1, 20)).squeeze(2).transpose(1, 2)
     valid = torch.arange(20) < torch.tensor([[20], [15]])
     cond = Cond(vector=wave((1, 2, 512), phase=1.0)[0], valid=valid)
-    for told, first in (
+    for condition, first in (
         (cond, (0.56114, 0.44452, 0.25571, 0.12130, 0.04802)),
         (Cond(vector=torch.zeros(2, 512), valid=valid), (0.56110, 0.44447, 0.25565, 0.12124, 0.04796)),
     ):
         with torch.no_grad():
-            said = net(x, torch.tensor([3.0, 700.0]), told).transpose(1, 2)
-        torch.testing.assert_close(said.flatten()[:5], torch.tensor(first), atol=1e-5, rtol=0)
-        if told is cond:
-            assert float(said.mean()) == pytest.approx(-0.005546, abs=1e-5)
-            assert float(said.std()) == pytest.approx(0.498010, abs=1e-5)
+            output = net(x, torch.tensor([3.0, 700.0]), condition).transpose(1, 2)
+        torch.testing.assert_close(output.flatten()[:5], torch.tensor(first), atol=1e-5, rtol=0)
+        if condition is cond:
+            assert float(output.mean()) == pytest.approx(-0.005546, abs=1e-5)
+            assert float(output.std()) == pytest.approx(0.498010, abs=1e-5)
 
 
 @pytest.mark.parametrize("body", [Encoder(16, 24, 2, 4), Decoder(16, 24, 2, 4), Recurrent(16, 2)])

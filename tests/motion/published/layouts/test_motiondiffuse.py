@@ -24,11 +24,11 @@ def test_the_numbers_of_the_published_code() -> None:
         valid=torch.arange(40) < torch.tensor([[40], [25]]),
     )
     with torch.no_grad():
-        said = net(wave((2, 40, 263)), torch.tensor([3.0, 700.0]), cond)
+        output = net(wave((2, 40, 263)), torch.tensor([3.0, 700.0]), cond)
     first = torch.tensor([-0.92694, -0.69250, -0.11210, 0.50821, 0.84450])
-    torch.testing.assert_close(said.flatten()[:5], first, atol=1e-5, rtol=0)
-    assert float(said.mean()) == pytest.approx(-0.006247, abs=1e-5)
-    assert float(said.std()) == pytest.approx(0.620716, abs=1e-5)
+    torch.testing.assert_close(output.flatten()[:5], first, atol=1e-5, rtol=0)
+    assert float(output.mean()) == pytest.approx(-0.006247, abs=1e-5)
+    assert float(output.std()) == pytest.approx(0.620716, abs=1e-5)
 
 
 def test_out_and_back_is_the_same() -> None:
