@@ -1,4 +1,4 @@
-"""`langevin demo`: train on real handwritten digits, sample several ways, and show what came of it."""
+"""`langevin demo`: train on real handwritten digits, sample with several samplers, and show the results."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Those that were told to stop may finish their checkpoint; the others hear it now."""
+    """Those that were stopped may finish their checkpoint; the others are stopped now."""
     for process in processes:
         try:
             process.wait(2)

@@ -25,7 +25,7 @@ class Codec(nn.Module):
         return data
 
     def sample(self, moments: Tensor, rng: TrainingRNG | None = None) -> Tensor:
-        """What is diffused, from what ``moments`` said."""
+        """A sample of what is diffused, given the result of ``moments``."""
         return moments
 
     def decode(self, code: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class HasOrder(Protocol):
 
 @runtime_checkable
 class HasAugmentation(Protocol):
-    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
+    """A data set whose augmentation happens while reading, such as crops before decoding."""
 
     def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""

@@ -91,7 +91,7 @@ def _group_norm() -> Norm:
     def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float) -> Tensor:
         return F.group_norm(x, groups, weight, bias, epsilon)
 
-    # The annotations are strings here, so the types are said again.
+    # The annotations are strings here, so the types are repeated.
     schema = "(Tensor x, Tensor weight, Tensor bias, int groups, float epsilon) -> Tensor"
     kept = torch.library.custom_op("langevin::group_norm", group_norm, mutates_args=(), schema=schema)
     kept.register_fake(lambda x, weight, bias, groups, epsilon: torch.empty_like(x))

@@ -21,7 +21,7 @@ from core.systems.system import System
 
 
 class Diffusion(System):
-    """A denoiser with what it needs around it: what it is told, what is diffused, and what is minimised."""
+    """A denoiser with its conditioner, codec and objective."""
 
     def __init__(
         self,

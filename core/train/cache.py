@@ -8,7 +8,7 @@ shards, written whole or not at all, each with a checksum that is compared whene
     data = Cached(pictures, lambda batch: latents(codec.describe)(texts(encode)(batch)), Path("cache"), key)
 
 What is kept of a picture is what its codec describes it by, such as the mean and the log-variance of its latents, from
-which ``codec.pick`` samples anew each time that the picture is met.
+from which ``codec.sample`` draws each time that the picture is used.
 """
 
 from __future__ import annotations
@@ -231,4 +231,4 @@ def _bytes(value: Tensor) -> memoryview:
 
 
 def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} in the cache is damaged or gone: delete it and start again, to make it anew")
+    return CheckpointError(f"{path} in the cache is damaged or gone: delete it and start again, to rebuild it")

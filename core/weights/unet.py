@@ -1,7 +1,7 @@
 """diffusers' ``UNet2DModel`` folder, both ways: the networks of DDPM, ADM, consistency models and their kin.
 
 diffusers keeps a class table in the network; here it belongs to the conditioner, whose table has one more row, for no
-class. Where these networks are told no class they add nothing, so that row is zero.
+class. Where these networks have no class they add nothing, so that row is zero.
 """
 
 from __future__ import annotations
