@@ -41,7 +41,8 @@ class SdxlText(PretrainedText):
 
     ``cond.tokens`` (B, 77, widths) are the penultimate states of all encoders, before any norm. ``cond.vector`` joins
     what the last encoder pools with sinusoids of the original size (height, width), of where the crop begins (top,
-    left) and of the target size. The refiner takes the last encoder only, and an aesthetic score in place of the target.
+    left) and of the target size. The refiner takes the last encoder only, and an aesthetic score in place of the
+    target.
 
     A batch may hold "size", "crop" and "target" (B, 2) or one for all (2,), and "score" (B,).
     """

@@ -1,4 +1,5 @@
-"""T5's conditions: tokens of T5 after those of two CLIPs for Stable Diffusion 3; T5's alone and CLIP's pooled output for Flux."""
+"""T5's conditions: tokens of T5 after those of two CLIPs for Stable Diffusion 3; T5's alone and CLIP's pooled output
+for Flux."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Sd3Text(PretrainedText):
 class FluxText(PretrainedText):
     """Flux's condition: ``cond.tokens`` (B, length, width) from T5, ``cond.vector`` what CLIP pools; no mask.
 
-    A network with a guidance embedding takes the scale as ``cond.guidance``, from ``batch["guidance"]`` (B,) or for all.
+    A network with a guidance embedding takes the scale as ``cond.guidance``, from ``batch["guidance"]`` (B,) or for
+    all.
     """
 
     def __init__(self, clip: Clip, t5: T5, guidance: float | None = 3.5) -> None:

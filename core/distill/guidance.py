@@ -3,8 +3,8 @@
     loss = E  w(log-SNR) || student(x_t, cond, g) - guided(x_t, cond, g) ||^2
     guided(x_t, cond, g) = teacher(x_t, null) + g (teacher(x_t, cond) - teacher(x_t, null))
 
-The student takes g as ``cond.guidance``, which is drawn for each sample, so that one student serves every guidance in the range. It is
-sampled with ``guide=imitating``, which tells it the guidance instead of applying any.
+The student takes g as ``cond.guidance``, which is drawn for each sample, so that one student serves every guidance in
+the range. It is X.
 """
 
 from __future__ import annotations

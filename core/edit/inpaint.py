@@ -80,7 +80,8 @@ def check_mask(known: Tensor, mask: Tensor) -> None:
 
 
 def repaint(sampler: Sampler, jump: int = 1, resamples: int = 10) -> Sampler:
-    """A sampler that walks every ``jump`` steps ``resamples`` times, adding noise to x in between (2201.09865, alg. 1)."""
+    """A sampler that walks every ``jump`` steps ``resamples`` times, adding noise to x in between (2201.09865, alg.
+    1)."""
     if jump < 1 or resamples < 1:
         raise ValueError("RePaint needs jumps and resamples of at least 1")
 
@@ -112,8 +113,8 @@ def renoise(x: Tensor, here: Level, there: Level, fresh: Tensor) -> Tensor:
 
 
 def masked_condition(latents: Tensor, mask: Tensor) -> Cond:
-    """The condition of the 9-channel inpainting U-Net: the mask (B, 1, *grid) of the data, shrunk to the grid of the masked
-    image's latents (B, C, *code), before these; mask 1 is regenerated.
+    """The condition of the 9-channel inpainting U-Net: the mask (B, 1, *grid) of the data, shrunk to the grid of the
+    masked image's latents (B, C, *code), before these; mask 1 is regenerated.
     """
     small = F.interpolate(mask.to(latents), size=latents.shape[2:], mode="nearest")
     return Cond(concat=torch.cat([small.expand(len(latents), -1, *small.shape[2:]), latents], dim=1))

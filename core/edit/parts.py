@@ -1,5 +1,5 @@
-"""Parts of one sample under different conditions: each part is denoised under its own condition, and where parts overlap
-their estimates are averaged (2302.08113, equation 5):
+"""Parts of one sample under different conditions: each part is denoised under its own condition, and where parts
+overlap their estimates are averaged (2302.08113, equation 5):
 
     x0 = sum_i w_i x0_i / sum_i w_i            x0_i = E[x0 | x_t on part i, cond_i]
 

@@ -93,7 +93,8 @@ class Double(nn.Module):
 
 
 class Residual(nn.Module):
-    """``x + conv(silu(norm(conv(silu(norm(x))) + time)))``; ``resample`` acts inside and on the skip connection (BigGAN)."""
+    """``x + conv(silu(norm(conv(silu(norm(x))) + time)))``; ``resample`` acts inside and on the skip connection
+    (BigGAN)."""
 
     def __init__(self, style: Style, channels: int, out: int, resample: nn.Module | None = None) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""ControlNet: a copy of a U-Net's encoder that also takes a picture and adds its feature maps to the U-Net's (2302.05543).
+"""ControlNet: a copy of a U-Net's encoder that also takes a picture and adds its feature maps to the U-Net's
+(2302.05543).
 
     c_i = Z_i(encoder(x, hint(picture))_i)
     u   = decoder(s_i + scale c_i)              s_i what the U-Net's own encoder hands over

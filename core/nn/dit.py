@@ -212,8 +212,8 @@ class DiT(nn.Module):
     ) -> None:
         """``embedders`` is 1, or ``depth`` for a time embedding (and a slice of cond.vector) of each block's own.
 
-        ``mlp_epsilon`` (of the norm before each MLP) and ``frequency_shift`` (of the time sinusoids) differ between published
-        weights. Raises ValueError when the width does not divide into heads.
+        ``mlp_epsilon`` (of the norm before each MLP) and ``frequency_shift`` (of the time sinusoids) differ between
+        published weights. Raises ValueError when the width does not divide into heads.
         """
         super().__init__()
         width = front.width
@@ -250,7 +250,8 @@ class DiT(nn.Module):
         return Modulations(blocks, (shift, 1 + scale))
 
     def denoise(self, x: Tensor, modulations: Modulations, valid: Tensor | None = None) -> Tensor:
-        """The network, given its modulations; tokens that are not ``valid`` (B, N) affect no other and their output is 0."""
+        """The network, given its modulations; tokens that are not ``valid`` (B, N) affect no other and their output is
+        0."""
         tokens = self.front(x)
         valid = None if valid is None else self.front.token_mask(valid)
         if valid is not None and valid.shape != tokens.shape[:2]:

@@ -3,8 +3,8 @@
     W x  becomes  W x + weight * alpha / rank * B (A x)        A (rank, in, *kernel), B (rows, rank)
 
 B starts at zero, so a new LoRA changes nothing. An addition may lie on a block of a layer's rows, such as the queries
-of a fused projection. A ``LoRA`` is a module of its own, no part of a network or of its checkpoint; ``AttachedLoRAs`` applies
-any number of them to a network, each with a weight, and fuses them into its weights and out of them again.
+of a fused projection. A ``LoRA`` is a module of its own, no part of a network or of its checkpoint; ``AttachedLoRAs``
+applies any number of them to a network, each with a weight, and fuses them into its weights and out of them again.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class AttachedLoRAs:
     def fuse(self) -> None:
         """Put the additions into the weights, so that the network is as fast as it was without them.
 
-        The original parameters are kept in memory: ``unfuse`` restores them bit for bit. Raises ValueError where they are fused already.
+        The original parameters are kept in memory: ``unfuse`` restores them bit for bit. Raises ValueError where they
+        are fused already.
         """
         if self._originals:
             raise ValueError("these LoRAs are fused already: unfuse them first")

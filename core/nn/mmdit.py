@@ -184,8 +184,9 @@ class MMDiT(nn.Module):
         concat_channels: int = 0,
     ) -> None:
         """size: side of the latents that are usual; table: the most patches a side may have, numbered as if they were
-        the patches of the usual size. normed: queries and keys are; dual: how many blocks have self-attention of the image too.
-        vector_width 0 is a network without pooled text; concat_channels: those of ``cond.concat``, joined to x's.
+        the patches of the usual size. normed: queries and keys are; dual: how many blocks have self-attention of the
+        image too. vector_width 0 is a network without pooled text; concat_channels: those of ``cond.concat``, joined
+        to x's.
         """
         super().__init__()
         self.width = width = heads * head_width

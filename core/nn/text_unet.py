@@ -1,11 +1,13 @@
-"""The U-Net of Stable Diffusion: residual blocks with time, transformers with cross-attention to a text (2112.10752; 2307.01952).
+"""The U-Net of Stable Diffusion: residual blocks with time, transformers with cross-attention to a text (2112.10752;
+2307.01952).
 
     e   = MLP(sinusoids(time) + W sinusoids(guidance)) + what cond.vector adds
     h_i = transformer_i(residual_i(h, Linear_i(silu(e))), text)      down, middle, up, with every h_i handed over
 
 One class serves Stable Diffusion 1 and 2, SDXL and its refiner, their inpainting, depth and upscaling kin, and LCM: a
 ``Plan`` holds what differs. What does not depend on x (the outputs of ``Linear_i``, the keys and values of the
-text) is a ``BlockInputs``, made once a prompt and once a time by ``prepare``. ``UNetEncoder`` is also a ControlNet's body.
+text) is a ``BlockInputs``, made once a prompt and once a time by ``prepare``. ``UNetEncoder`` is also a ControlNet's
+body.
 """
 
 from __future__ import annotations
@@ -243,7 +245,8 @@ class TextUNet(UNetEncoder):
         return self.denoise(x, self.block_inputs(time, cond))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside (see ``prepare_inputs``): x (B, C, *grid), time () or (B,) -> its output."""
+        """The network with its condition inside (see ``prepare_inputs``): x (B, C, *grid), time () or (B,) -> its
+        output."""
         block_inputs = self.prepare_inputs(cond)
 
         def output_of(x: Tensor, time: Tensor) -> Tensor:
@@ -253,7 +256,8 @@ class TextUNet(UNetEncoder):
         return output_of
 
     def denoise(self, x: Tensor, inputs: BlockInputs, extra: Sequence[Tensor] | None = None) -> Tensor:
-        """The network, given its block inputs; ``extra`` is added to every map that is handed over and to the middle's."""
+        """The network, given its block inputs; ``extra`` is added to every map that is handed over and to the
+        middle's."""
         states, h = self.descend(x, inputs)
         if extra is not None:
             h = h + extra[-1]

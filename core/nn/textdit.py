@@ -4,8 +4,8 @@
     x = x + reader(norm(x), words)            cross-attention, whose projection starts at zero
     x = x + gate' * mlp(...)
 
-Time and ``cond.vector`` modulate the norms; ``cond.tokens`` are the words. What depends on the words only, their keys and
-values in every block, is computed once.
+Time and ``cond.vector`` modulate the norms; ``cond.tokens`` are the words. What depends on the words only, their keys
+and values in every block, is computed once.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class TextDiT(DiT):
     def denoise_with_text(
         self, x: Tensor, modulations: Modulations, words: Words, mask: Tensor | None, valid: Tensor | None
     ) -> Tensor:
-        """The network, given all that does not depend on x; tokens that are not real affect no other and are 0 in the output."""
+        """The network, given all that does not depend on x; tokens that are not real affect no other and are 0 in the
+        output."""
         tokens = self.front(x)
         exists = None if valid is None else self.front.token_mask(valid)
         if exists is not None and exists.shape != tokens.shape[:2]:

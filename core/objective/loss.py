@@ -71,7 +71,8 @@ class Objective(nn.Module):
     bound:       the weight of the variational bound, for a learned variance; T / 1000 in 2102.09672;
     integrand:   divide by the density over log-SNR, so that ``weight`` is the integrand over log-SNR and ``times``
                  changes the variance only (2303.00848, equation 6);
-    auxiliary_loss: a further loss of x0 as it is estimated, for what a domain knows of its data (2209.14916, section 3).
+    auxiliary_loss: a further loss of x0 as it is estimated, for what a domain knows of its data (2209.14916, section
+    3).
     """
 
     def __init__(

@@ -6,8 +6,8 @@ schedule,
 
     dy / da = (cos(a) y - x0(y, a)) / sin(a),
 
-and a sampler on any schedule is compared with it: the error at a doubling number of steps falls with the claimed order, and
-its limit by Richardson's extrapolation is the solution, with no floor.
+and a sampler on any schedule is compared with it: the error at a doubling number of steps falls with the claimed
+order, and its limit by Richardson's extrapolation is the solution, with no floor.
 """
 
 from __future__ import annotations

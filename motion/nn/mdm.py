@@ -6,7 +6,8 @@ post-norm:
     x = norm(x + attention(x)),    x = norm(x + mlp(x))
 
 The encoder puts e before the frames; the decoder reads it (or one for each word) by cross-attention; the recurrent
-network has e concatenated to every frame. Time t is embedded as position t of the sinusoidal table, so it may be fractional.
+network has e concatenated to every frame. Time t is embedded as position t of the sinusoidal table, so it may be
+fractional.
 """
 
 from __future__ import annotations
@@ -153,8 +154,8 @@ class MDM(nn.Module):
     """Sequences (B, T, features) of any length, with a body of any of the three kinds."""
 
     def __init__(self, features: int, width: int, body: Body, text_width: int | None = None, words: bool = False):
-        """text_width: of cond.vector, or of cond.tokens where each of the ``words`` is a token of its own, which a linear
-        layer brings to ``width``; None where the vector has that width already (actions) or there is none.
+        """text_width: of cond.vector, or of cond.tokens where each of the ``words`` is a token of its own, which a
+        linear layer brings to ``width``; None where the vector has that width already (actions) or there is none.
         """
         super().__init__()
         self.features, self.width, self.words = features, width, words
