@@ -67,8 +67,8 @@ def main(words: Sequence[str]) -> None:
     family = next((source.found.family for source in sources.values() if source.found.family), "")
     if family in ("sd3", "flux"):
         sources = {name: part._replace(plain=True) for name, part in sources.items()}
-    beside = latents(options, family, sources)
-    targets = {name: cast(convert(part, options.to, beside), dtype) for name, part in sources.items()}
+    latent_config = latents(options, family, sources)
+    targets = {name: cast(convert(part, options.to, latent_config), dtype) for name, part in sources.items()}
     if options.to == DIFFUSERS:
         write_folders(out, targets)
     else:
@@ -147,10 +147,10 @@ def of_folder(folder: Path) -> Source:
 def latents(options: Options, family: str, sources: Mapping[str, Source]) -> LatentConfig | None:
     """What an original autoencoder's file does not say: as asked, as its system's, or as all of four channels have."""
     autoencoders = [s for s in sources.values() if s.found.kind == "vae" and s.config is None]
-    beside = LATENTS.get(family or "sd", LATENTS["sd"])
+    found = LATENTS.get(family or "sd", LATENTS["sd"])
     if options.scale is not None or options.shift is not None:
-        scale = beside.scale if options.scale is None else options.scale
-        beside = dataclasses.replace(beside, scale=scale, shift=options.shift or 0.0)
+        scale = found.scale if options.scale is None else options.scale
+        found = dataclasses.replace(found, scale=scale, shift=options.shift or 0.0)
     elif autoencoders and not family and options.to == DIFFUSERS:
         code = autoencoders[0].tensors["decoder.conv_in.weight"].shape[1]
         if code != 4:
@@ -159,7 +159,7 @@ def latents(options: Options, family: str, sources: Mapping[str, Source]) -> Lat
                 "(1.5305 and 0.0609 for Stable Diffusion 3, 0.3611 and 0.1159 for Flux)"
             )
         print("Taking 0.18215 as the latents' scale, which is Stable Diffusion 1's and 2's; for SDXL give 0.13025.")
-    return beside
+    return found
 
 
 def prefixes(sources: Mapping[str, Source], family: str) -> dict[str, str]:
@@ -176,8 +176,8 @@ def prefixes(sources: Mapping[str, Source], family: str) -> dict[str, str]:
         table = network | {"vae": "first_stage_model.", TEXTS[0]: f"{ONE}transformer.", TEXTS[1]: second}
     else:
         config = (sources[TEXTS[0]].config or {}) if TEXTS[0] in sources else {}
-        way = "model" if config.get("hidden_act") == "gelu" else "transformer"
-        table = network | {"vae": "first_stage_model.", TEXTS[0]: f"cond_stage_model.{way}."}
+        stem = "model" if config.get("hidden_act") == "gelu" else "transformer"
+        table = network | {"vae": "first_stage_model.", TEXTS[0]: f"cond_stage_model.{stem}."}
     strange = sources.keys() - table.keys()
     if strange:
         raise CheckpointError(f"single files have no place for {min(strange)}: convert the other parts one by one")

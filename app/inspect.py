@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> None:
     """Describe a file, a model's folder, a pipeline's folder or a run's folder."""
     known = [("what", "a .safetensors file, a folder of diffusers, or a run's folder")]
     _, given = parse(Options, "langevin inspect", ABOUT, words, known)
-    for number, rows in enumerate(described(Path(given["what"]))):
+    for number, rows in enumerate(rows_of(Path(given["what"]))):
         if number:
             print()
         for name, value in rows.items():
@@ -45,17 +45,17 @@ def main(words: Sequence[str]) -> None:
                 print(f"{name:12}  {value}")
 
 
-def described(path: Path) -> list[dict[str, str]]:
+def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of every part of what lies at ``path``."""
     if not path.is_dir():
         return file_rows(path)
     if (path / "model_index.json").exists():
-        said = scheduler_rows(path)
+        scheduler = scheduler_rows(path)
         parts = [part for part in sorted(path.iterdir()) if part.is_dir() and weights_in(part)]
         if not parts:
             raise CheckpointError(refusal(path, sorted(path.iterdir())))
         networks = ("unet", "transformer")
-        return [folder_rows(part) | (said if part.name in networks else {}) for part in parts]
+        return [folder_rows(part) | (scheduler if part.name in networks else {}) for part in parts]
     if (path / "config.json").exists() or weights_in(path):
         return [folder_rows(path)]
     runs = sorted([*path.glob("*.safetensors"), *path.glob("checkpoints/*.safetensors")])

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.options import parse
-from app.way import find_sampler
 from core.flags import option
-from core.sample import ALIASES, SAMPLERS, SamplerInfo
+from core.sample import ALIASES, SAMPLERS, SamplerInfo, find_sampler
 from core.verify.orders import certify, markdown
 from core.verify.weak_orders import certify_weak, weak_markdown
 from core.weights.checkpoint import write_whole

@@ -91,7 +91,7 @@ class Pixels(Codec):
 class Latents(Codec):
     """The code of a frozen autoencoder, ``scale (z - shift)``: what latent diffusion diffuses (2112.10752).
 
-    A KL autoencoder's data are described by the mean and log variance of their code, and ``sample`` draws from it.
+    A KL autoencoder's moments are the mean and log variance of the code, and ``sample`` draws from it.
     """
 
     def __init__(

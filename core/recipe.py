@@ -142,7 +142,7 @@ class Recipe:
     prompts: Prompts = Unconditional()
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
     initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
-    described: bool = False  # encode the data once, before training, and train on the precomputed latents
+    precomputed: bool = False  # encode the data once, before training, and train on the precomputed latents
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 

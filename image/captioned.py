@@ -71,7 +71,7 @@ def digits_recipe(
         Captions(unseen_captions),
         evaluate=lambda: caption_evaluation(*parts()),
         initialize=start,
-        described=True,
+        precomputed=True,
     )
 
 

@@ -4,7 +4,7 @@
     guided(x_t, cond, g) = teacher(x_t, null) + g (teacher(x_t, cond) - teacher(x_t, null))
 
 The student takes g as ``cond.guidance``, which is drawn for each sample, so that one student serves every guidance in
-the range. It is X.
+the range. Sample it with ``guide=embed_guidance``, which sets ``cond.guidance`` and makes one call of the network.
 """
 
 from __future__ import annotations
@@ -113,5 +113,5 @@ class EmbeddedGuidance:
 
 
 def embed_guidance(denoiser: DenoiserLike, null: Cond, scale: float) -> EmbeddedGuidance:
-    """``Sampling(guide=imitating)``: the guidance of a sampler goes to the student, and the null is not needed."""
+    """``Sampling(guide=embed_guidance)``: the guidance of a sampler goes to the student, and the null is not needed."""
     return EmbeddedGuidance(denoiser, scale)

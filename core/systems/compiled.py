@@ -5,7 +5,7 @@ such part. Conditions are read and times embedded outside (see ``Preparable``), 
 
 On a CPU the weights are frozen into the graph: the compiler lays them out once as its kernels want them, and folds what
 depends on nothing else. So this is for sampling: a network whose weights change afterwards must be built and compiled
-anew. There matrices become convolutions of size 1, and group norms stay whole; both because of what runs faster.
+again. There matrices become convolutions of size 1, and group norms stay whole; both because of what runs faster.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     state = prepare(recipe, accelerator, run.folder if last is None else None)
     if last is not None:
         resume(state, recipe, last)
-    if recipe.described:
+    if recipe.precomputed:
         data, held_out = precompute(data, state), None if held_out is None else precompute(held_out, state)
     ordered = OrderedDataset(data, training.seed, training.augment)
     main = accelerator.is_main_process

@@ -1,4 +1,4 @@
-"""Data described by a codec once, in memory, so that training does not encode the same pictures again and again.
+"""Data encoded by a codec once, in memory, so that training does not encode the same pictures again and again.
 
 What cannot lie in memory belongs into a cache on disk (``core.train.cache``).
 """
