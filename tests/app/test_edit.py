@@ -214,7 +214,7 @@ def test_latent_models_edit_too(command: Command, latents: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "fragments"),
     [
         (["--strength", "1.5"], ["--strength", "1.5"]),
         (["--strength", "-0.1"], ["--strength", "-0.1"]),
