@@ -164,6 +164,13 @@ def test_a_page_has_the_fields_words(path: str) -> None:
     assert not wrong, f"{path} has {sorted(wrong)}"
 
 
+def test_the_vocabulary_names_what_exists() -> None:
+    page = (ROOT / "docs/vocabulary.md").read_text()
+    named = {name for name in re.findall(r"`([A-Za-z_]+)`", page) if "_" in name or name != name.lower()}
+    known = {name for path in FILES for name in identifiers(ast.parse((ROOT / path).read_text()))}
+    assert len(named) > 5 and named <= known, named - known
+
+
 def test_every_exception_is_needed() -> None:
     assert {(path, word) for path, word in EXCEPTIONS if word not in found_in(path)} == set()
 
