@@ -55,10 +55,10 @@ def _count(shapes: Mapping[str, torch.Size], stem: str) -> int:
 
 def _net_pairs(depth: int) -> Iterator[Pair]:
     yield Pair("net.positions", ("sequence_embedding",))
-    yield from both("net.read", "joint_embed")
+    yield from both("net.proj_in", "joint_embed")
     yield from both("net.first", "time_embed.0")
     yield from both("net.second", "time_embed.2")
-    yield from both("net.say", "out")
+    yield from both("net.proj_out", "out")
     for i in range(depth):
         ours, theirs = f"net.blocks.{i}", f"temporal_decoder_blocks.{i}"
         yield from both(f"{ours}.norm", f"{theirs}.sa_block.norm")
@@ -76,7 +76,7 @@ def _net_pairs(depth: int) -> Iterator[Pair]:
 
 
 def _reader_pairs(depth: int) -> Iterator[Pair]:
-    yield from both("reader.read", "text_pre_proj")
+    yield from both("reader.proj_in", "text_pre_proj")
     for i in range(depth):
         yield from layer_pairs(f"reader.layers.{i}", f"textTransEncoder.layers.{i}")
     yield from both("reader.norm", "text_ln")
