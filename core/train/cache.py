@@ -163,7 +163,7 @@ def content_hash(data: Dataset, index: int) -> str:
 
 
 def latents(moments: Callable[[Tensor], Tensor]) -> Encode:
-    """Puts what ``codec.describe`` says of "x" in its place, as "moments": see ``core.codec.Codec``."""
+    """Replaces "x" by its ``codec.moments``, as "moments": see ``core.codec.Codec``."""
     return lambda batch: (
         {name: value for name, value in batch.items() if name != "x"} | {"moments": moments(batch["x"])}
     )
