@@ -150,7 +150,7 @@ class Latents(Codec):
 
 
 class Chain(Codec):
-    """Codecs one after the other: the first sees the data, and is the one that describes it."""
+    """Codecs one after the other; the moments are those of the first."""
 
     def __init__(self, *codecs: Codec) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ class HasAugmentation(Protocol):
 
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:
-    """The batch itself. Raises ValueError where it has no "x", nor what describes it, or a number is not finite."""
+    """The batch itself. Raises ValueError where it has no "x", nor its moments, or a number is not finite."""
     if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("moments"), Tensor):
         raise ValueError("a data set must return batches with a tensor under 'x'")
     for name, value in batch.items():

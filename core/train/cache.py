@@ -5,9 +5,9 @@ is found is what would be computed: change one pixel or one weight and it is mis
 shards, written whole or not at all, each with a checksum that is compared whenever it is read.
 
     key = model_hash(codec, text_encoder)
-    data = Cached(pictures, lambda batch: latents(codec.describe)(texts(encode)(batch)), Path("cache"), key)
+    data = Cached(pictures, lambda batch: latents(codec.moments)(texts(encode)(batch)), Path("cache"), key)
 
-What is kept of a picture is what its codec describes it by, such as the mean and the log-variance of its latents, from
+What is kept of a picture is its moments, such as the mean and the log-variance of its latents, from
 from which ``codec.sample`` draws each time that the picture is used.
 """
 

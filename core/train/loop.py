@@ -101,7 +101,7 @@ def train(recipe: Recipe, run: Run) -> Path:
 
 
 def precompute(data: Dataset, state: State) -> Dataset:
-    """The data as the system's codec describes them."""
+    """The data as the moments of the system's codec."""
     if not isinstance(state.system, Diffusion):
         raise ValueError("only the data of a diffusion model can be encoded before training: it has the codec")
     return PrecomputedLatents(data, state.system.codec, state.skipped.device)

@@ -17,7 +17,7 @@ from core.train.order import example_order
 
 
 class PrecomputedLatents:
-    """A data set with ``codec.describe(x)`` under "moments" in place of "x", and everything else as it was."""
+    """A data set with ``codec.moments(x)`` under "moments" in place of "x", and everything else as it was."""
 
     def __init__(self, data: Dataset, codec: Codec, device: torch.device, batch: int = 256) -> None:
         """Describes all of the data; ``batch`` examples at once."""
