@@ -1,4 +1,4 @@
-"""`langevin demo`: train on real handwritten digits, sample several ways, and show what came of it."""
+"""`langevin demo`: train on real handwritten digits, sample with several samplers, and show the results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run it again and it goes on from the trained model.
 Example:
   langevin demo --steps 400 --out runs/demo"""
 
-WAYS = (
+SOLVERS = (
     ("heun", "karras", 18),
     ("dpmpp_2m", "karras", 20),
     ("unipc", "karras", 12),
@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def table(model: Model, options: Options) -> None:
-    """A line for each way to sample: quality, evaluations, seconds."""
+    """A line for each sampler: quality, evaluations, seconds."""
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -76,7 +76,7 @@ def table(model: Model, options: Options) -> None:
     request = Request(count=options.count, seed=options.seed, batch=250)
     conditions = request.conditions(model, request.samples())
     shown = Table("sampler", "steps", "evaluations", "Frechet distance [95 %]", "asked digit", "seconds", box=None)
-    for name, grid, steps in WAYS:
+    for name, grid, steps in SOLVERS:
         started = time.perf_counter()
         chosen = replace(request, sampler=name, grid=grid, steps=steps)
         samples = torch.cat([data for data, _ in model.batches(chosen)])

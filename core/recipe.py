@@ -142,7 +142,7 @@ class Recipe:
     prompts: Prompts = Unconditional()
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
     initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
-    described: bool = False  # describe the data by the codec once, before training, and train on that
+    precomputed: bool = False  # encode the data once, before training, and train on the precomputed latents
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 
@@ -177,7 +177,7 @@ def build(name: str, arguments: Mapping[str, object] | None = None, packages: Se
 def _find(name: str, packages: Sequence[str]) -> Callable[..., Recipe]:
     match = re.fullmatch(r"(\w+)\.recipes((?:\.[A-Za-z]\w*)+)\.([A-Za-z]\w*)", name)
     if match is None or match[1] not in packages:
-        raise ValueError(f"'{name}' is not the name of a recipe: it should look like image.recipes.ddpm.tiny")
+        raise ValueError(f"'{name}' is not the name of a recipe: a name is such as image.recipes.ddpm.tiny")
     try:
         module = importlib.import_module(f"{match[1]}.recipes{match[2]}")
     except ModuleNotFoundError as error:

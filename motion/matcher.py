@@ -54,7 +54,7 @@ class Matcher(nn.Module):
         return F.normalize(vector, dim=-1)
 
     def loss(self, x: Tensor, valid: Tensor, captions: Sequence[str]) -> Tensor:
-        """How badly a batch is told apart, ()."""
+        """The contrastive loss of a batch, ()."""
         alike = self.of_texts(captions) @ self.of_motions(x, valid).T * self.logit_scale.exp().clamp(max=100)
         rivals = torch.tensor([[a == b for b in captions] for a in captions], device=alike.device)
         rivals.fill_diagonal_(False)

@@ -32,14 +32,14 @@ class HasOrder(Protocol):
 
 @runtime_checkable
 class HasAugmentation(Protocol):
-    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
+    """A data set whose augmentation happens while reading, such as crops before decoding."""
 
     def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> Batch:
         """``get`` with the randomness of Stream.AUGMENT of the draw, a row for each index."""
 
 
 def check(batch: Batch, indices: Sequence[int]) -> Batch:
-    """The batch itself. Raises ValueError where it has no "x", nor what describes it, or a number is not finite."""
+    """The batch itself. Raises ValueError where it has no "x", nor its moments, or a number is not finite."""
     if not isinstance(batch.get("x"), Tensor) and not isinstance(batch.get("moments"), Tensor):
         raise ValueError("a data set must return batches with a tensor under 'x'")
     for name, value in batch.items():

@@ -67,8 +67,8 @@ def train(recipe: Recipe, run: Run) -> Path:
 
     training = recipe.training
     # accelerate has one precision for all of a process, where an autoencoder may be trained before its model: it is
-    # told of fp16 only, which needs its scaler.
-    # And it finds its peers without a GPU only where it is told that there is none.
+    # for fp16 only, which needs its scaler.
+    # Without a GPU it finds its peers only where cpu is set.
     cpu = run.cpu or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=cpu)
     sharding = BatchSharding(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
@@ -77,7 +77,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     state = prepare(recipe, accelerator, run.folder if last is None else None)
     if last is not None:
         resume(state, recipe, last)
-    if recipe.described:
+    if recipe.precomputed:
         data, held_out = precompute(data, state), None if held_out is None else precompute(held_out, state)
     ordered = OrderedDataset(data, training.seed, training.augment)
     main = accelerator.is_main_process
@@ -101,9 +101,9 @@ def train(recipe: Recipe, run: Run) -> Path:
 
 
 def precompute(data: Dataset, state: State) -> Dataset:
-    """The data as the system's codec describes them."""
+    """The data as the moments of the system's codec."""
     if not isinstance(state.system, Diffusion):
-        raise ValueError("only the data of a diffusion model can be described beforehand: it has the codec")
+        raise ValueError("only the data of a diffusion model can be encoded before training: it has the codec")
     return PrecomputedLatents(data, state.system.codec, state.skipped.device)
 
 

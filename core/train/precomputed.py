@@ -1,4 +1,4 @@
-"""Data described by a codec once, in memory, so that training does not encode the same pictures again and again.
+"""Data encoded by a codec once, in memory, so that training does not encode the same pictures again and again.
 
 What cannot lie in memory belongs into a cache on disk (``core.train.cache``).
 """
@@ -17,7 +17,7 @@ from core.train.order import example_order
 
 
 class PrecomputedLatents:
-    """A data set with ``codec.describe(x)`` under "moments" in place of "x", and everything else as it was."""
+    """A data set with ``codec.moments(x)`` under "moments" in place of "x", and everything else as it was."""
 
     def __init__(self, data: Dataset, codec: Codec, device: torch.device, batch: int = 256) -> None:
         """Describes all of the data; ``batch`` examples at once."""

@@ -79,7 +79,7 @@ def _controlled(model: str, data: str, training: Training) -> Recipe:
         data=parts,
         prompts=Captions(validation),
         initialize=None,
-        described=base.described,
+        precomputed=base.precomputed,
     )
 
 

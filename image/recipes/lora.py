@@ -71,7 +71,7 @@ def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str,
     if not data:
         return dataclasses.replace(base, system=system, training=training, initialize=None)
     own = captioned_recipe(system, base.shape, base.sampling, training, data, side(base, path))
-    return dataclasses.replace(own, described=base.described)
+    return dataclasses.replace(own, precomputed=base.precomputed)
 
 
 def side(base: Recipe, path: Path) -> int:
