@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from core.names import look_up
+from langevin import __version__
 
 COMMANDS = {
     "list": ("app.catalogue", "the recipes, with their presets"),
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
+        return 0
+    if words == ["--version"]:
+        print(f"langevin {__version__}")
         return 0
     try:
         module, _ = look_up("command", words[0], commands(), "langevin --help")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from core.names import nearest
+from core.parameters import About
 
 T = TypeVar("T")
 
@@ -48,13 +49,14 @@ def flags_of(kind: type) -> list[Flag]:
     ]
 
 
-def flags_of_function(function: Callable[..., object]) -> list[Flag]:
+def flags_of_function(function: Callable[..., object], parameters: Mapping[str, About]) -> list[Flag]:
     """The flags of a function's parameters; a parameter without a default must be given."""
     hints = typing.get_type_hints(function)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
         required = parameter.default is inspect.Parameter.empty
-        found.append(Flag(name, hints[name], dataclasses.MISSING if required else parameter.default, "of the recipe"))
+        default = dataclasses.MISSING if required else parameter.default
+        found.append(Flag(name, hints[name], default, *parameters.get(name, About("")), group="options of the recipe"))
     return found
 
 
@@ -106,7 +108,8 @@ class _Help(argparse.HelpFormatter):
 def _add(parser: argparse._ActionsContainer, flag: Flag) -> None:
     name = f"--{flag.name.replace('_', '-')}"
     required = flag.default is dataclasses.MISSING
-    shown = "" if required or flag.default in (None, "", ()) else f" (default: {flag.default})"
+    default = " ".join(map(str, flag.default)) if isinstance(flag.default, tuple) else flag.default
+    shown = "" if required or default in (None, "") else f" (default: {default})"
     about = (flag.about + shown).strip().replace("%", "%%")
     kind, many = _plain(flag.kind)
     if kind is bool:

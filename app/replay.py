@@ -10,7 +10,7 @@ from typing import Any
 
 from app.edit import opened_for
 from app.options import parse
-from core.flags import option, restored
+from core.flags import IN_MEMORY, option, restored
 from core.model import digest
 from core.registry import modalities, modality_of, newest, open_model
 
@@ -34,6 +34,8 @@ def main(words: Sequence[str]) -> None:
     options, given = parse(Options, "langevin replay", ABOUT, words, known)
     old = Path(given["file"])
     settings = settings_in(old)
+    if IN_MEMORY in settings.values():
+        raise ValueError(f"{old.name} was made with what lay in no file, so it cannot be made again")
     from core.settings import in_words, unchanged
 
     path = options.checkpoint or Path(str(settings["checkpoint"]))
@@ -50,8 +52,6 @@ def main(words: Sequence[str]) -> None:
     if new.suffix.lower() != old.suffix.lower():
         raise ValueError(f"{new} cannot be compared with {old.name}: give a name that ends in {old.suffix}")
     if "edit" in settings:
-        if "source" not in settings:
-            raise ValueError(f"{old.name} was edited from what lay in no file, so it cannot be made again")
         source = Path(settings["source"])
         unchanged({"files": {str(source): settings["source_sha256"]}}, old)
         operation = restored(modality.operations[settings["edit"]], settings)

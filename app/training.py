@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.options import flags_of, flags_of_function, read
 from app.processes import side_by_side
 from core.flags import option
-from core.registry import find
+from core.registry import find, parameters
 
 if TYPE_CHECKING:
     from core.recipe import Recipe
@@ -65,7 +65,8 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     name, function = find(system, preset)
     program = f"langevin train {system}"
     about = f"{ABOUT}\n\nThis preset: {(function.__doc__ or '').strip().splitlines()[0]}"
-    own = [flag for flag in flags_of_function(function) if flag.name not in {f.name for f in flags_of(Options)}]
+    every = flags_of_function(function, parameters())
+    own = [flag for flag in every if flag.name not in {f.name for f in flags_of(Options)}]
     values = read(program, about, [], [*flags_of(Options), *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
     recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)

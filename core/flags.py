@@ -16,7 +16,7 @@ def option(default: Any, about: str, metavar: str | None = None) -> Any:
 
 
 def record(values: Any) -> dict[str, Any]:
-    """A dataclass of flags as JSON keeps it: paths as words."""
+    """A dataclass of flags as JSON keeps it: paths as words; objects that lie in no file are only said to be there."""
     return {field.name: _plain(getattr(values, field.name)) for field in dataclasses.fields(values)}
 
 
@@ -27,9 +27,14 @@ def restored(kind: type[T], stored: Mapping[str, Any]) -> T:
     return kind(**{name: _typed(known[name].type, value) for name, value in chosen.items()})
 
 
+IN_MEMORY = "in memory"  # what a record has in the place of an object that lies in no file
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if not isinstance(value, str | int | float | None | tuple | list):
+        return IN_MEMORY
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 

@@ -139,12 +139,14 @@ def digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class SamplingFlags:
-    """How to sample; what is left out is the model's own choice."""
+    """How to sample; what is left out is the model's own choice. From Python, sampler and grid may be functions."""
 
-    sampler: str | None = option(
+    sampler: str | Callable[..., Any] | None = option(
         None, "sampler, see `langevin solvers --list`; names of diffusers and ComfyUI work too (default: the model's)"
     )
-    grid: str | None = option(None, "grid of times: trailing, karras, linspace, ... (default: the model's)")
+    grid: str | Callable[..., Any] | None = option(
+        None, "grid of times: trailing, karras, linspace, ... (default: the model's)"
+    )
     steps: int | None = option(None, "number of steps (default: the model's)")
     guidance: float | None = option(None, "guidance scale; 1 is none (default: the model's)")
     seed: int = option(0, "seed; sample i of a seed is always the same")
@@ -156,13 +158,16 @@ class SamplingFlags:
         from core.sample import SAMPLERS, find_sampler
 
         chosen = default
-        if self.sampler is not None:
+        if callable(self.sampler):
+            chosen = dataclasses.replace(chosen, sampler=self.sampler)
+        elif self.sampler is not None:
             name, grid = find_sampler(self.sampler)
             chosen = dataclasses.replace(chosen, sampler=SAMPLERS[name].sampler)
             if grid is not None and self.grid is None:
                 chosen = dataclasses.replace(chosen, grid=GRIDS[grid])
         if self.grid is not None:
-            chosen = dataclasses.replace(chosen, grid=look_up("grid", self.grid, GRIDS, "langevin sample --help"))
+            known = self.grid if callable(self.grid) else look_up("grid", self.grid, GRIDS, "langevin sample --help")
+            chosen = dataclasses.replace(chosen, grid=known)
         if self.steps is not None:
             chosen = dataclasses.replace(chosen, steps=self.steps)
         if self.guidance is not None:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.names import look_up
+from core.parameters import PARAMETERS, About
 
 if TYPE_CHECKING:
     from core.model import Modality, Model, Operation, Request
@@ -66,6 +67,15 @@ def presets(module: ModuleType) -> dict[str, Callable[..., object]]:
         and function.__annotations__.get("return") == "Recipe"
         and not name.startswith("_")
     }
+
+
+def parameters() -> dict[str, About]:
+    """What the parameters of recipes mean, by name: those of every domain, and those that only one has."""
+    found = dict(PARAMETERS)
+    for domain in domains():
+        if (ROOT / domain / "parameters.py").is_file():
+            found |= importlib.import_module(f"{domain}.parameters").PARAMETERS
+    return found
 
 
 def find(system: str, preset: str) -> tuple[str, Callable[..., object]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.flags import record
+from core.flags import IN_MEMORY, record
 from core.grid import GRIDS
 from core.model import Model, Operation, Request, SamplingFlags, digest
 from core.sample import SAMPLERS
@@ -30,9 +30,10 @@ def settings_of(model: Model, asked: Request | Operation) -> dict[str, Any]:
 def sampling_of(model: Model, asked: SamplingFlags) -> dict[str, Any]:
     """The sampling in words, as far as its parts have names; a part without one is the model's own."""
     sampling: Sampling = asked.sampling(model.sampling)
+    samplers = {name: info.sampler for name, info in SAMPLERS.items()}
     return {
-        "sampler": _name(sampling.sampler, {name: info.sampler for name, info in SAMPLERS.items()}),
-        "grid": _name(sampling.grid, GRIDS),
+        "sampler": IN_MEMORY if callable(asked.sampler) else _name(sampling.sampler, samplers),
+        "grid": IN_MEMORY if callable(asked.grid) else _name(sampling.grid, GRIDS),
         "steps": sampling.steps,
         "guidance": sampling.guidance,
     }

@@ -204,7 +204,12 @@ def fingerprint(source: Source, index: int, target: Size, channels: int) -> byte
 
 
 def resized(pixels: Tensor, size: Sequence[int], channels: int) -> Tensor:
-    """A picture (3, H, W) in [-1, 1], scaled to cover a height and width and cropped in the middle: (1, C, H, W)."""
+    """A picture (3, H, W) in [-1, 1], scaled to cover a height and width and cropped in the middle: (1, C, H, W).
+
+    One that has this size and these channels is left as it is; others pass through 8 bits.
+    """
+    if pixels.shape == (channels, *size):
+        return pixels.detach().cpu().float()[None]
     shown = ((pixels.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     shown = shown if len(shown) == 3 else shown[:1].expand(3, -1, -1)
     whole = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy()).convert("L" if channels == 1 else "RGB")

@@ -12,12 +12,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from core.flags import restored
+from core.cond import Cond
+from core.flags import IN_MEMORY, restored
 from core.model import Modality, OnStep, Operation, Request, digest
 from core.model import Model as CoreModel
 from core.names import look_up
 from core.prediction import Prediction
-from core.prompts import Conditions, Prompts, Unconditional
+from core.prompts import Conditions, Unconditional
 from core.registry import find, modalities, newest, open_model
 from core.schedule import Schedule
 from core.settings import settings_of
@@ -101,7 +102,8 @@ class Model:
     def edit(self, operation: str, source: Any, **flags: Any) -> Samples:
         """Edit an object, or the file of one; ``flags`` are those of ``langevin edit OPERATION``.
 
-        source: a path, a picture of PIL, or an object of the modality. Raises ValueError for an unknown operation.
+        source: a path, a picture of PIL, or an object of the modality; ``mask`` likewise. Raises ValueError for an
+        unknown operation or flag.
         """
         modality = self.model.modality
         kind = look_up("operation", operation, modality.operations, "langevin edit --help")
@@ -109,8 +111,9 @@ class Model:
         model = self._opened_for(asked)
         objects = model.edit(asked, modality.accept(source))
         settings = settings_of(model, asked) | {"edit": operation}
-        if isinstance(source, str | os.PathLike):
-            settings |= {"source": os.fspath(source), "source_sha256": digest(Path(source))}
+        file = isinstance(source, str | os.PathLike)
+        settings |= {"source": os.fspath(source) if file else IN_MEMORY}
+        settings |= {"source_sha256": digest(Path(source))} if file else {}
         return Samples(tuple(objects), modality, settings)
 
     def log_prob(self, x: Tensor, conditions: Conditions | None = None, probes: int = 8) -> Any:
@@ -145,24 +148,28 @@ def wrap(
     schedule: Schedule,
     prediction: Prediction,
     *,
-    prompts: Prompts = Unconditional(),
-    conditioner: Any = None,
+    classes: int = 0,
     sampling: Sampling | None = None,
     modality: str = "image",
     clock: Callable[[Tensor], Tensor] | None = None,
 ) -> Model:
-    """A network of one's own, ``network(x, time)`` or ``network(x, time, cond)``, as a model.
+    """A network of one's own as a model: ``network(x, time)``, or ``network(x, time, labels)`` of so many classes.
 
-    shape: of one x; schedule, prediction: the path it was trained on, and what its output means; clock: from the
-    schedule's time to what the network embeds. Everything that works on a model works on it.
+    shape: of one x; schedule, prediction: the path it was trained on, and what its output means; classes: labels (B,)
+    are 0 to classes - 1, and ``classes`` itself is no class, from which guidance moves away; clock: from the
+    schedule's time to what the network embeds.
     """
+    from core.condition import Labels
     from core.denoiser import Denoiser, identity
     from core.grid import trailing
+    from core.prompts import Classes
     from core.sample.heun import heun
     from core.systems.diffusion import Diffusion
 
-    system = Diffusion(Denoiser(_Foreign(network), schedule, prediction, clock or identity), conditioner).eval()
+    denoiser = Denoiser(_Foreign(network, classes > 0), schedule, prediction, clock or identity)
+    system = Diffusion(denoiser, Labels(classes) if classes else None).eval()
     usual = sampling or Sampling(heun, trailing, steps=20)
+    prompts = Classes(classes) if classes else Unconditional()
     return Model(CoreModel(system, tuple(shape), usual, modalities()[modality], prompts, "network"))
 
 
@@ -179,18 +186,15 @@ def train(recipe: str, folder: PathLike, preset: str = "tiny", **arguments: Any)
 
 
 class _Foreign(nn.Module):
-    """A network that may know nothing of conditions."""
+    """A network that knows nothing of ``Cond``: it takes labels, or nothing beside x and the time."""
 
-    def __init__(self, network: Callable[..., Tensor]) -> None:
+    def __init__(self, network: Callable[..., Tensor], labelled: bool) -> None:
         super().__init__()
-        import inspect
-
         self.network = network
-        call = network.forward if isinstance(network, nn.Module) else network
-        self.conditional = len(inspect.signature(call).parameters) > 2
+        self.labelled = labelled
 
-    def forward(self, x: Tensor, time: Tensor, cond: Any) -> Tensor:
-        return self.network(x, time, cond) if self.conditional else self.network(x, time)
+    def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        return self.network(x, time, cond.vector) if self.labelled else self.network(x, time)
 
 
 def _filled(kind: type[Any], flags: Mapping[str, Any]) -> Any:

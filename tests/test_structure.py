@@ -30,6 +30,7 @@ DOMAIN = "|".join(sorted(DOMAINS))
 PATH = {"cond", "random", "schedule", "prediction", "denoiser"}
 MAY_IMPORT: dict[str, set[str]] = {
     "names": set(),
+    "parameters": set(),
     "flags": set(),
     "prompts": set(),
     "cond": set(),
@@ -67,7 +68,7 @@ MAY_IMPORT |= {
     "model": BELOW_SYSTEMS | {"systems", "systems.sampling"},
     "settings": {"flags", "grid", "model", "sample", "systems.sampling"},
     "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
-    "registry": {"model", "names", "recipe"},
+    "registry": {"model", "names", "parameters", "recipe"},
     "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
 

@@ -30,6 +30,18 @@ class Conditioner(nn.Module):
         return Cond()
 
 
+def checked(batch: Batch, classes: int) -> Tensor:
+    """The labels (B,) of a batch. Raises ValueError when there are none, or one is not a class."""
+    if "label" not in batch:
+        raise ValueError("this model is class-conditional: give a label for each sample")
+    label = torch.as_tensor(batch["label"])
+    if label.is_floating_point() or label.ndim != 1:
+        raise ValueError("labels must be one whole number for each sample")
+    if label.device.type == "cpu" and len(label) and not 0 <= int(label.min()) <= int(label.max()) <= classes:
+        raise ValueError(f"labels must lie in 0 to {classes - 1}; {classes} asks for no class")
+    return label
+
+
 class ClassLabel(Conditioner):
     """A learned vector for each class, and one more for none: ``batch["label"]`` (B,) -> ``cond.vector`` (B, width)."""
 
@@ -41,18 +53,26 @@ class ClassLabel(Conditioner):
 
     def forward(self, batch: Batch) -> Cond:
         """Raises ValueError when there are no labels, or one is not a class; the label ``classes`` stands for none."""
-        if "label" not in batch:
-            raise ValueError("this model is class-conditional: give a label for each sample")
-        label = torch.as_tensor(batch["label"])
-        if label.is_floating_point() or label.ndim != 1:
-            raise ValueError("labels must be one whole number for each sample")
-        if label.device.type == "cpu" and len(label) and not 0 <= int(label.min()) <= int(label.max()) <= self.classes:
-            raise ValueError(f"labels must lie in 0 to {self.classes - 1}; {self.classes} asks for no class")
-        return Cond(vector=self.table(label.to(self.table.weight.device)))
+        return Cond(vector=self.table(checked(batch, self.classes).to(self.table.weight.device)))
 
     def null(self, count: int) -> Cond:
         rows: Tensor = self.table.weight[self.classes]
         return Cond(vector=rows.expand(count, -1))
+
+
+class Labels(Conditioner):
+    """The labels themselves, for a network that embeds them: ``batch["label"]`` (B,) -> ``cond.vector`` (B,)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, batch: Batch) -> Cond:
+        """Raises ValueError as ``ClassLabel`` does."""
+        return Cond(vector=checked(batch, self.classes))
+
+    def null(self, count: int) -> Cond:
+        return Cond(vector=torch.full((count,), self.classes))
 
 
 class Valid(Conditioner):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.flags import option
@@ -105,12 +104,11 @@ class Job:
 
         return resized(self.picture.pixels, size or self.shape[1:], self.shape[0])
 
-    def mask(self, file: Path) -> Tensor:
-        """1 where the picture is generated and 0 where it is kept: (1, 1, H, W)."""
-        from image.folder import read_picture
+    def mask(self, source: Any) -> Tensor:
+        """1 where the picture is generated and 0 where it is kept, of a file or a picture: (1, 1, H, W)."""
         from image.source import resized
 
-        mask = read_picture(file)
+        mask = self.model.modality.accept(source).pixels
         if mask.shape[1:] != self.picture.pixels.shape[1:]:
             sizes = [f"{pixels.shape[2]} x {pixels.shape[1]}" for pixels in (mask, self.picture.pixels)]
             raise ValueError(f"the mask is {sizes[0]}, the picture {sizes[1]}: give a mask of the picture's size")

@@ -52,5 +52,5 @@ class Inpaint(PictureOperation):
         return torch.where(mask == 0, known, job.decode(walk))
 
     def files(self) -> list[Path]:
-        """The mask."""
-        return [] if self.mask is None else [self.mask]
+        """The mask, where it lies in a file."""
+        return [self.mask] if isinstance(self.mask, Path) else []

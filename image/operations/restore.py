@@ -63,8 +63,8 @@ class Restore(PictureOperation):
         return job.decode(job.sampling.sampler(posterior.bind(job.condition(self.prompt)), start, times, job.noise))
 
     def files(self) -> list[Path]:
-        """The mask."""
-        return [] if self.mask is None else [self.mask]
+        """The mask, where it lies in a file."""
+        return [self.mask] if isinstance(self.mask, Path) else []
 
 
 def blurred(operation: Restore, job: Job) -> Measured:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
 import shlex
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 from app.main import COMMANDS
-from core.registry import operations
+from core.registry import operations, parameters, presets, systems
 from image.sheet import read_settings
 from tests.support.commands import ROOT, Command, environment
 
@@ -100,6 +102,14 @@ def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:
     assert status == 0
     assert "--width" in out and "--preset" in out and "--seed" in out
     assert "  langevin train edm --preset tiny --out runs/edm-tiny" in out.splitlines()
+
+
+def test_every_parameter_of_every_recipe_has_help() -> None:
+    known = parameters()
+    for system, outline in systems().items():
+        for preset, function in presets(importlib.import_module(outline.module)).items():
+            for name in inspect.signature(function).parameters:
+                assert name in known and len(known[name].text) > 10, (system, preset, name)
 
 
 def test_sample_is_the_same_in_every_batch_and_replays(command: Command, run_folder: Path, tmp_path: Path) -> None:

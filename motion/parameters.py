@@ -1,0 +1,7 @@
+"""What the parameters of the recipes of motions mean, beside those of ``core/parameters.py``."""
+
+from __future__ import annotations
+
+from core.parameters import About
+
+PARAMETERS = {"geometry": About("weight of the losses of positions, velocities and feet, in square metres", "WEIGHT")}
