@@ -9,10 +9,10 @@ from torch import Tensor
 
 import langevin
 from core.denoiser import Bound
-from core.sample.heun import turn
+from core.sample.heun import slope_correction
 from core.sample.info import SamplerInfo
 from core.sample.step import Level, NoiseSource, Step, level_at, toward
-from core.sample.walk import Seen, look, one_step
+from core.sample.walk import Evaluation, evaluate, one_step
 from core.schedule import EDM
 from core.verify.orders import interior, measure
 
@@ -24,12 +24,14 @@ def ralston(denoise: Bound, x: Tensor, times: Tensor, noise: NoiseSource) -> Ite
     return one_step(denoise, x, times, step)
 
 
-def step(denoise: Bound, seen: Seen, there: Level) -> Tensor:
+def step(denoise: Bound, seen: Evaluation, there: Level) -> Tensor:
     """From what was seen to the level ``there``: d(x / alpha) / dr is the noise, r = sigma / alpha."""
     ratio = seen.level.ratio + 2 / 3 * (there.ratio - seen.level.ratio)
     between = level_at(denoise.schedule, -math.log(ratio))
-    slope = look(denoise, toward(seen.x, seen.clean, seen.level, between), between).noise
-    return turn(toward(seen.x, seen.clean, seen.level, there), seen.level, there, 3 / 4 * (slope - seen.noise))
+    slope = evaluate(denoise, toward(seen.x, seen.clean, seen.level, between), between).noise
+    return slope_correction(
+        toward(seen.x, seen.clean, seen.level, there), seen.level, there, 3 / 4 * (slope - seen.noise)
+    )
 
 
 row = measure("ralston", SamplerInfo(ralston, order=2, evaluations=2), "EDM", EDM(), interior())

@@ -1,8 +1,8 @@
 """What scripts of others are written with is frozen: commands, their flags, and the parameters of recipes.
 
-``tests/files/flags.txt`` has a line for each. A new flag is a new line: run ``python -m tests.app.test_flags``. A line that
-goes or changes breaks somebody's script: it needs a note in CHANGELOG.md, and one minor version in which the old name
-still works and warns.
+``tests/files/flags.txt`` has a line for each. A new flag is a new line: run ``python -m tests.app.test_flags``. A line
+that goes or changes breaks somebody's script: it needs a note in CHANGELOG.md, and one minor version in which the old
+name still works and warns.
 """
 
 from __future__ import annotations
