@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-all lint format certificates clean
+.PHONY: setup demo test test-all lint format certificates api clean
 
 setup: .venv/ready
 
@@ -36,5 +36,8 @@ format: setup
 certificates: setup
 	$(BIN)/langevin solvers --markdown docs/certificates.md
 
+api: setup
+	$(BIN)/pdoc -o docs/api langevin langevin.api core image motion
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build docs/api *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -21,7 +21,8 @@ COMMANDS = {
     "replay": ("app.replay", "make a file again from the settings in it, and compare"),
     "evaluate": ("app.evaluation", "measure a checkpoint against its data"),
     "solvers": ("app.solvers", "measure every sampler against closed forms"),
-    "demo": ("app.demo", "train on real digits, and compare four samplers"),
+    "completion": ("app.completion", "let your shell complete what is typed"),
+    "demo": ("app.demo", "train on real digits, sample four ways, and show it"),
 }
 
 USAGE = """Langevin: diffusion models on one certified core.

@@ -30,7 +30,7 @@ class Outline(NamedTuple):
 
     module: str  # dotted
     about: str  # the first sentence of its docstring
-    presets: tuple[str, ...]
+    presets: Mapping[str, tuple[str, ...]]  # the parameters of each
 
 
 def domains() -> list[str]:
@@ -54,8 +54,12 @@ def systems() -> dict[str, Outline]:
 def _outline(path: Path, module: str) -> Outline:
     tree = ast.parse(path.read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    presets = [node.name for node in functions if node.returns is not None and ast.unparse(node.returns) == "Recipe"]
-    return Outline(module, (ast.get_docstring(tree) or "").split("\n")[0], tuple(sorted(presets)))
+    presets = {
+        node.name: tuple(argument.arg for argument in node.args.args)
+        for node in sorted(functions, key=lambda node: node.name)
+        if node.returns is not None and ast.unparse(node.returns) == "Recipe"
+    }
+    return Outline(module, (ast.get_docstring(tree) or "").split("\n")[0], presets)
 
 
 def presets(module: ModuleType) -> dict[str, Callable[..., object]]:

@@ -6,7 +6,9 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_help_of_every_command_has_examples_that_are_understood(
 ) -> None:
     status, out, _ = command(word, "--help")
     assert status == 0
-    examples = [shlex.split(line) for line in out.splitlines() if line.startswith("  langevin ")]
+    examples = [shlex.split(line.split(" >")[0]) for line in out.splitlines() if line.startswith("  langevin ")]
     assert examples, out
     plain = argparse.ArgumentParser.parse_args
 
@@ -102,6 +104,35 @@ def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:
     assert status == 0
     assert "--width" in out and "--preset" in out and "--seed" in out
     assert "  langevin train edm --preset tiny --out runs/edm-tiny" in out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered", "not_offered"),
+    [
+        ("", "train", "edm"),
+        ("train", "edm", "inpaint"),
+        ("train edm", "--width", "--prompt"),
+        ("train edm --preset", "small", "--width"),
+        ("edit", "inpaint", "edm"),
+        ("edit inpaint model.safetensors", "--mask", "--strength"),
+        ("sample model.safetensors", "--negative-prompt", "--mask"),
+        ("solvers", "--only", "--out"),
+    ],
+)
+def test_what_may_follow_is_offered(command: Command, typed: str, offered: str, not_offered: str) -> None:
+    _, out, _ = command("completion", "words", "--typed", typed)
+    assert offered in out.splitlines() and not_offered not in out.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_script_completes_in_bash(command: Command, tmp_path: Path) -> None:
+    _, script, _ = command("completion", "bash")
+    (tmp_path / "langevin").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m app.main "$@"\n')
+    (tmp_path / "langevin").chmod(0o755)
+    typed = 'COMP_WORDS=(langevin train edm --wi); COMP_CWORD=3; _langevin; echo "${COMPREPLY[@]}"'
+    environ = environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"{script}\n{typed}"], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.stdout.split() == ["--width"], done.stderr
 
 
 def test_every_parameter_of_every_recipe_has_help() -> None:

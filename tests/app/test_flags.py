@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator
 
 from app.main import COMMANDS
-from app.options import flags_of
+from app.options import Flag, flags_of
 from core.registry import operations, presets, requests, systems
 from tests.support.source import ROOT
 
@@ -22,8 +22,10 @@ FILE = ROOT / "tests" / "files" / "flags.txt"
 def flags() -> Iterator[str]:
     for command, (module, _) in COMMANDS.items():
         yield command
-        own = getattr(importlib.import_module(module), "Options", None)
-        yield from (f"{command} --{flag.name}" for flag in (flags_of(own) if own else ()))
+        names = vars(importlib.import_module(module))
+        shared = [value for value in names.values() if isinstance(value, Flag)]
+        own = flags_of(names["Options"]) if "Options" in names else []
+        yield from (f"{command} --{flag.name}" for flag in [*shared, *own])
     for domain, request in requests().items():
         yield from (f"sample {domain} --{flag.name}" for flag in flags_of(request))
     for domain, table in operations().items():
