@@ -88,10 +88,10 @@ def latents(
 ) -> LatentConfig | None:
     """What an original autoencoder's file does not say: as asked, as its system's, or as all of four channels have."""
     autoencoders = [s for s in sources.values() if s.found.kind == "vae" and s.config is None]
-    beside = LATENTS.get(family or "sd", LATENTS["sd"])
+    found = LATENTS.get(family or "sd", LATENTS["sd"])
     if scale is not None or shift is not None:
-        chosen = beside.scale if scale is None else scale
-        beside = dataclasses.replace(beside, scale=chosen, shift=shift or 0.0)
+        chosen = found.scale if scale is None else scale
+        found = dataclasses.replace(found, scale=chosen, shift=shift or 0.0)
     elif autoencoders and not family and to == DIFFUSERS:
         code = autoencoders[0].tensors["decoder.conv_in.weight"].shape[1]
         if code != 4:
@@ -100,7 +100,7 @@ def latents(
                 "(1.5305 and 0.0609 for Stable Diffusion 3, 0.3611 and 0.1159 for Flux)"
             )
         print("Taking 0.18215 as the latents' scale, which is Stable Diffusion 1's and 2's; for SDXL give 0.13025.")
-    return beside
+    return found
 
 
 def prefixes(sources: Mapping[str, Source], family: str) -> dict[str, str]:
@@ -117,8 +117,8 @@ def prefixes(sources: Mapping[str, Source], family: str) -> dict[str, str]:
         table = network | {"vae": "first_stage_model.", TEXTS[0]: f"{ONE}transformer.", TEXTS[1]: second}
     else:
         config = (sources[TEXTS[0]].config or {}) if TEXTS[0] in sources else {}
-        way = "model" if config.get("hidden_act") == "gelu" else "transformer"
-        table = network | {"vae": "first_stage_model.", TEXTS[0]: f"cond_stage_model.{way}."}
+        stem = "model" if config.get("hidden_act") == "gelu" else "transformer"
+        table = network | {"vae": "first_stage_model.", TEXTS[0]: f"cond_stage_model.{stem}."}
     strange = sources.keys() - table.keys()
     if strange:
         raise CheckpointError(f"single files have no place for {min(strange)}: convert the other parts one by one")

@@ -53,8 +53,8 @@ def main(words: Sequence[str]) -> None:
     family = next((source.found.family for source in sources.values() if source.found.family), "")
     if family in ("sd3", "flux"):
         sources = {name: part._replace(plain=True) for name, part in sources.items()}
-    beside = latents(options.to, options.scale, options.shift, family, sources)
-    targets = {name: cast(convert(part, options.to, beside), dtype) for name, part in sources.items()}
+    latent_config = latents(options.to, options.scale, options.shift, family, sources)
+    targets = {name: cast(convert(part, options.to, latent_config), dtype) for name, part in sources.items()}
     if options.to == DIFFUSERS:
         write_folders(out, targets)
     else:

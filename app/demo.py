@@ -1,4 +1,4 @@
-"""`langevin demo`: train on real handwritten digits, sample several ways, and show what came of it."""
+"""`langevin demo`: train on real handwritten digits, sample with several samplers, and show the results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run it again and it goes on from the trained model.
 Example:
   langevin demo --steps 400 --out runs/demo"""
 
-WAYS = (
+SOLVERS = (
     ("heun", "karras", 18),
     ("dpmpp_2m", "karras", 20),
     ("unipc", "karras", 12),
@@ -63,12 +63,12 @@ def main(words: Sequence[str]) -> None:
 
 
 def table(model: Model, options: Options) -> None:
-    """A line for each way to sample: quality, evaluations, seconds."""
+    """A line for each sampler: quality, evaluations, seconds."""
     import torch
     from rich.console import Console
     from rich.table import Table
 
-    from core.evaluation.interval import Interval
+    from core.evaluation.interval import ConfidenceInterval
     from core.sample import SAMPLERS
 
     assert model.evaluate is not None
@@ -76,19 +76,19 @@ def table(model: Model, options: Options) -> None:
     request = Request(count=options.count, seed=options.seed, batch=250)
     conditions = request.conditions(model, request.samples())
     shown = Table("sampler", "steps", "evaluations", "Frechet distance [95 %]", "asked digit", "seconds", box=None)
-    for name, grid, steps in WAYS:
+    for name, grid, steps in SOLVERS:
         started = time.perf_counter()
         chosen = replace(request, sampler=name, grid=grid, steps=steps)
         samples = torch.cat([data for data, _ in model.batches(chosen)])
         seconds = time.perf_counter() - started
         figures = evaluate(samples, conditions)
         distance, read = figures["Frechet distance to held-out"], figures["read as the asked class"]
-        assert isinstance(distance, Interval) and isinstance(read, float)
+        assert isinstance(distance, ConfidenceInterval) and isinstance(read, float)
         count = str(SAMPLERS[name].count(steps))
         shown.add_row(name, str(steps), count, str(distance), f"{100 * read:.1f} %", f"{seconds:.1f}")
     Console().print(shown)
     floor = figures["Frechet distance, real training images"]
-    assert isinstance(floor, Interval)
+    assert isinstance(floor, ConfidenceInterval)
     print(f"real training digits against the same held-out digits: {floor.value:.4g}")
 
 

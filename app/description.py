@@ -26,12 +26,12 @@ def described(path: Path) -> list[dict[str, str]]:
     if not path.is_dir():
         return file_rows(path)
     if (path / "model_index.json").exists():
-        said = scheduler_rows(path)
+        scheduler = scheduler_rows(path)
         parts = [part for part in sorted(path.iterdir()) if part.is_dir() and weights_in(part)]
         if not parts:
             raise CheckpointError(refusal(path, sorted(path.iterdir())))
         networks = ("unet", "transformer")
-        return [folder_rows(part) | (said if part.name in networks else {}) for part in parts]
+        return [folder_rows(part) | (scheduler if part.name in networks else {}) for part in parts]
     if (path / "config.json").exists() or weights_in(path):
         return [folder_rows(path)]
     runs = sorted([*path.glob("*.safetensors"), *path.glob("checkpoints/*.safetensors")])

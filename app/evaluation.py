@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> None:
     path, _, request, values = asked("langevin evaluate", ABOUT, [OUT, AVERAGE], words)
     import torch
 
-    from core.evaluation.interval import Interval
+    from core.evaluation.interval import ConfidenceInterval
     from core.settings import settings_of
     from core.weights.checkpoint import write_whole
 
@@ -45,7 +45,9 @@ def main(words: Sequence[str]) -> None:
     figures = dict(model.evaluate()(samples, conditions)) | {"seconds": round(seconds, 2)}
     show(figures)
     if values["out"] is not None:
-        plain = {name: asdict(value) if isinstance(value, Interval) else value for name, value in figures.items()}
+        plain = {
+            name: asdict(value) if isinstance(value, ConfidenceInterval) else value for name, value in figures.items()
+        }
         page = json.dumps({"figures": plain, "settings": settings_of(model, request)}, indent=1)
         write_whole(values["out"], page.encode())
 
@@ -59,8 +61,8 @@ def show(figures: Mapping[str, object]) -> None:
 
 def text(value: object) -> str:
     """A figure as a person reads it."""
-    from core.evaluation.interval import Interval
+    from core.evaluation.interval import ConfidenceInterval
 
-    if isinstance(value, Interval) and math.isnan(value.low):
+    if isinstance(value, ConfidenceInterval) and math.isnan(value.low):
         return f"{value.value:.4g}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -57,7 +57,7 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Those that were told to stop may finish their checkpoint; the others hear it now."""
+    """Those that were stopped may finish their checkpoint; the others are stopped now."""
     for process in processes:
         try:
             process.wait(2)
@@ -72,7 +72,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _start(words: Sequence[str], rank: int, count: int, port: int, complaints: int) -> subprocess.Popen[bytes]:
     """A process with the names of torchrun in its environment, in a session of its own: signals come from here only."""
-    told = {
+    variables = {
         "RANK": rank,
         "LOCAL_RANK": rank,
         "WORLD_SIZE": count,
@@ -83,7 +83,7 @@ def _start(words: Sequence[str], rank: int, count: int, port: int, complaints: i
     }
     return subprocess.Popen(
         [sys.executable, "-m", "app.main", *words],
-        env=os.environ | {name: str(value) for name, value in told.items()},
+        env=os.environ | {name: str(value) for name, value in variables.items()},
         stdout=subprocess.DEVNULL if rank else None,
         stderr=complaints if rank else None,
         start_new_session=True,

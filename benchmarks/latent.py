@@ -6,7 +6,7 @@ On a CPU the unit is processor time, which other work on the machine hardly chan
 the time between two events. In each round every way is run once, in an order that turns; a ratio is the median over the
 rounds of ours / theirs. Theirs is eager on a CPU; on a GPU compiled is measured beside theirs compiled as well. Memory
 is the most that a process of its own holds while it loads and does the task twice, less what it held after its imports,
-a median over as many processes; the C library is told to give back at once what is freed, for what it would keep
+a median over as many processes; the C library is set to give back at once what is freed, for what it would keep
 depends on luck, by a tenth.
 """
 

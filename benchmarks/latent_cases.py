@@ -92,7 +92,7 @@ def conds(vector: bool, device: torch.device, guidance: float | None = None) -> 
 
 
 def walk(denoiser: Denoiser, cond: Cond, null: Cond, times: Tensor, start: Tensor) -> Task:
-    """Our loop: a sampler walks the guided denoiser, bound anew for every picture."""
+    """Our loop: a sampler walks the guided denoiser, bound again for every picture."""
     guided: DenoiserLike = Guided(denoiser, null, GUIDANCE)
 
     def task() -> Tensor:

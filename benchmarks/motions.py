@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import Bound, Estimate
-from core.evaluation.interval import Interval
+from core.evaluation.interval import ConfidenceInterval
 from core.model import Evaluate, Model
 from core.random import SamplingRNG
 from core.recipe import build, load
@@ -79,7 +79,7 @@ def samples(loaded: Model, method: Sampling, count: int, batch: int) -> Tensor:
     return torch.cat([loaded.draw(0, part, method) for part in parts])
 
 
-def judged(loaded: Model, judge: Judge, method: Sampling, count: int, batch: int) -> dict[str, object]:
+def evaluated(loaded: Model, judge: Judge, method: Sampling, count: int, batch: int) -> dict[str, object]:
     """The figures of a way to sample, and its seconds."""
     started = time.perf_counter()
     made = samples(loaded, method, count, batch)
@@ -101,7 +101,7 @@ def head(*cells: str) -> None:
 
 def text(cell: object) -> str:
     """A cell as a person reads it."""
-    value = cell.value if isinstance(cell, Interval) else cell
+    value = cell.value if isinstance(cell, ConfidenceInterval) else cell
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -120,7 +120,7 @@ def samplers(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
             if steps < 1:
                 continue
             method = dataclasses.replace(method, steps=steps)
-            figures = judged(loaded, judge, method, options.count, options.batch)
+            figures = evaluated(loaded, judge, method, options.count, options.batch)
             if place == 0 and evaluations == options.evaluations[0]:
                 real_row(figures, "real motions", "", "")
             row(name, evaluations, steps, *(figures[key] for key in FIGURES), figures["seconds"])
@@ -134,7 +134,7 @@ def thousand(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
         method = dataclasses.replace(loaded.sampling, sampler=SAMPLERS[name].sampler)
         few = steps_for(method, loaded.diffusion.denoiser.schedule, steps) if steps == 10 else steps
         method = dataclasses.replace(method, steps=few)
-        found.append(judged(loaded, judge, method, options.count, options.batch))
+        found.append(evaluated(loaded, judge, method, options.count, options.batch))
         row(name, steps, *(found[-1][key] for key in FIGURES), found[-1]["seconds"])
     ratios = [number(found[0][key]) / number(found[1][key]) if number(found[1][key]) else 0.0 for key in FIGURES]
     row("first / second", "", *ratios, "")
@@ -143,7 +143,7 @@ def thousand(loaded: Model, judge: Judge, options: argparse.Namespace) -> None:
 
 def number(value: object) -> float:
     """A figure without its interval."""
-    return value.value if isinstance(value, Interval) else float(str(value))
+    return value.value if isinstance(value, ConfidenceInterval) else float(str(value))
 
 
 def moves(joints: Tensor, order: int) -> Tensor:
@@ -238,7 +238,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(EIGHT))
     parser.add_argument("--evaluations", nargs="+", type=int, default=[5, 10, 20, 50])
-    parser.add_argument("--fast", choices=list(SAMPLERS), default="dpmpp_2m", help="what is held against 1,000 steps")
+    parser.add_argument(
+        "--fast", choices=list(SAMPLERS), default="dpmpp_2m", help="the sampler compared with 1,000 steps"
+    )
     parser.add_argument("--full", type=int, default=1000, help="the steps of ancestral sampling")
     options = parser.parse_args(words)
     torch.set_num_threads(1)

@@ -30,7 +30,7 @@ class Codec(nn.Module):
         return data
 
     def sample(self, moments: Tensor, rng: TrainingRNG | None = None) -> Tensor:
-        """What is diffused, from what ``moments`` said."""
+        """A sample of what is diffused, given the result of ``moments``."""
         return moments
 
     def decode(self, code: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class Pixels(Codec):
 class Latents(Codec):
     """The code of a frozen autoencoder, ``scale (z - shift)``: what latent diffusion diffuses (2112.10752).
 
-    A KL autoencoder's data are described by the mean and log variance of their code, and ``sample`` draws from it.
+    A KL autoencoder's moments are the mean and log variance of the code, and ``sample`` draws from it.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Latents(Codec):
 
 
 class Chain(Codec):
-    """Codecs one after the other: the first sees the data, and is the one that describes it."""
+    """Codecs one after the other; the moments are those of the first."""
 
     def __init__(self, *codecs: Codec) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cond: everything a network is told besides the noisy data and the time.
+"""Cond: all inputs of a network besides the noisy data and the time.
 
 The slots say *where* a condition enters a network; the conditioners of ``core.condition`` know *what* it is.
 A domain may subclass ``Cond`` with slots of its own: the three operations below work on any field.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cond:
-    """What a network is told; every slot is batched over its first dimension, and None where unused."""
+    """The condition of a network; every slot is batched over its first dimension, and None where unused."""
 
     vector: Tensor | None = None  # (B, D)         class, pooled text, size and crop, frame rate, camera
     tokens: Tensor | None = None  # (B, L, D)      text or image tokens, for cross or joint attention

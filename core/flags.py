@@ -16,7 +16,7 @@ def option(default: Any, about: str, metavar: str | None = None) -> Any:
 
 
 def record(values: Any) -> dict[str, Any]:
-    """A dataclass of flags as JSON keeps it: paths as words; objects that lie in no file are only said to be there."""
+    """A dataclass of flags as JSON keeps it: paths as words; objects that lie in no file are only listed as present."""
     return {field.name: _plain(getattr(values, field.name)) for field in dataclasses.fields(values)}
 
 

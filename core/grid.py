@@ -37,7 +37,7 @@ def sgm_uniform(schedule: Schedule, steps: int) -> Tensor:
 def leading(schedule: Schedule, steps: int, offset: int = 0) -> Tensor:
     """DDPM's subset of its steps: equal steps up from ``cleanest``, which never reach ``noisiest``.
 
-    On a ``Discrete`` table the times are its indices ``offset + k (T // steps)``, held inside the table; elsewhere they
+    On a ``Discrete`` table the times are its indices ``offset + k (T // steps)``, clamped to the table; elsewhere they
     divide [cleanest, noisiest] and ``offset`` is in the schedule's units (2305.08891, table 2).
     """
     count = _up_from_zero(steps).flip(0)

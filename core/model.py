@@ -282,7 +282,7 @@ class Modality(ABC, Generic[Object]):
 
     def encode(self, objects: Sequence[Object]) -> Tensor:
         """Objects -> the data (B, ...) that a codec encodes."""
-        raise ValueError(f"the modality {self.name} has no way from its files to data: its samples cannot be edited")
+        raise ValueError(f"the modality {self.name} does not encode files: its samples cannot be edited")
 
     def read(self, path: Path) -> Object:
         """The object in a file. Raises ValueError for what is none."""

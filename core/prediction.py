@@ -1,8 +1,8 @@
 """Predictions: what a network's output means.
 
-The network is fed ``scale * x_t``; ``target`` is what it should say; ``clean`` reads E[x0 | x_t] from what it said.
-``gain`` is d clean / d output: a loss weight w defined in x0 space is ``w * gain^2`` in the space of the output.
-alpha and sigma arrive already shaped to broadcast against x.
+The network is fed ``scale * x_t``; ``target`` is what its output should be; ``clean`` computes E[x0 | x_t] from the
+output. ``gain`` is d clean / d output: a loss weight w defined in x0 space is ``w * gain^2`` in the space of the
+output. alpha and sigma arrive already shaped to broadcast against x.
 """
 
 from __future__ import annotations

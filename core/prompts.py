@@ -58,18 +58,17 @@ class Classes:
 class Captions:
     """A model of captions: one, or several in turn with semicolons between them.
 
-    validation: the conditions by default; beside: what each sample is given besides, such as its length, as
-    ``beside(count)``.
+    validation: the conditions by default; extra: further conditions of ``count`` samples, such as their length.
     """
 
     validation: Default
-    beside: Callable[[int], Conditions] = lambda count: {}
+    extra: Callable[[int], Conditions] = lambda count: {}
 
     def default(self, seed: int, samples: Sequence[int]) -> Conditions:
         return self.validation(seed, samples)
 
     def parse(self, text: str, count: int) -> Conditions:
-        return {"caption": repeated(split(text), count), **self.beside(count)}
+        return {"caption": repeated(split(text), count), **self.extra(count)}
 
 
 def split(text: str) -> list[str]:

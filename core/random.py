@@ -89,7 +89,7 @@ def _draw(
 
 @dataclass
 class SamplingRNG:
-    """The randomness of one batch on its way through a sampler: row i is sample ``samples[i]`` of ``seed``."""
+    """The randomness of one batch in a sampler: row i is sample ``samples[i]`` of ``seed``."""
 
     seed: int
     samples: Sequence[int]

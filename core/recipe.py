@@ -176,7 +176,7 @@ def build(name: str, arguments: Mapping[str, object] | None = None, packages: Se
 def _find(name: str, packages: Sequence[str]) -> Callable[..., Recipe]:
     match = re.fullmatch(r"(\w+)\.recipes((?:\.[A-Za-z]\w*)+)\.([A-Za-z]\w*)", name)
     if match is None or match[1] not in packages:
-        raise ValueError(f"'{name}' is not the name of a recipe: it should look like image.recipes.ddpm.tiny")
+        raise ValueError(f"'{name}' is not the name of a recipe: a name is such as image.recipes.ddpm.tiny")
     try:
         module = importlib.import_module(f"{match[1]}.recipes{match[2]}")
     except ModuleNotFoundError as error:

@@ -98,7 +98,7 @@ class Discrete:
         self._log_snr = log_signal - (-log_signal.expm1()).log()
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at an index t in [-1, steps - 1]; times outside are held at the ends."""
+        """alpha and sigma at an index t in [-1, steps - 1]; times outside are clamped."""
         table = self._log_snr.to(t.device)
         place = (t.double() + 1).clamp(0, self.steps)
         low = place.floor().long().clamp(max=self.steps - 1)
@@ -112,7 +112,7 @@ class Discrete:
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
     def time(self, ratio: Tensor) -> Tensor:
-        """The (fractional) index at which sigma / alpha equals ``ratio``, held inside the table."""
+        """The (fractional) index at which sigma / alpha equals ``ratio``, clamped to the table."""
         table = self._log_snr.to(ratio.device)
         value = -2 * ratio.double().log()
         high = torch.searchsorted(-table, -value).clamp(1, self.steps)

@@ -27,13 +27,13 @@ from image.source import Captioned
 
 NEIGHBOURS = 3  # how many real pictures, or samples, a ball of precision and recall reaches
 
-# Which digit a latent shows is told apart at t = 0.6 to 0.75, so training's logit-normal times lean there.
+# Which digit a latent shows is decided at t = 0.6 to 0.75, so training's logit-normal times lean there.
 SEMANTIC_LOGIT = 0.6
 
 
 @dataclass(frozen=True)
 class CaptionDropout:
-    """An augmentation that takes a share of the captions away, and leaves what else is told of these pictures.
+    """An augmentation that takes a share of the captions away, and leaves the other conditions.
 
     It takes the place of ``Objective.drop`` where the null would say something false, such as another size.
     """

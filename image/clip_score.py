@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from core.evaluation.interval import Interval, average
+from core.evaluation.interval import ConfidenceInterval, average
 
 # How CLIP's training images were normalised, for folders without a preprocessor configuration.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -74,7 +74,7 @@ class ClipScore:
         square = pixels[..., top : top + size, left : left + size].expand(-1, 3, -1, -1)
         return (square - self.mean) / self.deviation
 
-    def mean_of(self, images: Tensor, captions: Sequence[str], batch: int = 64) -> Interval:
+    def mean_of(self, images: Tensor, captions: Sequence[str], batch: int = 64) -> ConfidenceInterval:
         """The mean score of many images."""
         starts = range(0, len(images), batch)
         scores = [self(images[start : start + batch], captions[start : start + batch]) for start in starts]

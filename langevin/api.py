@@ -129,7 +129,7 @@ class Model:
         return log_prob(bound, code, trace=trace)
 
     def _opened_for(self, asked: Request | Operation) -> CoreModel:
-        """The model, opened anew where a published one is wanted in another size."""
+        """The model, reopened where a published one is needed in another size."""
         model, size = self.model, getattr(asked, "size", None)
         if size is None or not model.published or model.path is None:
             return model

@@ -1,4 +1,4 @@
-"""What people ask of a motion model beside samples: to change a clip of a file, or to do one thing after another.
+"""Edits of clips of files, and sequences of several prompts.
 
 A model makes so many frames at once. A longer clip is changed window after window: each begins with frames that are
 kept or were made before, so that what follows fits to them.
@@ -96,9 +96,9 @@ def regenerate(
     normal: Normal,
     longest: int,
 ) -> Tensor:
-    """Clips known (B, T, D), normalised, of any length, with what the mask (1, T, D) marks made anew, gap after gap.
+    """Clips known (B, T, D), normalised, of any length, with what the mask (1, T, D) marks regenerated, gap after gap.
 
-    Raises ValueError for a gap in the way of the root, with kept frames after it, that is too long for one window.
+    Raises ValueError for a gap in the path of the root, with kept frames after it, that is too long for one window.
     """
     spans = spans_of(mask[0].any(-1))
     for number, (first, last) in enumerate(spans):
@@ -155,7 +155,7 @@ def timed(prompt: str, seconds: Sequence[float], longest: int) -> list[Segment]:
         if not OVERLAP <= frames <= most:
             raise ValueError(
                 f"'{caption}' cannot last {length:g} s: this model does {OVERLAP / FPS:g} to {most / FPS:g} s at once, "
-                "and what lasts longer is said twice"
+                "and repeat a prompt for what lasts longer"
             )
         neighbours = (number > 0) + (number < len(captions) - 1)
         found.append(Segment(caption, frames + neighbours * OVERLAP // 2))

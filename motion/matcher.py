@@ -54,7 +54,7 @@ class Matcher(nn.Module):
         return F.normalize(vector, dim=-1)
 
     def loss(self, x: Tensor, valid: Tensor, captions: Sequence[str]) -> Tensor:
-        """How badly a batch is told apart, ()."""
+        """The contrastive loss of a batch, ()."""
         return contrastive_loss(self.of_texts(captions), self.of_motions(x, valid), captions, self.logit_scale)
 
 

@@ -6,7 +6,7 @@ With FK the joints that features decode to, c_i whether a foot rests at frame i 
     velocities  ||(FK(x0)_i+1 - FK(x0)_i) - (FK(x)_i+1 - FK(x)_i)||^2
     contacts    ||(FK(x)_i+1 - FK(x)_i) c_i||^2                          of the feet only
 
-They are terms of ``core.objective.Objective(beside=...)``, which converts the prediction to x0.
+They are terms of ``core.objective.Objective(auxiliary_loss=...)``, which converts the prediction to x0.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.evaluation.distances import frechet
-from core.evaluation.interval import Interval, average
+from core.evaluation.interval import ConfidenceInterval, average
 
 BATCH = 32
 REPEATS = 20
@@ -33,7 +33,7 @@ def r_precision(texts: Tensor, motions: Tensor, draw: torch.Generator, top: int 
     return torch.stack([(rank < place).double().mean() for place in range(1, top + 1)])
 
 
-def multimodal_distance(texts: Tensor, motions: Tensor) -> Interval:
+def multimodal_distance(texts: Tensor, motions: Tensor) -> ConfidenceInterval:
     """MM-Dist: the mean distance of a motion to its text."""
     return average((texts - motions).norm(dim=-1))
 
@@ -54,7 +54,7 @@ def multimodality(motions: Tensor, draw: torch.Generator, pairs: int = 10) -> fl
     return float((motions[:, first] - motions[:, second]).norm(dim=-1).mean())
 
 
-def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS, seed: int = 0) -> Interval:
+def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS, seed: int = 0) -> ConfidenceInterval:
     """The mean of a random figure, and the 95 % interval of that mean."""
     values = torch.tensor(
         [measure(torch.Generator().manual_seed(seed + number)) for number in range(repeats)], dtype=torch.float64
@@ -62,7 +62,9 @@ def repeated(measure: Callable[[torch.Generator], float], repeats: int = REPEATS
     return average(values)
 
 
-def protocol_figures(texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS) -> Mapping[str, Interval]:
+def protocol_figures(
+    texts: Tensor, motions: Tensor, real: Tensor, repeats: int = REPEATS
+) -> Mapping[str, ConfidenceInterval]:
     """FID to real motions (M, D), R-precision (where there is a batch), MM-Dist and Diversity of samples."""
     figures = {
         "FID": frechet(motions, real, groups=repeats),

@@ -124,7 +124,7 @@ def test_a_foreign_network_does_all_that_a_model_does() -> None:
     assert torch.allclose(score.value.float(), truth, atol=1e-3)
 
 
-def test_a_sampler_of_ones_own_is_used_and_said_to_be() -> None:
+def test_a_sampler_of_ones_own_is_used_and_recorded() -> None:
     used: list[Sequence[int]] = []
 
     def mine(denoise, x, times, noise):

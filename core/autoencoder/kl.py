@@ -1,4 +1,5 @@
-"""The KL autoencoder: the encoder says a normal distribution over codes, held near the unit normal (2112.10752).
+"""The KL autoencoder: the encoder gives a normal distribution over codes, regularised towards the unit normal
+(2112.10752).
 
 q(z | x) = N(mean(x), exp(logvar(x)))        x ~ decode(z)
 """

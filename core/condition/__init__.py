@@ -1,4 +1,4 @@
-"""Conditioners: from what a batch says (labels, captions) to the ``Cond`` that a network is told.
+"""Conditioners: from a batch (labels, captions) to the ``Cond`` of a network.
 
 A conditioner also knows its null, the condition of "nothing asked for", which training puts in place of some conditions
 and classifier-free guidance moves away from.
@@ -127,7 +127,7 @@ _AXIS = {"vector": 1, "tokens": 1, "mask": 1, "concat": 1}
 
 
 def _with_masks(conds: Sequence[Cond]) -> list[Cond]:
-    """Tokens without a mask are all real; they need to say so beside tokens that have one."""
+    """Tokens without a mask are all real; joined with tokens that have one, they need one too."""
     if all(cond.mask is None for cond in conds):
         return list(conds)
     return [

@@ -1,4 +1,4 @@
-"""CLIP's conditions: Stable Diffusion 1 and 2 read its tokens; SDXL reads two encoders and hears size and crop."""
+"""CLIP's conditions: tokens for Stable Diffusion 1 and 2; two encoders, size and crop for SDXL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class SdxlText(PretrainedText):
 
     ``cond.tokens`` (B, 77, widths) are the penultimate states of all encoders, before any norm. ``cond.vector`` joins
     what the last encoder pools with sinusoids of the original size (height, width), of where the crop begins (top,
-    left) and of the target size. The refiner reads the last encoder only and hears an aesthetic score for the target.
+    left) and of the target size. The refiner takes the last encoder only, and an aesthetic score in place of the
+    target.
 
     A batch may hold "size", "crop" and "target" (B, 2) or one for all (2,), and "score" (B,).
     """
@@ -82,7 +83,7 @@ class SdxlText(PretrainedText):
         return repeated(self._with_numbers(text, {}, None if self.scores is None else self.scores[1]), count)
 
     def encode(self, captions: Sequence[str]) -> Cond:
-        """What is said of the text alone: tokens, and what the last encoder pools."""
+        """The condition of the text alone: tokens, and the pooled output of the last encoder."""
         outputs = [clip.encode(captions) for clip in self.clips if isinstance(clip, Clip)]
         return Cond(vector=outputs[-1].pooled, tokens=torch.cat([found.states[-2] for found in outputs], dim=-1))
 

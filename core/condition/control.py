@@ -1,4 +1,4 @@
-"""The condition of a model with a ControlNet: a control picture beside all that the model was told before."""
+"""The condition of a model with a ControlNet: a control picture in addition to the model's own condition."""
 
 from __future__ import annotations
 

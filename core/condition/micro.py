@@ -1,9 +1,9 @@
-"""What a network is told of a picture beside its text: how large it was, and what was cut off (2307.01952, 2.2).
+"""Micro-conditioning: the original size, crop and target size of a picture as a condition (2307.01952, 2.2).
 
     vector = [the text's, s(height), s(width), s(top), s(left), s(target height), s(target width)]      s: sinusoids
 
 Small and cropped pictures can then be learned from without being imitated: whoever asks for a large size and a crop at
-(0, 0) asks for a sharp and whole picture. SDXL's refiner hears a score of beauty in place of the target size.
+(0, 0) asks for a sharp and whole picture. SDXL's refiner takes an aesthetic score in place of the target size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from core.cond import Cond
 from core.condition import Batch, Conditioner
 from core.nn.embeddings import sinusoid
 
-NUMBER_COUNT, SCORED_NUMBER_COUNT = 6, 5  # how many numbers are told
+NUMBER_COUNT, SCORED_NUMBER_COUNT = 6, 5  # how many numbers there are
 
 
 class MicroConditioning(Conditioner):

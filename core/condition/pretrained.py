@@ -124,7 +124,7 @@ def captions_of(batch: Batch) -> list[str]:
     """The captions of a batch. Raises ValueError when there are none, or one is no text."""
     captions = batch.get("caption")
     if captions is None or isinstance(captions, str):
-        raise ValueError("this model is told what to make in words: give a list with a caption for each sample")
+        raise ValueError("text-conditional model: the batch has no 'caption' (a list with one for each sample)")
     for caption in captions:
         if not isinstance(caption, str):
             raise ValueError(f"a caption must be text, not {type(caption).__name__}")
@@ -163,7 +163,7 @@ def _architectures(folder: Path) -> list[str]:
 
 def _tokenizer(kind: Any, folder: Path) -> Any:
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist: a text encoder needs the folder of its tokenizer beside it")
+        raise ValueError(f"{folder} does not exist: a text encoder needs the folder of its tokenizer next to it")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers' own, of many kinds, and of many lines
@@ -196,7 +196,7 @@ def _weights(kind: Any, folder: Path) -> nn.Module:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep transformers from drawing a bar and reporting keys on stderr; what is wrong is said in one sentence."""
+    """Silence the progress bar and the key report of transformers; errors are one sentence."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,5 @@
-"""T5's conditions: Stable Diffusion 3 reads it after two CLIPs; Flux reads it alone and hears what a CLIP pools."""
+"""T5's conditions: tokens of T5 after those of two CLIPs for Stable Diffusion 3; T5's alone and CLIP's pooled output
+for Flux."""
 
 from __future__ import annotations
 
@@ -53,11 +54,12 @@ class Sd3Text(PretrainedText):
 class FluxText(PretrainedText):
     """Flux's condition: ``cond.tokens`` (B, length, width) from T5, ``cond.vector`` what CLIP pools; no mask.
 
-    A network that imitates guidance is told which by ``cond.guidance``, from ``batch["guidance"]`` (B,) or for all.
+    A network with a guidance embedding takes the scale as ``cond.guidance``, from ``batch["guidance"]`` (B,) or for
+    all.
     """
 
     def __init__(self, clip: Clip, t5: T5, guidance: float | None = 3.5) -> None:
-        """guidance: what a batch does not say; None for a network that is told none (schnell)."""
+        """guidance: the scale where a batch has none; None for a network without guidance embedding (schnell)."""
         super().__init__()
         self.clip = clip
         self.t5 = t5

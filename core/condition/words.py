@@ -42,7 +42,7 @@ class Words(Conditioner):
         """Raises ValueError when there are no captions, or one is no text or has too many words."""
         captions = batch.get("caption")
         if captions is None:
-            raise ValueError("this model is told what to make in words: give a caption for each sample")
+            raise ValueError("text-conditional model: the batch has no 'caption' (one for each sample)")
         return self.encode(captions)
 
     def null(self, count: int) -> Cond:

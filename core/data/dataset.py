@@ -1,7 +1,7 @@
 """What a data set is: examples by index, a batch at a time. What a batch holds is called the same in every domain:
 
     x                    what is diffused: grids (B, C, *grid), sequences and sets (B, N, D), as the codec takes them
-    described            what a codec describes x by, in its place: see ``core.codec``
+    moments              what a codec has to say of x, in its place: see ``core.codec``
     valid                (B, N) bools: which positions of x exist
     caption              B texts
     label                (B,) whole numbers: the class
@@ -70,7 +70,7 @@ class HasOrder(Protocol):
 
 @runtime_checkable
 class HasAugmentation(Protocol):
-    """A data set whose examples are random in a way that only it can bring about, such as crops before decoding."""
+    """A data set whose augmentation happens while reading, such as crops before decoding."""
 
     @property
     def random(self) -> bool:

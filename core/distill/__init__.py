@@ -1,6 +1,6 @@
 """Distillation: students that do in one pass, or in few steps, what their teacher needs many for.
 
-Each way is an objective: it takes the place of ``core.objective.Objective`` in a ``Diffusion``, and the one training
+Each method is an objective: it takes the place of ``core.objective.Objective`` in a ``Diffusion``, and the one training
 loop does the rest. A teacher is frozen; it is neither saved, averaged nor trained with its student.
 """
 

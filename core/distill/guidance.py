@@ -3,8 +3,8 @@
     loss = E  w(log-SNR) || student(x_t, cond, g) - guided(x_t, cond, g) ||^2
     guided(x_t, cond, g) = teacher(x_t, null) + g (teacher(x_t, cond) - teacher(x_t, null))
 
-The student is told g, which is drawn for each sample, so that one student serves every guidance in the range. It is
-sampled with ``guide=imitating``, which tells it the guidance instead of applying any.
+The student takes g as ``cond.guidance``, which is drawn for each sample, so that one student serves every guidance in
+the range. Sample it with ``guide=embed_guidance``, which sets ``cond.guidance`` and makes one call of the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from core.schedule import Schedule
 
 
 class GuidanceDistillation(Objective):
-    """The squared error between a student that is told a guidance and its teacher under that guidance."""
+    """The squared error between a student with a guidance embedding and its teacher under that guidance."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ def _target(prediction: Prediction, x_t: Tensor, clean: Tensor, alpha: Tensor, s
 
 @dataclass(frozen=True)
 class EmbeddedGuidance:
-    """A student of guidance that is told which one to imitate, for one pass an evaluation."""
+    """A guidance-distilled student at a fixed scale: one pass per evaluation."""
 
     denoiser: DenoiserLike
     scale: float
@@ -113,5 +113,5 @@ class EmbeddedGuidance:
 
 
 def embed_guidance(denoiser: DenoiserLike, null: Cond, scale: float) -> EmbeddedGuidance:
-    """``Sampling(guide=imitating)``: the guidance of a sampler goes to the student, and the null is not needed."""
+    """``Sampling(guide=embed_guidance)``: the guidance of a sampler goes to the student, and the null is not needed."""
     return EmbeddedGuidance(denoiser, scale)

@@ -1,4 +1,4 @@
-"""Inpainting: make the masked part anew and keep the rest (mask 1 is made, mask 0 is kept).
+"""Inpainting: regenerate the masked part and keep the rest (mask 1 is regenerated, mask 0 is kept).
 
 Keeping is a denoiser that knows the answer there: ``x0 = mask estimate + (1 - mask) known``. Under any sampler the kept
 part of x_t is then the known image noised to level t, and at the end it is the known image exactly.
@@ -45,7 +45,7 @@ class Inpainted:
         return self.denoiser.bind(cond).map_x0(self.blended)
 
     def blended(self, clean: Tensor) -> Tensor:
-        """An estimate of x0 (B, ...) where the image is made anew, the image elsewhere."""
+        """An estimate of x0 (B, ...) where the image is regenerated, the image elsewhere."""
         known, mask = self.known.to(clean), self.mask.to(clean)
         return torch.where(mask == 0, known, known + mask * (clean - known))
 
@@ -76,11 +76,12 @@ def check_mask(known: Tensor, mask: Tensor) -> None:
     if mask.ndim != known.ndim or sizes[0] != sizes[1]:
         raise ValueError(f"the mask has size {sizes[0]}, the image {sizes[1]}: give a mask of the image's size")
     if not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise ValueError("a mask must lie in 0 (kept) to 1 (made anew)")
+        raise ValueError("a mask must lie between 0 (keep) and 1 (regenerate)")
 
 
 def repaint(sampler: Sampler, jump: int = 1, resamples: int = 10) -> Sampler:
-    """A sampler that walks every ``jump`` steps ``resamples`` times, noising x anew in between (2201.09865, alg. 1)."""
+    """A sampler that walks every ``jump`` steps ``resamples`` times, adding noise to x in between (2201.09865, alg.
+    1)."""
     if jump < 1 or resamples < 1:
         raise ValueError("RePaint needs jumps and resamples of at least 1")
 
@@ -112,8 +113,8 @@ def renoise(x: Tensor, here: Level, there: Level, fresh: Tensor) -> Tensor:
 
 
 def masked_condition(latents: Tensor, mask: Tensor) -> Cond:
-    """What the 9-channel inpainting U-Net is told: the mask (B, 1, *grid) of the data, shrunk to the grid of the masked
-    image's latents (B, C, *code), before these; mask 1 is what it makes anew.
+    """The condition of the 9-channel inpainting U-Net: the mask (B, 1, *grid) of the data, shrunk to the grid of the
+    masked image's latents (B, C, *code), before these; mask 1 is regenerated.
     """
     small = F.interpolate(mask.to(latents), size=latents.shape[2:], mode="nearest")
     return Cond(concat=torch.cat([small.expand(len(latents), -1, *small.shape[2:]), latents], dim=1))

@@ -1,5 +1,5 @@
-"""Parts of one sample told different things: each part is denoised under its own condition, and where parts overlap
-their estimates are averaged (2302.08113, equation 5):
+"""Parts of one sample under different conditions: each part is denoised under its own condition, and where parts
+overlap their estimates are averaged (2302.08113, equation 5):
 
     x0 = sum_i w_i x0_i / sum_i w_i            x0_i = E[x0 | x_t on part i, cond_i]
 
@@ -28,7 +28,7 @@ from core.denoiser import Bound, DenoiserLike, Estimate, spread
 
 @dataclass(frozen=True)
 class Part:
-    """Places ``start`` to ``start + N`` of the first axis of x, what they are told, and how much that counts there."""
+    """Places ``start`` to ``start + N`` of the first axis of x, their condition, and its weight there."""
 
     cond: Cond
     weight: Tensor  # (1, N, ...), broadcasts to these places of x (B, N, ...); not negative

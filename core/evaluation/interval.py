@@ -24,7 +24,7 @@ Weighted = Callable[[Sequence[Tensor]], Tensor]  # which rows of each set count,
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A figure and the 95 % interval of its sampling error; where that was not asked for the ends are NaN."""
 
     value: float
@@ -32,7 +32,7 @@ class Interval:
     high: float
 
     @classmethod
-    def around(cls, value: float, error: float) -> Interval:
+    def around(cls, value: float, error: float) -> ConfidenceInterval:
         """The interval of a figure with a standard error."""
         return cls(value, value - REACH * error, value + REACH * error)
 
@@ -40,7 +40,7 @@ class Interval:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def average(values: Tensor) -> Interval:
+def average(values: Tensor) -> ConfidenceInterval:
     """The mean of what each sample has by itself, or of what is measured again and again, values (N,).
 
     Raises ValueError for fewer than two.
@@ -48,28 +48,28 @@ def average(values: Tensor) -> Interval:
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"a mean with an interval needs two values or more, not {tuple(values.shape)}")
     values = values.detach().double().cpu()
-    return Interval.around(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+    return ConfidenceInterval.around(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
-def share(found: Sequence[bool] | Tensor) -> Interval:
+def share(found: Sequence[bool] | Tensor) -> ConfidenceInterval:
     """The share of samples of which something is true.
 
     Its error is that with two more of either kind (Agresti and Coull 1998), as a share of all is no certainty.
     """
     count, value = len(found), sum(map(bool, found)) / len(found)
     padded = (value * count + 2) / (count + 4)
-    around = Interval.around(value, math.sqrt(padded * (1 - padded) / (count + 4)))
-    return Interval(value, max(0.0, around.low), min(1.0, around.high))
+    around = ConfidenceInterval.around(value, math.sqrt(padded * (1 - padded) / (count + 4)))
+    return ConfidenceInterval(value, max(0.0, around.low), min(1.0, around.high))
 
 
-def without_groups(figure: Weighted, sizes: Sequence[int], groups: int, seed: int = 0) -> Interval:
+def without_groups(figure: Weighted, sizes: Sequence[int], groups: int, seed: int = 0) -> ConfidenceInterval:
     """A figure of sets of so many samples, and its interval by leaving out each of ``groups`` random groups of a set.
 
     groups: 0 leaves the interval out. Raises ValueError for 1 or less than 0.
     """
     value = float(figure([torch.ones(1, size, dtype=torch.float64) for size in sizes])[0])
     if groups == 0:
-        return Interval(value, math.nan, math.nan)
+        return ConfidenceInterval(value, math.nan, math.nan)
     if groups < 2:
         raise ValueError(f"an interval needs at least 2 groups of samples to leave out, not {groups}: give 0 for none")
     rng, variance = np.random.default_rng(seed), 0.0
@@ -82,4 +82,4 @@ def without_groups(figure: Weighted, sizes: Sequence[int], groups: int, seed: in
             rows[place] = (group != number).double()[None]
             found.append(float(figure(rows)[0]))
         variance += (count - 1) * float(np.var(found))
-    return Interval.around(value, math.sqrt(variance))
+    return ConfidenceInterval.around(value, math.sqrt(variance))

@@ -43,13 +43,13 @@ def train_judge(
     return judge.eval().requires_grad_(False)
 
 
-def contrastive_loss(texts: Tensor, others: Tensor, captions: Sequence[str], heat: Tensor) -> Tensor:
+def contrastive_loss(texts: Tensor, others: Tensor, captions: Sequence[str], logit_scale: Tensor) -> Tensor:
     """How badly captions (B, D) and what they describe (B, D), both of length 1, are distinguished, ().
 
     Symmetric cross-entropy over the batch, in which each caption is to find its sample and each sample its caption
-    (2103.00020, section 2.3), by their products times ``exp(heat)``. Equal captions are no rivals.
+    (2103.00020, section 2.3), by their products times ``exp(logit_scale)``. Equal captions are no rivals.
     """
-    alike = texts @ others.T * heat.exp().clamp(max=100)
+    alike = texts @ others.T * logit_scale.exp().clamp(max=100)
     rivals = torch.tensor([[a == b for b in captions] for a in captions], device=alike.device)
     rivals.fill_diagonal_(False)
     alike = alike.masked_fill(rivals, -1e4)

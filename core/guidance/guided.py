@@ -157,7 +157,7 @@ def plus_plus(schedule: Schedule, times: Tensor, strength: float) -> Callable[[T
     """CFG++ (2406.08070, algorithm 1) as a scale for ``Guided``: x0 is guided by ``strength``, the noise is the null's.
 
     On a step of DDIM between the noise ratios r and r' that is plain guidance by ``strength / (1 - r' / r)``. times:
-    (N + 1,), the sampler's. Exact for DDIM; between its times the scale of the step is held.
+    (N + 1,), the sampler's. Exact for DDIM; between its times the scale of the step is constant.
     """
     alpha, sigma = schedule(times.double())
     # The inverse ratio: pure noise is 0 and clean data infinite.
@@ -211,7 +211,7 @@ def _branches(denoiser: DenoiserLike, conds: list[Cond], batched: bool) -> Branc
         shapes = {value.shape[1:] for cond in conds if (value := getattr(cond, slot.name)) is not None}
         if len(shapes) > 1:
             raise ValueError(
-                f"the branches' condition slots '{slot.name}' differ in shape: pad them alike, or set together=False"
+                f"the branches' condition slots '{slot.name}' differ in shape: pad them alike, or set batched=False"
             )
     bound, count = denoiser.bind(Cond.cat(conds)), len(conds)
 
@@ -242,7 +242,7 @@ def _spread(value: Tensor, x: Tensor) -> Tensor:
 
 
 def _output(space: Prediction, x: Tensor, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What a network with this prediction would have said, had it meant ``clean``."""
+    """The output of a network with this prediction whose x0 is ``clean``."""
     if isinstance(space, X0):
         return clean
     return space.target(clean, (x - alpha * clean) / sigma, alpha, sigma)

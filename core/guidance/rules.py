@@ -21,7 +21,7 @@ Combine = Callable[[Tensor, Tensor, Tensor | float], Tensor]  # wanted, unwanted
 
 
 class Rule(Protocol):
-    """A way to combine two estimates."""
+    """A rule that combines two estimates."""
 
     @property
     def space(self) -> Prediction:

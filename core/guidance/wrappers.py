@@ -57,7 +57,7 @@ class GuidanceInterval:
 
 @dataclass(frozen=True)
 class ZeroVelocity:
-    """A denoiser that asks nothing and leaves a flow where it is: velocity 0, ``x0 = x_t / (alpha + sigma)``."""
+    """Zero velocity, no network call: ``x0 = x_t / (alpha + sigma)``."""
 
     schedule: Schedule
 

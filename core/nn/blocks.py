@@ -1,4 +1,4 @@
-"""The parts of a U-Net: residual blocks told the time, attention between places, and ways to halve and double a grid.
+"""The parts of a U-Net: residual blocks with time, attention between positions, down- and upsampling.
 
 All of them work over grids of one, two or three dimensions: a ``Style`` makes their layers and holds what they share.
 """
@@ -93,7 +93,8 @@ class Double(nn.Module):
 
 
 class Residual(nn.Module):
-    """``x + conv(silu(norm(conv(silu(norm(x))) + time)))``; ``resample`` acts inside and on the way past (BigGAN)."""
+    """``x + conv(silu(norm(conv(silu(norm(x))) + time)))``; ``resample`` acts inside and on the skip connection
+    (BigGAN)."""
 
     def __init__(self, style: Style, channels: int, out: int, resample: nn.Module | None = None) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class Residual(nn.Module):
         return self.with_time(x, self.time(embedding))
 
     def with_time(self, x: Tensor, time: Tensor) -> Tensor:
-        """The block when its projection of the embedding, (B or 1, out) or twice as wide, is known already."""
+        """The block, given its projection of the embedding: (B or 1, out), or twice as wide."""
         h = self._first(silu(self.norm1(x)))
         x = x if self.resample is None else self.resample(x)
         time = self.style.spread(time)
@@ -132,7 +133,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention between all places of a grid."""
+    """Self-attention between all positions of a grid."""
 
     def __init__(self, style: Style, channels: int) -> None:
         super().__init__()

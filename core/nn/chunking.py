@@ -1,4 +1,4 @@
-"""Transformers in pieces: what is widest in them stays small while sampling, and in the processor's cache."""
+"""Token-wise functions computed in chunks, so that wide hidden layers need little memory while sampling."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def chunked(function: Callable[..., Tensor], size: int, *tokens: Tensor) -> Tensor:
-    """``function`` of tokens (B, N, ...) that know nothing of each other, ``size`` of them at a time -> (B, N, ...).
+    """``function`` of independent tokens (B, N, ...), ``size`` of them at a time -> (B, N, ...).
 
-    All at once where gradients keep everything, or where a compiler sees to it.
+    All at once under autograd, which keeps every activation anyway, and in compiled code.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens[0].shape[1] <= size:
         return function(*tokens)

@@ -1,10 +1,11 @@
-"""ControlNet: a copy of a U-Net's encoder that sees a picture too, and tells the U-Net what it saw (2302.05543).
+"""ControlNet: a copy of a U-Net's encoder that also takes a picture and adds its feature maps to the U-Net's
+(2302.05543).
 
     c_i = Z_i(encoder(x, hint(picture))_i)
     u   = decoder(s_i + scale c_i)              s_i what the U-Net's own encoder hands over
 
-The Z_i are convolutions of size 1 that start at zero, so a new ControlNet changes nothing. ``ControlledUNet`` is a network
-for a denoiser like any other; the picture comes with the condition (``ControlCond``).
+The Z_i are convolutions of size 1 that start at zero, so a new ControlNet changes nothing. ``ControlledUNet``
+is a network for a denoiser like any other; the picture comes with the condition (``ControlCond``).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Hint(nn.Module):
 
 
 class ControlNet(UNetEncoder):
-    """An encoder that sees a picture, with an outlet for everything that the U-Net's encoder hands over."""
+    """An encoder with a control picture, and an output for each feature map that the U-Net's encoder hands over."""
 
     def __init__(self, plan: Plan, channels: int = 3, hint_widths: Sequence[int] = HINT_WIDTHS) -> None:
         """plan: the U-Net's; channels: of the picture, which is 2 ** (len(hint_widths) - 1) times as large as x."""
@@ -81,14 +82,14 @@ class ControlNet(UNetEncoder):
         return self.control(x, self.block_inputs(time, cond), self.embed_hint(cond.control))
 
     def embed_hint(self, picture: Tensor) -> Tensor:
-        """What it sees in a picture (B, channels, *grid), which does not depend on x."""
+        """The features of a picture (B, channels, *grid), which do not depend on x."""
         if picture.shape[1] != self.channels:
             raise ValueError(f"a picture of {picture.shape[1]} channels for a ControlNet that takes {self.channels}")
         hint: Tensor = self.hint(picture.to(self.conv_in.weight.dtype))
         return hint
 
     def control(self, x: Tensor, inputs: BlockInputs, hint: Tensor) -> list[Tensor]:
-        """``forward``, told what it needs and what ``embed_hint`` saw."""
+        """``forward``, given the inputs of its blocks and the result of ``embed_hint``."""
         if hint.shape[2:] != x.shape[2:]:
             raise ValueError(
                 f"a picture that becomes {tuple(hint.shape[2:])} for x {tuple(x.shape[2:])}: "
@@ -114,20 +115,18 @@ class ControlledUNet(nn.Module):
         return self.denoise(x, self.net.block_inputs(time, cond), control_inputs, self.embed_hint(cond))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside, text read and pictures seen once: x, time () or (B,) -> its output."""
+        """The network with its condition inside, text and pictures encoded once: x, time () or (B,) -> its output."""
         block_inputs, hint = self.net.prepare_inputs(cond), self.embed_hint(cond)
         control_prepared = [control.prepare_inputs(self.cond_for(control, cond)) for control in self.controls]
 
         def output_of(x: Tensor, time: Tensor) -> Tensor:
             self.net.check(x, cond.concat)
-            return self.denoise(
-                x, block_inputs(time), [prepare_inputs(time) for prepare_inputs in control_prepared], hint
-            )
+            return self.denoise(x, block_inputs(time), [inputs_at(time) for inputs_at in control_prepared], hint)
 
         return output_of
 
     def cond_for(self, control: ControlNet, cond: Cond) -> Cond:
-        """The condition for one ControlNet, which may know neither the U-Net's mask (inpainting) nor its guidance."""
+        """The condition for one ControlNet, without the U-Net's mask (inpainting) and guidance."""
         whole = control.plan.in_channels == self.net.plan.in_channels
         return dataclasses.replace(
             cond,
@@ -136,7 +135,7 @@ class ControlledUNet(nn.Module):
         )
 
     def embed_hint(self, cond: Cond) -> list[Tensor]:
-        """What each ControlNet sees in its picture. Raises ValueError where the condition has no such pictures."""
+        """The features of each ControlNet's picture. Raises ValueError where the condition has no such pictures."""
         channels = [control.channels for control in self.controls]
         pictures = cond.control if isinstance(cond, ControlCond) else None
         if pictures is None or pictures.shape[1] != sum(channels):
@@ -145,9 +144,9 @@ class ControlledUNet(nn.Module):
         return [control.embed_hint(part) for control, part in zip(self.controls, pictures.split(channels, dim=1))]
 
     def denoise(self, x: Tensor, inputs: BlockInputs, control_inputs: list[BlockInputs], hint: list[Tensor]) -> Tensor:
-        """The network, told what the U-Net and each ControlNet need, and what these saw."""
+        """The network, given the block inputs of the U-Net and of each ControlNet, and the features of the pictures."""
         extra: list[Tensor] = []
-        for control, scale, cond_for, hint_of in zip(self.controls, self.scales, control_inputs, hint):
-            scaled = [scale * part for part in control.control(x, cond_for, hint_of)]
+        for control, scale, block_inputs, picture in zip(self.controls, self.scales, control_inputs, hint):
+            scaled = [scale * part for part in control.control(x, block_inputs, picture)]
             extra = [before + part for before, part in zip(extra, scaled)] if extra else scaled
         return self.net.denoise(x, inputs, extra)

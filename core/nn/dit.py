@@ -1,4 +1,4 @@
-"""DiT: a transformer whose every normalisation is steered by time and condition (adaLN-Zero, 2212.09748).
+"""DiT: a transformer whose every normalisation is modulated by time and condition (adaLN-Zero, 2212.09748).
 
 A front end makes tokens of the data; block i then computes, with c = embed(time) + cond.vector,
 
@@ -48,7 +48,7 @@ class Front(Protocol):
         """Which positions of the data are real -> which tokens are (B, N)."""
 
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """What was said (B, N, features) -> data laid out like x."""
+        """Output features (B, N, features) -> data laid out like x."""
 
 
 class Patches(nn.Module):
@@ -126,7 +126,7 @@ class Sequence(Points):
         return tokens + sincos_positions((tokens.shape[1],), self.width).to(tokens)
 
     def token_mask(self, valid: Tensor) -> Tensor:
-        """A token exists where one of its places does; the others in it are read as they are."""
+        """A token is real where one of its positions is."""
         return self._full(valid).unflatten(1, (-1, self.patch)).any(-1)
 
     def fold(self, tokens: Tensor, x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Sequence(Points):
 
 @dataclass(frozen=True)
 class Modulations:
-    """What time and condition tell every layer; a function of both and of nothing else, so it may be kept."""
+    """The modulations of every layer; a function of time and condition only, so they can be cached."""
 
     blocks: list[tuple[Tensor, ...]]  # of each block: shift, 1 + scale, gate, shift', 1 + scale', gate' (B, 1, D)
     last: tuple[Tensor, Tensor]  # shift, 1 + scale (B, 1, D)
@@ -167,14 +167,14 @@ class Block(nn.Module):
         return self.mlp(self.attention(x, modulation, valid), modulation)
 
     def attention(self, x: Tensor, modulation: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
-        """The first half: attention."""
+        """The attention half of the block."""
         shift, scale, gate, *_ = modulation
         qkv = self.qkv(modulate(x, shift, scale, 1e-6)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
         return torch.addcmul(x, gate, self.project(merge_heads(attend(query, key, value, valid))))
 
     def mlp(self, x: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-        """The second half: the perceptron."""
+        """The MLP half of the block."""
         *_, shift, scale, gate = modulation
         hidden = F.gelu(self.expand(modulate(x, shift, scale, self.mlp_epsilon)), approximate="tanh")
         return torch.addcmul(x, gate, self.contract(hidden))
@@ -212,8 +212,8 @@ class DiT(nn.Module):
     ) -> None:
         """``embedders`` is 1, or ``depth`` for a time embedding (and a slice of cond.vector) of each block's own.
 
-        ``mlp_epsilon`` (of the norm before each MLP) and ``frequency_shift`` (of the time sinusoids) are what published
-        weights disagree about. Raises ValueError when the width does not divide into heads.
+        ``mlp_epsilon`` (of the norm before each MLP) and ``frequency_shift`` (of the time sinusoids) differ between
+        published weights. Raises ValueError when the width does not divide into heads.
         """
         super().__init__()
         width = front.width
@@ -250,7 +250,8 @@ class DiT(nn.Module):
         return Modulations(blocks, (shift, 1 + scale))
 
     def denoise(self, x: Tensor, modulations: Modulations, valid: Tensor | None = None) -> Tensor:
-        """The network, its modulations given; tokens that are not ``valid`` (B, N) touch no other and come out 0."""
+        """The network, given its modulations; tokens that are not ``valid`` (B, N) affect no other and their output is
+        0."""
         tokens = self.front(x)
         valid = None if valid is None else self.front.token_mask(valid)
         if valid is not None and valid.shape != tokens.shape[:2]:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def memoize_by_time(make: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
-    """What ``make`` makes of times (B,), made once for each single time (): a sampler's times come back."""
+    """``make`` of times (B,), memoized for single times (): a sampler visits the same times for every batch."""
     found: dict[float, T] = {}
 
     def of(time: Tensor) -> T:

@@ -2,7 +2,7 @@
 
     image = Linear(patches of [x, concat]);  text = Linear(tokens)
     c = embed(time) + embed(guidance) + embed(vector)
-    double blocks: each stream its own modulations by c, QKV and perceptron; one attention over [text, image]
+    double blocks: each stream its own modulations by c, QKV and MLP; one attention over [text, image]
     single blocks: h = h + gate * Linear([attention(q, k, v), gelu(m)]),  q, k, v, m = Linear(modulated norm of h)
     out = patches folded back from Linear(modulated norm of the image tokens)
 
@@ -37,7 +37,7 @@ TOKENS = 128  # that pass a perceptron at once while sampling
 
 
 class Modulations(NamedTuple):
-    """What time, guidance and vector tell every layer; a function of them and of nothing else, so it may be kept."""
+    """The modulations of every layer; a function of time, guidance and vector only, so they can be cached."""
 
     doubles: list[tuple[Modulation, Modulation]]  # text and image: shift, 1 + scale, gate of attention, then of MLP
     singles: list[Modulation]
@@ -45,7 +45,7 @@ class Modulations(NamedTuple):
 
 
 class EncodedCond(NamedTuple):
-    """What of a condition depends neither on x nor on time."""
+    """The part of a condition's encoding that depends neither on x nor on time."""
 
     text: Tensor  # (B, L, D)
     embedded: Tensor  # (B, D), of guidance and vector
@@ -105,7 +105,7 @@ def rotary_attention(pair: Tensor, value: Tensor, turns: Tensor, mask: Tensor | 
 
 
 class Stream(nn.Module):
-    """What text or image has for itself in a double block."""
+    """The layers of text or image in a double block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -116,26 +116,26 @@ class Stream(nn.Module):
         self.contract = linear(4 * width, width)
 
     def project_qkv(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
-        """What x (B, N, D) brings to the attention: queries and keys, values."""
+        """Queries and keys, and values, of x (B, N, D)."""
         shift, scale, *_ = modulation
         pair: tuple[Tensor, Tensor] = self.attention(modulate(x, shift, scale, EPSILON))
         return pair
 
     def residual(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
-        """What becomes of x (B, N, D) with what it has seen (B, N, D)."""
+        """x (B, N, D) after the attention's output (B, N, D) and the MLP are added."""
         _, _, gate, shift, scale, last_gate = modulation
         x = torch.addcmul(x, gate, self.project(attended))
         normed = modulate(x, shift, scale, EPSILON)
         return torch.addcmul(x, last_gate, chunked(self.mlp, TOKENS, normed))
 
     def mlp(self, normed: Tensor) -> Tensor:
-        """The perceptron: (B, N, D) -> (B, N, D)."""
+        """The MLP: (B, N, D) -> (B, N, D)."""
         hidden: Tensor = self.contract(gelu(self.expand(normed)))
         return hidden
 
 
 class DoubleBlock(nn.Module):
-    """Two streams that meet in one attention."""
+    """Two streams with one joint attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -153,21 +153,21 @@ class DoubleBlock(nn.Module):
     def meet(
         self, text: Tensor, image: Tensor, modulation: tuple[Modulation, Modulation], turns: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """What the tokens of [text, image] see: (B, L + N, D)."""
+        """The joint attention over [text, image]: (B, L + N, D)."""
         projected = zip(self.text.project_qkv(text, modulation[0]), self.image.project_qkv(image, modulation[1]))
         pair, value = (torch.cat(parts, dim=1) for parts in projected)
         return rotary_attention(pair, value, turns, mask)
 
 
 class SingleBlock(nn.Module):
-    """Attention and perceptron side by side, over text and image as one sequence."""
+    """Attention and MLP in parallel, over text and image as one sequence."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.modulator = linear(width, 3 * width, gain=0.0)
         self.attention = Projection(width, heads)
         self.expand = linear(width, 4 * width)
-        self.proj_out = linear(5 * width, width)  # columns [attention, perceptron]
+        self.proj_out = linear(5 * width, width)  # columns [attention, MLP]
 
     def forward(self, x: Tensor, modulation: Modulation, turns: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, L + N, D) -> the same."""
@@ -177,12 +177,12 @@ class SingleBlock(nn.Module):
         return torch.addcmul(x, gate, chunked(self.add, TOKENS, normed, attended))
 
     def add(self, normed: Tensor, attended: Tensor) -> Tensor:
-        """What the block adds to tokens, of themselves and of what they see: both (B, N, D) -> (B, N, D)."""
+        """The block's residual, of tokens and of the attention's output: both (B, N, D) -> (B, N, D)."""
         added: Tensor = self.proj_out(torch.cat([attended, gelu(self.expand(normed))], dim=-1))
         return added
 
     def attend_to_all(self, normed: Tensor, turns: Tensor, mask: Tensor | None) -> Tensor:
-        """What the tokens see: (B, L + N, D)."""
+        """Attention over all tokens: (B, L + N, D)."""
         pair, value = self.attention(normed)
         return rotary_attention(pair, value, turns, mask)
 
@@ -205,8 +205,8 @@ class Flux(nn.Module):
     ) -> None:
         """axes: channels of a head for the index (0) and each axis of the grid; they add up to the width of a head.
 
-        guided: the network is told the guidance that it imitates (dev); vector_width 0 is a network without pooled
-        text; told_channels: those of ``cond.concat``, which join x's (Fill, Canny, Depth).
+        guided: the network has a guidance embedding (dev); vector_width 0 is a network without pooled
+        text; concat_channels: those of ``cond.concat``, joined to x's (Fill, Canny, Depth).
         """
         super().__init__()
         self.width = width = heads * sum(axes)
@@ -228,7 +228,7 @@ class Flux(nn.Module):
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, C, *sizes), time (B,) = 1000 t, cond.tokens (B, L, text_width), and vector, guidance, concat, mask.
 
-        Raises ValueError where the condition lacks what the network was built to hear, or x does not cut into patches.
+        Raises ValueError where the condition lacks what the network needs, or x does not cut into patches.
         """
         encoded = self.encode(cond)
         return self.denoise(x, self.modulations(time, encoded.embedded), encoded, self.position_embedding(x, encoded))
@@ -247,13 +247,13 @@ class Flux(nn.Module):
         return output_of
 
     def encode(self, cond: Cond) -> EncodedCond:
-        """What the condition means to the network, computed once for all times and all x."""
+        """The encoded condition, computed once for all times and all x."""
         if cond.tokens is None:
             raise ValueError("this network reads text: give it tokens (cond.tokens)")
         embedded = cond.tokens.new_zeros(len(cond.tokens), self.width)
         if self.vector is not None:
             if cond.vector is None:
-                raise ValueError("this network hears a pooled text: give it a vector (cond.vector)")
+                raise ValueError("this network needs a pooled text (cond.vector)")
             embedded = embedded + self.vector(cond.vector)
         if self.guidance is not None:
             if cond.guidance is None:
@@ -262,14 +262,14 @@ class Flux(nn.Module):
         return EncodedCond(self.text(cond.tokens), embedded, cond.concat, cond.mask)
 
     def cut(self, x: Tensor, concat: Tensor | None) -> Tensor:
-        """The patches of x and of what stands beside it: (B, N, features)."""
+        """The patches of x joined with ``cond.concat``: (B, N, features)."""
         patches = patchify(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
         if patches.shape[-1] != self.proj_in.in_features:
             cell = self.patch ** (x.ndim - 2)
-            encoded = self.proj_in.in_features // cell - self.channels
+            expected = self.proj_in.in_features // cell - self.channels
             raise ValueError(
                 f"patches of {patches.shape[-1]} numbers, not {self.proj_in.in_features}: this network takes x of "
-                f"{self.channels} channels and {encoded} channels beside it (cond.concat)"
+                f"{self.channels} channels and {expected} channels of cond.concat"
             )
         return patches
 
@@ -293,7 +293,7 @@ class Flux(nn.Module):
         return Modulations(doubles, singles, _ready(self.last_modulator(active), 2))
 
     def denoise(self, x: Tensor, modulations: Modulations, encoded: EncodedCond, turns: Tensor) -> Tensor:
-        """The network, all else given: x (B, C, *sizes) -> (B, C, *sizes)."""
+        """The network, given all that does not depend on x: x (B, C, *sizes) -> (B, C, *sizes)."""
         text, image = encoded.text, self.proj_in(self.cut(x, encoded.concat))
         length, mask = text.shape[1], encoded.mask
         if mask is not None:
@@ -315,10 +315,10 @@ def _ready(output: Tensor, count: int) -> Modulation:
 
 
 def flux_dev() -> Flux:
-    """FLUX.1 dev, which imitates guidance."""
+    """FLUX.1 dev, with a guidance embedding."""
     return Flux()
 
 
 def flux_schnell() -> Flux:
-    """FLUX.1 schnell, which needs none."""
+    """FLUX.1 schnell, without one."""
     return Flux(guided=False)

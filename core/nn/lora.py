@@ -1,10 +1,10 @@
-"""LoRA: a layer's weight and a product of two thin matrices beside it, which alone is trained (2106.09685).
+"""LoRA: low-rank additions to layers, which alone are trained (2106.09685).
 
     W x  becomes  W x + weight * alpha / rank * B (A x)        A (rank, in, *kernel), B (rows, rank)
 
 B starts at zero, so a new LoRA changes nothing. An addition may lie on a block of a layer's rows, such as the queries
-of a fused projection. A ``LoRA`` is a module of its own that no network holds or saves; ``AttachedLoRAs`` puts any number of
-them to work in a network, each with a weight, and fuses them into its weights and out of them again.
+of a fused projection. A ``LoRA`` is a module of its own, no part of a network or of its checkpoint; ``AttachedLoRAs``
+applies any number of them to a network, each with a weight, and fuses them into its weights and out of them again.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class LoRA(nn.Module):
 
 
 def _new(weight: Tensor, rank: int, alpha: float | None) -> Addition:
-    """An addition of nothing to a layer with this weight."""
+    """A zero addition to a layer with this weight."""
     down = torch.empty(rank, *weight.shape[1:], dtype=weight.dtype)
     nn.init.kaiming_uniform_(down, a=math.sqrt(5))
     return Addition(down, torch.zeros(len(weight), rank, dtype=weight.dtype), alpha)
@@ -108,7 +108,7 @@ def layers_of(net: nn.Module) -> dict[str, Layer]:
 
 
 class AttachedLoRAs:
-    """LoRAs at work in a network, each with a weight, until they are detached."""
+    """LoRAs applied to a network, each with a weight, until they are detached."""
 
     def __init__(self, net: nn.Module, loras: Sequence[LoRA], weights: Sequence[float] | None = None) -> None:
         """weights: 1 each unless given. Raises ValueError for a LoRA that is not of this network."""
@@ -150,8 +150,8 @@ class AttachedLoRAs:
     def fuse(self) -> None:
         """Put the additions into the weights, so that the network is as fast as it was without them.
 
-        The original parameters are kept beside, untouched, at the price of their memory: ``unfuse`` puts the very
-        same ones back, so every bit is as it was. Raises ValueError where they are fused already.
+        The original parameters are kept in memory: ``unfuse`` restores them bit for bit. Raises ValueError where they
+        are fused already.
         """
         if self._originals:
             raise ValueError("these LoRAs are fused already: unfuse them first")
@@ -165,7 +165,7 @@ class AttachedLoRAs:
             layer.weight = nn.Parameter(fused.to(original.dtype), requires_grad=original.requires_grad)
 
     def unfuse(self) -> None:
-        """Put the original parameters back; the LoRAs go on beside them."""
+        """Restore the original parameters; the LoRAs stay attached."""
         if not self._originals:
             raise ValueError("these LoRAs are not fused: there is nothing to take out")
         for name, original in self._originals.items():

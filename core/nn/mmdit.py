@@ -1,9 +1,9 @@
-"""MMDiT: text and image as two streams of tokens that meet in every attention (Stable Diffusion 3, 2403.03206).
+"""MMDiT: text and image as two streams of tokens with joint attention (Stable Diffusion 3, 2403.03206).
 
     image = Linear(patches of [x, concat]) + positions;  text = Linear(tokens);  c = embed(time) + embed(vector)
-    block:  each stream has its own modulations by c (adaLN-Zero), QKV and perceptron; one attention over [text, image]
+    block:  each stream has its own modulations by c (adaLN-Zero), QKV and MLP; one attention over [text, image]
             in the first ``dual`` blocks the image also attends to itself, from the same norm (MMDiT-X, SD 3.5 medium)
-    last block: the text is still seen, but not continued
+    last block: the text is attended to, but not continued
     out = patches folded back from Linear(modulated norm of the image)
 
 Positions are a fixed table, of which a smaller picture reads the centre. A patch is p x p places, its channels in the
@@ -28,7 +28,7 @@ from core.nn.patchify import patchify, unpatchify
 
 
 class Modulations(NamedTuple):
-    """What time and vector tell every layer; a function of them and of nothing else, so it may be kept."""
+    """The modulations of every layer; a function of time and vector only, so they can be cached."""
 
     blocks: list[tuple[Modulation, Modulation]]  # of text and image
     last: Modulation  # shift, 1 + scale of the readout
@@ -58,7 +58,7 @@ class Projection(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of a stream to itself alone."""
+    """Attention within one stream."""
 
     def __init__(self, width: int, heads: int, normed: bool) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class SelfAttention(nn.Module):
 
 
 class Source(nn.Module):
-    """What a stream needs to be seen by an attention; the text of the last block is no more than that."""
+    """The layers that make a stream's queries, keys and values; all that the text of the last block has."""
 
     def __init__(self, width: int, heads: int, normed: bool, parts: int = 2) -> None:
         super().__init__()
@@ -83,19 +83,19 @@ class Source(nn.Module):
         self.attention = Projection(width, heads, normed)
 
     def encode(self, active: Tensor) -> Modulation:
-        """What the activated embedding of time and vector (B, 1, D) tells this stream."""
+        """The modulation of this stream, of the activated embedding of time and vector (B, 1, D)."""
         parts = self.modulator(active).chunk(self.parts, dim=-1)  # shift, scale, gate, shift, ...
         return tuple(1 + part if i % 3 == 1 else part for i, part in enumerate(parts))
 
     def project_qkv(self, normal: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
-        """What normalised tokens (B, N, D) bring to the attention: queries and keys, values."""
+        """Queries and keys, and values, of normalised tokens (B, N, D)."""
         shift, scale, *_ = modulation
         projected: tuple[Tensor, Tensor] = self.attention(torch.addcmul(shift, normal, scale))
         return projected
 
 
 class Stream(Source):
-    """A stream that goes on: it looks, perhaps also at itself alone, and thinks."""
+    """A stream that continues: joint attention, perhaps self-attention, and an MLP."""
 
     def __init__(self, width: int, heads: int, normed: bool, dual: bool = False) -> None:
         super().__init__(width, heads, normed, 9 if dual else 6)
@@ -105,7 +105,7 @@ class Stream(Source):
         self.contract = linear(4 * width, width)
 
     def residual(self, x: Tensor, normal: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
-        """What becomes of x (B, N, D), whose norm is ``normal``, with what it has seen (B, N, D)."""
+        """x (B, N, D), whose norm is ``normal``, after the attention's output (B, N, D) and the MLP are added."""
         _, _, gate, shift, scale, last_gate, *own = modulation
         x = torch.addcmul(x, gate, self.project(attended))
         if self.own is not None:
@@ -116,7 +116,7 @@ class Stream(Source):
 
 
 class Block(nn.Module):
-    """Two streams that meet in one attention."""
+    """Two streams with one joint attention."""
 
     def __init__(self, width: int, heads: int, normed: bool, dual: bool) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Block(nn.Module):
 
 
 class LastBlock(nn.Module):
-    """The block after which only the image is needed: the image sees the text, the text nothing more."""
+    """The last block: the image attends to the text, which ends here."""
 
     def __init__(self, width: int, heads: int, normed: bool, dual: bool) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class LastBlock(nn.Module):
 
 
 def join(text: tuple[Tensor, Tensor], image: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """What two streams brought -> queries, keys and values of [text, image], each (B, heads, L + N, d)."""
+    """The projections of two streams -> queries, keys and values of [text, image], each (B, heads, L + N, d)."""
     pair, value = (torch.cat(parts, dim=1) for parts in zip(text, image))
     query, key = pair.permute(2, 0, 3, 1, 4)
     return query, key, value.transpose(1, 2)
@@ -184,8 +184,9 @@ class MMDiT(nn.Module):
         concat_channels: int = 0,
     ) -> None:
         """size: side of the latents that are usual; table: the most patches a side may have, numbered as if they were
-        the patches of the usual size. normed: queries and keys are; dual: how many blocks' image looks at itself too.
-        vector_width 0 is a network without pooled text; told_channels: those of ``cond.concat``, which join x's.
+        the patches of the usual size. normed: queries and keys are; dual: how many blocks have self-attention of the
+        image too. vector_width 0 is a network without pooled text; concat_channels: those of ``cond.concat``, joined
+        to x's.
         """
         super().__init__()
         self.width = width = heads * head_width
@@ -206,7 +207,7 @@ class MMDiT(nn.Module):
     def forward(self, x: Tensor, time: Tensor, cond: Cond = Cond()) -> Tensor:
         """x (B, C, H, W), time (B,) = 1000 t, cond.tokens (B, L, text_width), and vector, concat, mask.
 
-        Raises ValueError where the condition lacks what the network was built to hear, or x does not fit the patches.
+        Raises ValueError where the condition lacks what the network needs, or x does not fit the patches.
         """
         encoded = self.encode(cond)
         return self.denoise(x, self.modulations(time, encoded.embedded), encoded, self.position_embedding(x))
@@ -225,13 +226,13 @@ class MMDiT(nn.Module):
         return output_of
 
     def encode(self, cond: Cond) -> EncodedCond:
-        """What the condition means to the network, computed once for all times and all x."""
+        """The encoded condition, computed once for all times and all x."""
         if cond.tokens is None:
             raise ValueError("this network reads text: give it tokens (cond.tokens)")
         embedded = cond.tokens.new_zeros(len(cond.tokens), self.width)
         if self.vector is not None:
             if cond.vector is None:
-                raise ValueError("this network hears a pooled text: give it a vector (cond.vector)")
+                raise ValueError("this network needs a pooled text (cond.vector)")
             embedded = self.vector(cond.vector)
         return EncodedCond(self.text(cond.tokens), embedded, cond.concat, cond.mask)
 
@@ -247,13 +248,13 @@ class MMDiT(nn.Module):
         return self.positions[top : top + rows, left : left + columns].reshape(rows * columns, self.width)
 
     def cut(self, x: Tensor, concat: Tensor | None) -> Tensor:
-        """The patches of x and of what stands beside it: (B, N, features)."""
+        """The patches of x joined with ``cond.concat``: (B, N, features)."""
         patches = patchify(x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1), self.patch)
         if patches.shape[-1] != self.proj_in.in_features:
-            encoded = self.proj_in.in_features // self.patch**2 - self.channels
+            expected = self.proj_in.in_features // self.patch**2 - self.channels
             raise ValueError(
                 f"patches of {patches.shape[-1]} numbers, not {self.proj_in.in_features}: this network takes x of "
-                f"{self.channels} channels and {encoded} channels beside it (cond.concat)"
+                f"{self.channels} channels and {expected} channels of cond.concat"
             )
         return patches
 
@@ -267,7 +268,7 @@ class MMDiT(nn.Module):
         return Modulations(blocks, (shift, 1 + scale))
 
     def denoise(self, x: Tensor, modulations: Modulations, encoded: EncodedCond, position_embedding: Tensor) -> Tensor:
-        """The network, all else given: x (B, C, H, W) -> (B, C, H, W)."""
+        """The network, given all that does not depend on x: x (B, C, H, W) -> (B, C, H, W)."""
         text, image = encoded.text, self.proj_in(self.cut(x, encoded.concat)) + position_embedding.to(x.dtype)
         mask = encoded.mask
         if mask is not None:

@@ -1,4 +1,4 @@
-"""Packing: a grid cut into patches, each of which becomes one token, and the way back."""
+"""Patchify: a grid cut into patches, one token each, and the inverse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch: int, sizes: Sequence[int]) -> Tensor:
-    """The way back: (B, N, C * patch^axes) -> (B, C, *sizes)."""
+    """The inverse: (B, N, C * patch^axes) -> (B, C, *sizes)."""
     axes = len(sizes)
     cells = tokens.unflatten(1, [size // patch for size in sizes]).unflatten(-1, (-1, *[patch] * axes))
     order = (0, 1 + axes, *[axis for pair in zip(range(1, 1 + axes), range(2 + axes, 2 + 2 * axes)) for axis in pair])

@@ -14,7 +14,7 @@ from core.nn.attention import attend, merge_heads, split_heads
 
 
 class TextBlock(nn.Module):
-    """Attention between words and a GELU perceptron, each after its norm and on the residual."""
+    """Attention between words and a GELU MLP, each after its norm and on the residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

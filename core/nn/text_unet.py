@@ -1,11 +1,13 @@
-"""The U-Net of Stable Diffusion: residual blocks told the time, transformers told a text (2112.10752; 2307.01952).
+"""The U-Net of Stable Diffusion: residual blocks with time, transformers with cross-attention to a text (2112.10752;
+2307.01952).
 
     e   = MLP(sinusoids(time) + W sinusoids(guidance)) + what cond.vector adds
     h_i = transformer_i(residual_i(h, Linear_i(silu(e))), text)      down, middle, up, with every h_i handed over
 
 One class serves Stable Diffusion 1 and 2, SDXL and its refiner, their inpainting, depth and upscaling kin, and LCM: a
-``Plan`` holds what differs. What does not depend on x (what the ``Linear_i`` say, the keys and values of the text) is a
-``BlockInputs``, made once a prompt and once a time by ``prepare``. ``UNetEncoder``, the way down, is also a ControlNet's body.
+``Plan`` holds what differs. What does not depend on x (the outputs of ``Linear_i``, the keys and values of the
+text) is a ``BlockInputs``, made once a prompt and once a time by ``prepare``. ``UNetEncoder`` is also a ControlNet's
+body.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from core.nn.upsampling import upsample_conv
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What time and condition tell the blocks, in the order they are run; a function of both and of nothing else."""
+    """The inputs of the blocks besides x, in the order they are run; a function of time and condition only."""
 
     times: list[Tensor]  # (B or 1, out) each
     texts: list[list[list[TextKeyValue]]]  # of each block, of each of its transformer's layers
@@ -57,7 +59,7 @@ class TextBlock(nn.Module):
         return h if self.transformer is None else self.transformer(h, text, mask)
 
     def forward(self, x: Tensor, time: Tensor, text: list[list[TextKeyValue]], mask: Tensor | None) -> Tensor:
-        """x (B, channels, *grid), what the residual block is told of time, and what the transformer read."""
+        """x (B, channels, *grid), the residual block's projection of time, and the transformer's text."""
         if self.checkpointing and self.training:
             found: Tensor = checkpoint(self.run, x, time, text, mask, use_reentrant=False)
             return found
@@ -79,7 +81,7 @@ class Enlarge(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one grid size, and the step to the next; None at the end of the way."""
+    """The blocks of one grid size, and the step to the next; None in the last."""
 
     def __init__(self, blocks: Sequence[TextBlock], resample: StridedDown | Enlarge | None) -> None:
         super().__init__()
@@ -95,7 +97,7 @@ class EmbeddingMLP(nn.Sequential):
 
 
 class UNetEncoder(nn.Module):
-    """All that a U-Net has before its way up: embeddings, the way down and the middle."""
+    """The encoder of a U-Net: embeddings, the levels from fine to coarse, and the middle."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -134,19 +136,19 @@ class UNetEncoder(nn.Module):
         yield from self.middle
 
     def block_inputs(self, time: Tensor, cond: Cond) -> BlockInputs:
-        """What time (B,) and a condition tell the blocks. Raises ValueError for a condition that does not fit."""
+        """The block inputs for times (B,) and a condition. Raises ValueError for a condition that does not fit."""
         self.check_cond(cond)
         return BlockInputs(self.times(time, *self.embed(cond)), self.read_text(cond.tokens), cond.mask, cond.concat)
 
     def prepare_inputs(self, cond: Cond) -> Callable[[Tensor], BlockInputs]:
-        """``block_inputs`` with the condition inside: it is read and embedded here, once, and each time of a grid once."""
+        """``block_inputs`` with the condition inside, embedded once; each time of a grid once too."""
         self.check_cond(cond)
         embedded, texts = self.embed(cond), self.read_text(cond.tokens)
         times = memoize_by_time(lambda time: self.times(time, *embedded))
         return lambda time: BlockInputs(times(time), texts, cond.mask, cond.concat)
 
     def check_cond(self, cond: Cond) -> None:
-        """Raises ValueError where a condition lacks what this network is told, or has another width."""
+        """Raises ValueError where a condition lacks what this network needs, or has another width."""
         plan = self.plan
         if cond.tokens is None or cond.tokens.shape[-1] != plan.text_width:
             found = "no tokens" if cond.tokens is None else f"tokens of width {cond.tokens.shape[-1]}"
@@ -158,11 +160,11 @@ class UNetEncoder(nn.Module):
         if found_width != wanted and not (found_width is None and plan.vector_width is None):
             raise ValueError(f"a condition vector of width {found_width} for a network that takes {wanted}")
         if (cond.guidance is None) != (plan.guidance_width is None):
-            words = "is told no guidance" if plan.guidance_width is None else "must be told its guidance"
+            words = "has no guidance embedding" if plan.guidance_width is None else "needs cond.guidance"
             raise ValueError(f"this network {words}: {'drop' if plan.guidance_width is None else 'give'} cond.guidance")
 
     def embed(self, cond: Cond) -> tuple[Tensor | None, Tensor | None]:
-        """What a condition adds to the sinusoids of time (B, widths[0]), and to their embedding (B, embedded)."""
+        """The condition's addition to the sinusoids of time (B, widths[0]), and to their embedding (B, embedded)."""
         weight = self.conv_in.weight
         features, vector = None, None if cond.vector is None else cond.vector.to(weight.dtype)
         if self.guidance is not None and cond.guidance is not None:
@@ -172,7 +174,7 @@ class UNetEncoder(nn.Module):
         return features, vector if self.vector is None or vector is None else self.vector(vector)
 
     def times(self, time: Tensor, features: Tensor | None, vector: Tensor | None) -> list[Tensor]:
-        """What each residual block is told of time (B,) and of the condition as ``embed`` gives it."""
+        """Each residual block's projection of time (B,) and of the condition as ``embed`` gives it."""
         waves = sinusoid(time, self.plan.widths[0], cos_first=self.plan.cos_first, shift=self.plan.shift)
         waves = waves.to(self.conv_in.weight.dtype)
         embedding = self.time(waves if features is None else waves + features)
@@ -180,7 +182,7 @@ class UNetEncoder(nn.Module):
         return [block.residual.time(active) for block in self.sequence()]
 
     def read_text(self, tokens: Tensor | None) -> list[list[list[TextKeyValue]]]:
-        """What every block reads in a text (B, L, text_width)."""
+        """The keys and values of a text (B, L, text_width) in every block."""
         if tokens is None:
             return [[] for _ in self.sequence()]
         tokens = tokens.to(self.conv_in.weight.dtype)
@@ -243,7 +245,8 @@ class TextUNet(UNetEncoder):
         return self.denoise(x, self.block_inputs(time, cond))
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside (see ``prepare_inputs``): x (B, C, *grid), time () or (B,) -> its output."""
+        """The network with its condition inside (see ``prepare_inputs``): x (B, C, *grid), time () or (B,) -> its
+        output."""
         block_inputs = self.prepare_inputs(cond)
 
         def output_of(x: Tensor, time: Tensor) -> Tensor:
@@ -253,7 +256,8 @@ class TextUNet(UNetEncoder):
         return output_of
 
     def denoise(self, x: Tensor, inputs: BlockInputs, extra: Sequence[Tensor] | None = None) -> Tensor:
-        """The network, told what it needs; ``extra`` is added to every map that is handed over and to the middle's."""
+        """The network, given its block inputs; ``extra`` is added to every map that is handed over and to the
+        middle's."""
         states, h = self.descend(x, inputs)
         if extra is not None:
             h = h + extra[-1]

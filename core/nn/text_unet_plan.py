@@ -1,4 +1,4 @@
-"""The plan of a cross-attention U-Net: its sizes and what it is told; and the published ones."""
+"""The plan of a cross-attention U-Net: its sizes and conditions; and the published ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of a U-Net and what it is told.
+    """The sizes and conditions of a U-Net.
 
     widths, depths: channels, and transformer layers after each residual block (0: none), of each level, finest first
     heads:          of each level's attention, or one number for all; ``head_width`` sets them by their width instead
     middle_depth:   transformer layers of the middle, whose heads are the last level's
-    cross_only:     levels whose transformers look at the text twice instead of at each other (x4-upscaler)
-    vector_width:   of a ``cond.vector`` that passes through a perceptron (SDXL: pooled text, sinusoids of sizes and
+    cross_only:     levels whose transformers attend to the text twice, without self-attention (x4-upscaler)
+    vector_width:   of a ``cond.vector`` that passes through an MLP (SDXL: pooled text, sinusoids of sizes and
                     crop); None where ``cond.vector`` (B, 4 widths[0]), if given, is added to the time embedding
     guidance_width: number of sinusoids of 1000 ``cond.guidance``, or None (LCM: 256; it calls no guidance 0, not 1)
     linear:         whether published files keep the transformers' first and last layers as matrices (SD2, SDXL) or as
@@ -77,12 +77,12 @@ def sd1() -> Plan:
 
 
 def sd1_inpainting() -> Plan:
-    """Stable Diffusion 1 told a mask and the latents of the masked image: 859,535,364 parameters."""
+    """Stable Diffusion 1 with a mask and the latents of the masked image as inputs: 859,535,364 parameters."""
     return dataclasses.replace(sd1(), in_channels=9)
 
 
 def lcm_sd1() -> Plan:
-    """Stable Diffusion 1 distilled to imitate any guidance in a few steps: 859,602,884 parameters (2310.04378)."""
+    """Stable Diffusion 1 distilled for any guidance in a few steps: 859,602,884 parameters (2310.04378)."""
     return dataclasses.replace(sd1(), guidance_width=256)
 
 
@@ -92,7 +92,7 @@ def sd2() -> Plan:
 
 
 def sd2_depth() -> Plan:
-    """Stable Diffusion 2 told a depth map: 865,913,604 parameters."""
+    """Stable Diffusion 2 with a depth map as input: 865,913,604 parameters."""
     return dataclasses.replace(sd2(), in_channels=5)
 
 

@@ -1,11 +1,11 @@
-"""A DiT that reads: in each block the tokens also look at the words (PixArt-alpha, 2310.00426, section 2.2).
+"""A DiT with cross-attention to a text in each block (PixArt-alpha, 2310.00426, section 2.2).
 
     x = x + gate  * attention(...)            as in ``core.nn.dit``
     x = x + reader(norm(x), words)            cross-attention, whose projection starts at zero
     x = x + gate' * mlp(...)
 
-Time and ``cond.vector`` steer the norms; ``cond.tokens`` are the words. What depends on the words only, their keys and
-values in every block, is computed once.
+Time and ``cond.vector`` modulate the norms; ``cond.tokens`` are the words. What depends on the words only, their keys
+and values in every block, is computed once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reader(nn.Module):
         return split_heads(key, self.heads), split_heads(value, self.heads)
 
     def forward(self, x: Tensor, words: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """Tokens (B, N, D) -> what they read."""
+        """Tokens (B, N, D) -> the output of their cross-attention."""
         query = split_heads(self.ask(F.layer_norm(x, x.shape[-1:], eps=1e-6)), self.heads)
         read: Tensor = self.project(merge_heads(attend(query, *words, mask)))
         return read
@@ -58,7 +58,7 @@ class TextDiT(DiT):
         return self.denoise_with_text(x, self.modulations(time, cond), self.keys_values(cond), cond.mask, cond.valid)
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside; the modulations of times that it has seen are kept."""
+        """The network with its condition inside; modulations are memoized by time."""
         words, modulations = self.keys_values(cond), memoize_by_time(lambda time: self.modulations(time, cond))
         return lambda x, time: self.denoise_with_text(x, modulations(time), words, cond.mask, cond.valid)
 
@@ -71,7 +71,8 @@ class TextDiT(DiT):
     def denoise_with_text(
         self, x: Tensor, modulations: Modulations, words: Words, mask: Tensor | None, valid: Tensor | None
     ) -> Tensor:
-        """The network, all that does not depend on x given; tokens that do not exist touch no other and come out 0."""
+        """The network, given all that does not depend on x; tokens that are not real affect no other and are 0 in the
+        output."""
         tokens = self.front(x)
         exists = None if valid is None else self.front.token_mask(valid)
         if exists is not None and exists.shape != tokens.shape[:2]:

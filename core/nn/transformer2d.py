@@ -1,4 +1,4 @@
-"""The spatial transformer: places of a grid look at each other and at a text (2112.10752, section 3.3).
+"""The spatial transformer: self-attention of a grid and cross-attention to a text (2112.10752, section 3.3).
 
     h = Linear(GroupNorm(x))                        places become tokens
     h = h + SelfAttention(LayerNorm(h))
@@ -32,14 +32,14 @@ def listed(modules: Iterable[M]) -> list[M]:
 
 
 class TextKeyValue(NamedTuple):
-    """A text as one attention sees it."""
+    """Keys and values of a text for one attention."""
 
     keys: Tensor  # (B, heads, L, d)
     values: Tensor  # (B, heads, L, d)
 
 
 class SelfAttention(nn.Module):
-    """Attention between all places."""
+    """Attention between all positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """Attention of all places to a text."""
+    """Attention of all positions to a text."""
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class TextAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, attention to the text, and a gated perceptron, each on the residual of its normalised input.
+    """Self-attention, attention to the text, and a gated MLP, each on the residual of its normalised input.
 
     ``cross_only`` replaces self-attention by a second attention to the text, as the x4-upscaler does on fine grids.
     """
@@ -92,7 +92,7 @@ class TransformerLayer(nn.Module):
         self.contract = nn.Linear(4 * width, width)
 
     def read_text(self, tokens: Tensor) -> list[TextKeyValue]:
-        """What the attentions to the text make of it: of the second and, with ``cross_only``, of the first."""
+        """Keys and values of the text: of the second attention and, with ``cross_only``, of the first."""
         readings = [self.second.read_text(tokens)]
         return [*readings, self.first.read_text(tokens)] if isinstance(self.first, TextAttention) else readings
 
@@ -106,7 +106,7 @@ class TransformerLayer(nn.Module):
         return chunked(self.perceptron, POSITIONS, x)
 
     def perceptron(self, x: Tensor) -> Tensor:
-        """The gated perceptron on its residual: (B, N, width) -> (B, N, width)."""
+        """The gated MLP on its residual: (B, N, width) -> (B, N, width)."""
         value, gate = self.expand(self.norm3(x)).chunk(2, dim=-1)
         return self.contract(F.gelu(gate).mul_(value)).add_(x)
 
@@ -126,11 +126,11 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zero(nn.Linear(channels, channels))
 
     def read_text(self, tokens: Tensor) -> list[list[TextKeyValue]]:
-        """What each layer makes of a text (B, L, text_width)."""
+        """Keys and values of a text (B, L, text_width) in each layer."""
         return [layer.read_text(tokens) for layer in self.layers]
 
     def forward(self, x: Tensor, readings: list[list[TextKeyValue]], mask: Tensor | None) -> Tensor:
-        """x (B, C, *grid), what each layer read, mask (B, L) -> (B, C, *grid)."""
+        """x (B, C, *grid), the text's keys and values in each layer, mask (B, L) -> (B, C, *grid)."""
         h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (B, N, C): a view where x is channels-last
         for layer, reading in zip(self.layers, readings):
             h = layer(h, reading, mask)

@@ -1,4 +1,4 @@
-"""The objective: one noise level for each sample, and the weighted squared error of what the network said about it.
+"""The objective: one noise level for each sample, and the weighted squared error of the network there.
 
     loss = E_t E_eps  w(log-SNR) ||x0 - estimate(alpha x0 + sigma eps)||^2
 
@@ -52,7 +52,7 @@ class Uncertainty(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, log_snr: Tensor) -> Tensor:
-        """(B,) -> (B,); infinite log-SNRs are held at +-40."""
+        """(B,) -> (B,); infinite log-SNRs are clamped to +-40."""
         # A quarter of log sigma is what EDM's networks embed.
         noise = log_snr.clamp(-40, 40).to(self.frequency) / -8
         value: Tensor = self.linear((noise[:, None] * self.frequency + self.phase).cos() * math.sqrt(2))
@@ -71,7 +71,8 @@ class Objective(nn.Module):
     bound:       the weight of the variational bound, for a learned variance; T / 1000 in 2102.09672;
     integrand:   divide by the density over log-SNR, so that ``weight`` is the integrand over log-SNR and ``times``
                  changes the variance only (2303.00848, equation 6);
-    beside:      a further loss of x0 as it is estimated, for what a domain knows of its data (2209.14916, section 3).
+    auxiliary_loss: a further loss of x0 as it is estimated, for what a domain knows of its data (2209.14916, section
+    3).
     """
 
     def __init__(

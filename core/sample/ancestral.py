@@ -79,7 +79,7 @@ def _two_stage(
     s_noise: float,
     rule: KeepRule,
 ) -> Iterator[Step]:
-    """Look at x0 again halfway down in log(sigma / alpha); a step from pure noise or to clean data has no middle and
+    """Evaluate x0 again halfway down in log(sigma / alpha); a step from pure noise or to clean data has no middle and
     takes one evaluation."""
     path = levels(denoise.schedule, times)
     for index, (here, there) in enumerate(zip(path, path[1:])):

@@ -1,4 +1,4 @@
-"""Euler: x0 is held constant over a step.
+"""Euler: x0 is constant over a step.
 
 On every path this is DDIM with eta = 0 (2010.02502, equation 12), EDM's Euler (2206.00364), rectified flow's Euler
 (2209.03003) and DPM-Solver++ of order one (2211.01095).

@@ -1,7 +1,8 @@
 """Heun and midpoint in the noise ratio: EDM's second-order samplers (2206.00364, algorithm 1).
 
 With r = sigma / alpha the path ``x / alpha`` obeys ``d(x / alpha) / dr = eps``: its slope is the noise. Both methods
-take an Euler step, look at the slope there, and go again with a better one. Written as a change of the Euler step,
+take an Euler step, evaluate the slope there, and repeat it with the better slope. Written as a change of the Euler
+step,
 
     x_t = toward(x_s, x0) + alpha_t (r_t - r_s) (slope - eps_s),
 

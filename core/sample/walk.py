@@ -61,7 +61,7 @@ def extend_history(history: Sequence[Evaluation], current: Evaluation, size: int
 
 
 def one_step(denoise: Bound, x: Tensor, times: Tensor, method: OneStep) -> Iterator[Step]:
-    """Walk with a method that looks at the present only."""
+    """Walk with a one-step method."""
     for index, (here, there) in enumerate(pairwise(levels(denoise.schedule, times))):
         current = evaluate(denoise, x, here)
         x = method(denoise, current, there) if is_inner(here, there) else toward(x, current.clean, here, there)
@@ -77,7 +77,7 @@ def multistep(
     start: OneStep | None = None,
     defined: Callable[[Level, Level], bool] = is_inner,
 ) -> Iterator[Step]:
-    """Walk with a method that looks back at up to ``order`` levels.
+    """Walk with a multistep method of up to ``order`` levels.
 
     A first step of order one costs an error of h^2 once, and so no method without ``start`` is better than order two,
     and none with fewer values than ``order - 1`` leaves an error below h^order. ``start`` takes these steps instead.

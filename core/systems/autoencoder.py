@@ -25,8 +25,8 @@ class Weights:
     """What each term counts.
 
     absolute, squared: of the error, per value; kl: of the divergence in nats of a sample, spread over its values;
-    codebook: of a VQ autoencoder's own loss; adversarial: on top of the balance of gradients, after ``discriminator_start``
-    samples of the run.
+    codebook: of a VQ autoencoder's own loss; adversarial: on top of the balance of gradients, after
+    ``discriminator_start`` samples of the run.
     """
 
     absolute: float = 1.0

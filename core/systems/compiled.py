@@ -5,7 +5,7 @@ such part. Conditions are read and times embedded outside (see ``Preparable``), 
 
 On a CPU the weights are frozen into the graph: the compiler lays them out once as its kernels want them, and folds what
 depends on nothing else. So this is for sampling: a network whose weights change afterwards must be built and compiled
-anew. There matrices become convolutions of size 1, and group norms stay whole; both because of what runs faster.
+again. There matrices become convolutions of size 1, and group norms stay whole; both because of what runs faster.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _group_norm() -> Norm:
     def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float) -> Tensor:
         return F.group_norm(x, groups, weight, bias, epsilon)
 
-    # The annotations are strings here, so the types are said again.
+    # The annotations are strings here, so the types are repeated.
     schema = "(Tensor x, Tensor weight, Tensor bias, int groups, float epsilon) -> Tensor"
     kept = torch.library.custom_op("langevin::group_norm", group_norm, mutates_args=(), schema=schema)
     kept.register_fake(lambda x, weight, bias, groups, epsilon: torch.empty_like(x))

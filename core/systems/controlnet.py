@@ -1,7 +1,7 @@
-"""WithControl: a diffusion model that stays as it is, with a ControlNet that learns beside its U-Net (2302.05543).
+"""ControlNetDiffusion: a frozen diffusion model with a ControlNet that is trained (2302.05543).
 
 What such a system saves, averages and loads is the ControlNet alone, as of a LoRA (``core.systems.lora``). A batch
-has a control picture under "control" besides all that the model is told.
+has a control picture under "control" in addition to the model's own condition.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ControlNetDiffusion(Diffusion):
 
 
 def with_controlnet(base: Diffusion, control: ControlNet, scale: float = 1.0) -> Diffusion:
-    """A model led by a trained ControlNet, for sampling; it shares the model's network, which stays as it is.
+    """A model with a trained ControlNet, for sampling; it shares the model's network, which stays as it is.
 
     Raises ValueError for a ControlNet of another network.
     """

@@ -21,7 +21,7 @@ from core.systems.system import System
 
 
 class Diffusion(System):
-    """A denoiser with what it needs around it: what it is told, what is diffused, and what is minimised."""
+    """A denoiser with its conditioner, codec and objective."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class Diffusion(System):
     def loss(self, batch: Mapping[str, Any], rng: TrainingRNG, quantiles: Tensor | None = None) -> Losses:
         """The loss of a batch ("x" (B, ...) and its conditions), a function of the weights, the batch and the draw.
 
-        ``quantiles`` (B,) in [0, 1) fixes the noise levels, as held-out losses do. A batch whose data were described
-        beforehand (see ``Codec``) holds the description under "moments" in place of "x".
+        ``quantiles`` (B,) in [0, 1) fixes the noise levels, as held-out losses do. A batch of precomputed data (see
+        ``Codec``) holds "moments" in place of "x".
         """
         device = self.like.device
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Adapted: a diffusion model that stays as it is, with a LoRA that learns beside it.
+"""LoRADiffusion: a frozen diffusion model with a LoRA that is trained.
 
-What such a system saves, averages and loads is the LoRA alone, so its checkpoints are small; they say in their recipe
+What such a system saves, averages and loads is the LoRA alone, so its checkpoints are small; they name in their recipe
 where the model lies that they belong to.
 """
 

@@ -5,10 +5,10 @@ is found is what would be computed: change one pixel or one weight and it is mis
 shards, written whole or not at all, each with a checksum that is compared whenever it is read.
 
     key = model_hash(codec, text_encoder)
-    data = Cached(pictures, lambda batch: latents(codec.describe)(texts(encode)(batch)), Path("cache"), key)
+    data = Cached(pictures, lambda batch: latents(codec.moments)(texts(encode)(batch)), Path("cache"), key)
 
-What is kept of a picture is what its codec describes it by, such as the mean and the log-variance of its latents, from
-which ``codec.pick`` samples anew each time that the picture is met.
+What is kept of a picture is its moments, such as the mean and the log-variance of its latents, from
+from which ``codec.sample`` draws each time that the picture is used.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def content_hash(data: Dataset, index: int) -> str:
 
 
 def latents(moments: Callable[[Tensor], Tensor]) -> Encode:
-    """Puts what ``codec.describe`` says of "x" in its place, as "moments": see ``core.codec.Codec``."""
+    """Replaces "x" by its ``codec.moments``, as "moments": see ``core.codec.Codec``."""
     return lambda batch: (
         {name: value for name, value in batch.items() if name != "x"} | {"moments": moments(batch["x"])}
     )
@@ -267,4 +267,4 @@ def _bytes(value: Tensor) -> memoryview:
 
 
 def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} in the cache is damaged or gone: delete it and start again, to make it anew")
+    return CheckpointError(f"{path} in the cache is damaged or gone: delete it and start again, to rebuild it")

@@ -71,7 +71,7 @@ class EMA:
         self._pairs = {name: self._split(average) for name, average in self.averages.items()}
 
     def _split(self, average: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Floating-point tensors to average, beside the live ones, and pairs of others to copy."""
+        """Floating-point tensors to average, each with its live one, and pairs of others to copy."""
         floats = [key for key, value in self._live.items() if value.is_floating_point()]
         rest = [(average[key], value) for key, value in self._live.items() if not value.is_floating_point()]
         return [_mine(average[key]) for key in floats], [_mine(self._live[key]) for key in floats], rest

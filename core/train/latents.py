@@ -1,6 +1,6 @@
 """Data encoded once, before training, where the codec is costly: in memory where that is enough, else on the disk.
 
-What is kept of an example is what its codec describes it by, such as the mean and the log-variance of its latents, so
+What is kept of an example is its codec's moments of it: the mean and the log-variance of its latents, so
 that what is diffused is drawn each time from the same law as if it were encoded each time. Pictures that a data set or
 an augmentation changes at random are encoded each time that they are met, for they never come twice.
 """
@@ -42,19 +42,19 @@ def encoded_once(
     memory: int,
     process: Process = Process(),
 ) -> Dataset:
-    """The data with ``codec.describe(x)`` under "described" in place of "x", or as they are where that saves nothing.
+    """The data with ``codec.moments(x)`` under "moments" in place of "x", or as they are where that saves nothing.
 
-    memory: bytes of descriptions that each process may have in memory; more of them lie in ``folder``, where a resumed
+    memory: bytes of moments that each process may have in memory; more of them lie in ``folder``, where a resumed
     run finds them.
     """
     if not codec.costly or len(data) == 0 or varies(data) or (augment is not None and changes_x(augment)):
         return data
 
-    def describe(x: Tensor) -> Tensor:
+    def moments(x: Tensor) -> Tensor:
         with torch.no_grad():
-            return codec.describe(x.to(device)).cpu()
+            return codec.moments(x.to(device)).cpu()
 
-    encode = latents(describe)
+    encode = latents(moments)
     places = sorted({round(place) for place in torch.linspace(0, len(data) - 1, SAMPLED).tolist()})
     rows = [encode(data.get([place])) for place in places]
     largest = max(sum(value.nbytes for value in row.values() if isinstance(value, Tensor)) for row in rows)

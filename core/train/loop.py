@@ -69,8 +69,8 @@ def train(recipe: Recipe, run: Run) -> Path:
 
     training = recipe.training
     # accelerate has one precision for all of a process, where an autoencoder may be trained before its model: it is
-    # told of fp16 only, which needs its scaler.
-    # And it finds its peers without a GPU only where it is told that there is none.
+    # for fp16 only, which needs its scaler.
+    # Without a GPU it finds its peers only where cpu is set.
     cpu = run.cpu or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=cpu)
     sharding = BatchSharding(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)

@@ -1,4 +1,4 @@
-"""Gaussian mixtures, whose every diffusion quantity has a closed form: the truth that samplers are held to.
+"""Gaussian mixtures, whose every diffusion quantity has a closed form: the reference that samplers are compared with.
 
 With data ``sum_k w_k N(m_k, C_k)`` the law at a level is ``sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)``, and
 

@@ -6,8 +6,8 @@ schedule,
 
     dy / da = (cos(a) y - x0(y, a)) / sin(a),
 
-and a sampler on any schedule is held to it: the error at a doubling number of steps falls with the claimed order, and
-its limit by Richardson's extrapolation is the solution, with no floor.
+and a sampler on any schedule is compared with it: the error at a doubling number of steps falls with the claimed
+order, and its limit by Richardson's extrapolation is the solution, with no floor.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ the number of steps, {STEPS[0]} to {STEPS[-1]} (of an adaptive sampler over its 
 errors are the largest over samples, dimensions and schedules."""
 
 INTERIOR = """\
-Half log-SNR from -2 to 2 in equal steps: here the claims are held. The error of the limit is what Richardson's
+Half log-SNR from -2 to 2 in equal steps: here the claims are checked. The error of the limit is what Richardson's
 extrapolation of the same runs leaves; a sampler with a floor could not get there."""
 
 FULL = """\

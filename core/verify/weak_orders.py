@@ -3,7 +3,7 @@
 On Gaussian data the denoiser is affine, so all but one of the samplers turn noise into samples by an affine map:
 x = A x_start + b + sum_k C_k z_k. Probing the map with unit vectors gives A, b and every C_k, and with them the mean
 and the covariance of the samples without any sampling error; the order is the slope of their error. On a mixture the
-moments of drawn samples are held to the truth in standard errors.
+moments of drawn samples are compared with the exact ones in standard errors.
 """
 
 from __future__ import annotations

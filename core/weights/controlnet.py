@@ -39,7 +39,7 @@ def load_diffusers(folder: Path) -> tuple[ControlNet, UNetExtras]:
 def save_diffusers(folder: Path, net: ControlNet, extras: UNetExtras = UNetExtras()) -> None:
     """Write a folder that diffusers loads. Raises CheckpointError for a network that its class cannot express."""
     if net.guidance is not None:
-        raise CheckpointError(f"{CLASS} is told no guidance: keep our own format")
+        raise CheckpointError(f"{CLASS} has no guidance embedding; save it as a Langevin checkpoint")
     tensors = to_theirs(pairs(net), net.state_dict())
     if extras.table is not None:
         tensors[TABLE] = extras.table.detach().clone()

@@ -1,7 +1,7 @@
-"""What a file of weights is, told by its names and shapes alone; nothing but the header is read.
+"""Detection of a file of weights by its names and shapes alone; only the header is read.
 
 Names tell the kind of a network and whose layout it is in; shapes tell which of the published ones it is. What a file
-cannot say (whether Stable Diffusion 2 predicts noise or v) is said to be unsaid.
+cannot say (whether Stable Diffusion 2 predicts noise or v) is reported as unknown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from core.weights.layouts import of_domains
 
 TABLE = "scaled-linear table of 1000"
-IN_SCHEDULER = "not in the file: the folder's scheduler says it"
+IN_SCHEDULER = "not in the file: see the folder's scheduler"
 SIGNS = (  # kind, layout, a name that only it has
     ("lora", "PEFT", r".*\.lora_[AB](\.\w+)?\.weight"),
     ("lora", "kohya", r".*\.lora_(down|up)\.weight"),
@@ -53,7 +53,7 @@ WHOLE = {  # how names begin in a file of a whole system -> the folder of that p
     "text_encoders.t5xxl.transformer.": "text_encoder_3",
     "control_model.": "controlnet",
 }
-ASIDE = re.compile(  # what files of whole systems hold beside their networks: averages, tables, counters, marks
+ASIDE = re.compile(  # what files of whole systems hold besides their networks: averages, tables, counters, marks
     r"model_ema\..*|(model\.)?(betas|alphas_.*|sqrt_.*|log_one_.*|posterior_.*|lvlb_weights|logvar|scale_factor)"
     r"|denoiser\.sigmas|first_stage_model\.loss\..*|.*position_ids|.*\.logit_scale|.*\.attn_mask"
     r"|v_pred|ztsnr|edm_(mean|std)|global_step|epoch"
@@ -147,10 +147,10 @@ def _unet(tensors: Mapping[str, Tensor], layout: str) -> Found:
     model, prediction, family = names.get((width, has_vector), other)
     if table and channels == 7:
         model, prediction = "Stable Diffusion x4 upscaler", "v"
-    variants = {4: "", 9: ", inpainting", 5: ", told a depth map", 8: ", told a picture to edit", 7: ""}
+    variants = {4: "", 9: ", inpainting", 5: ", with a depth map", 8: ", with a picture to edit", 7: ""}
     model += variants.get(channels, f", {channels} channels in")
     if "time_embedding.cond_proj.weight" in tensors:
-        model += ", distilled to be told its guidance (LCM)"
+        model += ", with a guidance embedding (LCM)"
     return Found("unet", layout, model, prediction, TABLE if family else IN_SCHEDULER, family)
 
 
@@ -178,11 +178,11 @@ def _flux(tensors: Mapping[str, Tensor], layout: str) -> Found:
     singles = {m[1] for name in tensors if (m := re.match(r"single_(?:transformer_)?blocks\.(\d+)\.", name))}
     guided = any("guidance" in name for name in tensors)
     channels = _shape(tensors, "x_embedder.weight", "img_in.weight")[1]
-    variant = {384: "Fill", 128: "with a picture beside (Canny, Depth)"}.get(channels, "dev" if guided else "schnell")
+    variant = {384: "Fill", 128: "with a control picture (Canny, Depth)"}.get(channels, "dev" if guided else "schnell")
     model = f"FLUX.1 {variant}"
     if (len(doubles), len(singles)) != (19, 38):
-        has_vector = "told its guidance" if guided else "not told its guidance"
-        model = f"Flux of {len(doubles)} double and {len(singles)} single blocks, {has_vector}"
+        guidance = "with guidance embedding" if guided else "without guidance embedding"
+        model = f"Flux of {len(doubles)} double and {len(singles)} single blocks, {guidance}"
     schedule = "straight path, shifted by the resolution" if guided else "straight path"
     return Found("flux", layout, model, "flow velocity", schedule, "flux")
 
@@ -206,7 +206,15 @@ def _lora(tensors: Mapping[str, Tensor]) -> tuple[str]:
     widths = {value.shape[1] for name, value in tensors.items() if re.search(r"attn2[._]to_k.*(_A|down)", name)}
     named = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL", 1280: "SDXL refiner"}
     known = [name for width, name in named.items() if width in widths]
-    of = "Flux" if flux else "Stable Diffusion 3" if mmdit else known[0] if known else "a network not told by its names"
+    of = (
+        "Flux"
+        if flux
+        else "Stable Diffusion 3"
+        if mmdit
+        else known[0]
+        if known
+        else "a network not recognised by its names"
+    )
     rank = f", rank {', '.join(map(str, sorted(ranks)))}" if ranks else ""
     return (f"LoRA for {of}{rank}{', text encoders too' if texts else ''}",)
 

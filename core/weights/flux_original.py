@@ -112,7 +112,7 @@ def split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _joined(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The way back."""
+    """The inverse."""
     tensors: dict[str, Tensor] = {}
     for key, value in parts.items():
         if ATTENTION in key:

@@ -270,12 +270,12 @@ def _foreign(lora: LoRA, names: Mapping[str, list[Place]]) -> Iterator[tuple[str
 
 
 def _alphas(path: Path) -> dict[str, Any]:
-    """What a file, or PEFT's ``adapter_config.json`` beside it, says of rank and alpha."""
+    """Rank and alpha as a file, or PEFT's ``adapter_config.json`` next to it, gives them."""
     with safe_open(path, framework="pt") as file:
         words = (file.metadata() or {}).get(DESCRIPTION)
-    beside = path.parent / "adapter_config.json"
-    if words is None and beside.exists():
-        words = beside.read_text()
+    config = path.parent / "adapter_config.json"
+    if words is None and config.exists():
+        words = config.read_text()
     try:
         found: dict[str, Any] = json.loads(words or "{}")
     except json.JSONDecodeError as error:

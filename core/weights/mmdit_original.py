@@ -1,7 +1,7 @@
 """MMDiT's original layout: the keys of Stability's single files, both ways.
 
 The file says nothing of its network, so everything is read off the names and shapes of its tensors. Queries, keys and
-values are fused as ours are, and every norm is told (shift, scale).
+values are fused as ours are, and every norm takes (shift, scale).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ POINTWISE = Form(lambda parts: parts[0].flatten(1), lambda whole, count: [whole[
 
 @dataclass(frozen=True)
 class UNetExtras:
-    """What a folder says beside its network."""
+    """The entries of a folder besides its network."""
 
     table: Tensor | None = None  # (classes, 4 widths[0]): rows of cond.vector, such as the upscaler's levels of noise
     size: int | list[int] | None = None  # of the latents that it was trained on
@@ -128,7 +128,7 @@ def pairs(net: TextUNet) -> Iterator[Pair]:
 
 
 def encoder_pairs(net: UNetEncoder) -> Iterator[Pair]:
-    """The pairs of all that comes before the way up."""
+    """The pairs of the encoder."""
     yield from both("time.0", "time_embedding.linear_1")
     yield from both("time.2", "time_embedding.linear_2")
     if net.guidance is not None:
@@ -225,13 +225,13 @@ def plan_of(config: Mapping[str, Any], what: str) -> Plan:
 
 
 def extras_of(config: Mapping[str, Any], table: Tensor | None, net: UNetEncoder, what: str) -> UNetExtras:
-    """What a configuration and a table of classes say beside the network. Raises CheckpointError if they disagree."""
+    """The extras in a configuration and a table of classes. Raises CheckpointError if they disagree."""
     classes = config.get("num_class_embeds")
     found, wanted = None if table is None else tuple(table.shape), None if classes is None else (classes, net.embedded)
     if found != wanted:
         raise CheckpointError(f"{what} holds a table of classes {found}, but its configuration says {wanted}")
     if table is not None and net.vector is not None:
-        raise CheckpointError(f"{what} is told both a class and a vector: this layout reads one of them")
+        raise CheckpointError(f"{what} has both a class and a vector: this layout reads one of them")
     config = {**DEFAULTS, **config}
     return UNetExtras(table, config["sample_size"], config["addition_time_embed_dim"], bool(config["upcast_attention"]))
 

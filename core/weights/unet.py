@@ -1,7 +1,7 @@
 """diffusers' ``UNet2DModel`` folder, both ways: the networks of DDPM, ADM, consistency models and their kin.
 
 diffusers keeps a class table in the network; here it belongs to the conditioner, whose table has one more row, for no
-class. Where these networks are told no class they add nothing, so that row is zero.
+class. Where these networks have no class they add nothing, so that row is zero.
 """
 
 from __future__ import annotations
@@ -132,13 +132,13 @@ def _network(config: Mapping[str, Any], what: str) -> UNet:
     halving = {known[name][1] for name in down[:-1]}
     mirrored = [name.replace("Up", "Down") for name in config["up_block_types"]]
     if len(halving) > 1 or mirrored[::-1] != list(down):
-        raise CheckpointError(f"{what} mixes kinds of blocks on its way down and up: this layout reads uniform ones")
+        raise CheckpointError(f"{what} mixes kinds of blocks: this layout reads uniform ones")
     groups = config["norm_num_groups"]
     scale_shift = config["resnet_time_scale_shift"] == "scale_shift"
     middle = config["add_attention"]
     middle_groups = config["attn_norm_num_groups"] or (None if scale_shift else groups)
     if middle and middle_groups != groups:
-        raise CheckpointError(f"{what} normalises its middle attention in another way than its blocks")
+        raise CheckpointError(f"{what} normalises its middle attention unlike its blocks")
     return UNet(
         config["in_channels"],
         config["out_channels"],

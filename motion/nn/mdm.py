@@ -1,12 +1,13 @@
-"""MDM: a transformer over the frames of a sequence that says x0 (2209.14916).
+"""MDM: a transformer over the frames of a sequence that predicts x0 (2209.14916).
 
-A frame is a token; time and condition are one more, ``e = perceptron(time) + Linear(cond.vector)``, and each layer is
-the transformer's first form, normalised after its residuals:
+A frame is a token; time and condition are one more, ``e = mlp(time) + Linear(cond.vector)``, and each layer is
+post-norm:
 
-    x = norm(x + attention(x)),    x = norm(x + perceptron(x))
+    x = norm(x + attention(x)),    x = norm(x + mlp(x))
 
 The encoder puts e before the frames; the decoder reads it (or one for each word) by cross-attention; the recurrent
-network has e beside every frame. Time t is embedded as position t of the sinusoidal table, so it may be fractional.
+network has e concatenated to every frame. Time t is embedded as position t of the sinusoidal table, so it may be
+fractional.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from core.nn.embeddings import memoize_by_time
 
 
 def waves(places: Tensor, width: int) -> Tensor:
-    """Sinusoids of places (N,) -> (N, width), sines and cosines in turn (1706.03762, section 3.5)."""
+    """Sinusoids of positions (N,) -> (N, width), sines and cosines in turn (1706.03762, section 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2, device=places.device) * (-math.log(10_000.0) / width))
     angles = places.float()[:, None] * rates  # (N, width / 2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def placed(frames: Tensor) -> Tensor:
-    """Frames (B, T, D) with the sinusoids of their places added."""
+    """Frames (B, T, D) with position embeddings added."""
     places = torch.arange(frames.shape[1], device=frames.device)
     return frames + waves(places, frames.shape[-1]).to(frames)
 
 
 class Layer(nn.Module):
-    """Self-attention and a GELU perceptron, each followed by its norm; ``cross_attention`` adds cross-attention between.
+    """Self-attention and a GELU MLP, each followed by its norm; ``cross_attention`` adds cross-attention between.
 
-    Dropout acts on what is added and inside the perceptron.
+    Dropout acts on what is added and inside the MLP.
     """
 
     def __init__(
@@ -92,16 +93,16 @@ class Layer(nn.Module):
 
 
 class Body(nn.Module):
-    """What turns frames (B, T, D) and what they are told (B, L, D) into frames (B, T, D)."""
+    """The layers: frames (B, T, D) and conditions (B, L, D) -> frames (B, T, D)."""
 
-    concatenated = False  # whether a frame comes with what it is told beside it, before it is projected
+    concatenated = False  # whether the condition is concatenated to each frame before it is projected
 
     def forward(self, frames: Tensor, embedded: Tensor, mask: Tensor | None, valid: Tensor | None) -> Tensor:
         raise TypeError("a body of MDM is an Encoder, a Decoder or a Recurrent")
 
 
 class Encoder(Body):
-    """What is told, then the frames, through layers of self-attention."""
+    """The conditions, then the frames, through layers of self-attention."""
 
     def __init__(self, width: int, hidden: int, depth: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class Encoder(Body):
 
 
 class Decoder(Body):
-    """The frames, through layers that also read what is told."""
+    """The frames, through layers with cross-attention to the conditions."""
 
     def __init__(self, width: int, hidden: int, depth: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ class Decoder(Body):
 
 
 class Recurrent(Body):
-    """Gated recurrent units over the frames, from the first to the last: later frames never touch earlier ones."""
+    """Gated recurrent units over the frames, from the first to the last: later frames never affect earlier ones."""
 
     concatenated = True
 
@@ -153,8 +154,8 @@ class MDM(nn.Module):
     """Sequences (B, T, features) of any length, with a body of any of the three kinds."""
 
     def __init__(self, features: int, width: int, body: Body, text_width: int | None = None, words: bool = False):
-        """text_width: of cond.vector, or of cond.tokens where each of the ``words`` is told by itself, which a linear
-        layer brings to ``width``; None where the vector has that width already (actions) or there is none.
+        """text_width: of cond.vector, or of cond.tokens where each of the ``words`` is a token of its own, which a
+        linear layer brings to ``width``; None where the vector has that width already (actions) or there is none.
         """
         super().__init__()
         self.features, self.width, self.words = features, width, words
@@ -171,7 +172,7 @@ class MDM(nn.Module):
         )
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside; the embeddings of times that it has seen are kept."""
+        """The network with its condition inside; embeddings are memoized by time."""
         embedded, mask, clock = (
             self.embed_condition(cond),
             cond.mask if self.words else None,
@@ -186,7 +187,7 @@ class MDM(nn.Module):
         return embedded[:, None]
 
     def embed_condition(self, cond: Cond) -> Tensor | None:
-        """What is said to every frame, (B, L, D); None where nothing is."""
+        """The condition of every frame, (B, L, D); None without one."""
         output = cond.tokens if self.words else cond.vector
         if output is None:
             return None
@@ -199,7 +200,7 @@ class MDM(nn.Module):
     def denoise(
         self, x: Tensor, clock: Tensor, embedded: Tensor | None, mask: Tensor | None, valid: Tensor | None
     ) -> Tensor:
-        """The network, time and condition embedded; frames that are not ``valid`` (B, T) touch no other."""
+        """The network, time and condition embedded; frames that are not ``valid`` (B, T) affect no other."""
         if valid is not None and valid.shape != x.shape[:2]:
             raise ValueError(f"valid mask of shape {tuple(valid.shape)} for frames {tuple(x.shape[:2])}")
         embedded = clock.expand(len(x), -1, -1) if embedded is None else embedded + clock

@@ -1,11 +1,11 @@
 """MotionDiffuse: linear attention over the frames of a sequence and over its words (2208.15001).
 
-Linear attention normalises queries over their features and keys over places, so that what is read is one small matrix
+Linear attention normalises queries over their features and keys over positions, so that the result is one small matrix
 however long the sequence is (1812.01243):
 
-    y = softmax_features(q) (softmax_places(k)^T v)
+    y = softmax_features(q) (softmax_positions(k)^T v)
 
-A block attends to frames, then to words, then thinks; what each adds is restyled by time and text first:
+A block is attention to frames, attention to words and an MLP; the output of each is modulated by time and text:
 
     x = x + Linear(silu(norm(y) (1 + scale) + shift)),    scale, shift = Linear(silu(embed(time) + cond.vector))
 """
@@ -27,7 +27,7 @@ from motion.nn.mdm import Layer
 
 
 def gather(key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-    """``softmax_places(key)^T value``: (B, heads, N, d) and which places exist (B, N) -> (B, heads, d, d)."""
+    """``softmax_positions(key)^T value``: (B, heads, N, d) and which positions are real (B, N) -> (B, heads, d, d)."""
     if exists is not None:
         absent = ~exists[:, None, :, None]
         key, value = key.masked_fill(absent, -1e6), value.masked_fill(absent, 0.0)
@@ -36,7 +36,7 @@ def gather(key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Styles:
-    """What time and text tell each restyling; a function of both and of nothing else, so it may be kept."""
+    """The modulations; a function of time and text only, so they can be cached."""
 
     blocks: list[list[tuple[Tensor, Tensor]]]  # of each block three times: 1 + scale, shift (B, 1, D)
 
@@ -63,7 +63,7 @@ class Restyle(nn.Module):
 
 
 class Block(nn.Module):
-    """Linear attention to frames and to words, and a GELU perceptron, each restyled on the residual."""
+    """Linear attention to frames and to words, and a GELU MLP, each modulated on the residual."""
 
     def __init__(self, width: int, hidden: int, heads: int, embedded: int, text: int, dropout: float) -> None:
         super().__init__()
@@ -77,18 +77,18 @@ class Block(nn.Module):
         self.restyles = nn.ModuleList(Restyle(width, embedded, dropout) for _ in range(3))
 
     def styles(self, active: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the embedding (B, 1, embedded) tells each of the three restylings."""
+        """What the embedding (B, 1, embedded) gives each of the three modulations."""
         return [restyle.style(active) for restyle in self.restyles if isinstance(restyle, Restyle)]
 
     def read_words(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """All that a sequence of any length reads of its words (B, L, text): (B, heads, d, d)."""
+        """The words' (B, L, text) summary for a sequence of any length: (B, heads, d, d)."""
         key, value = (split_heads(part, self.heads) for part in self.words(self.text_norm(tokens)).chunk(2, dim=-1))
         return gather(key, value, mask)
 
     def forward(
         self, x: Tensor, text: Tensor | None, styles: list[tuple[Tensor, Tensor]], valid: Tensor | None
     ) -> Tensor:
-        """x (B, T, D), what ``read_words`` found, what ``styles`` found, valid (B, T) -> (B, T, D)."""
+        """x (B, T, D), the results of ``read_words`` and of ``styles``, valid (B, T) -> (B, T, D)."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
         x = x + self.restyles[0](merge_heads(query.softmax(-1) @ gather(key, value, valid)), styles[0])
         if text is not None:
@@ -129,12 +129,12 @@ class MotionDiffuse(nn.Module):
         return self.denoise(x, self.styles(time, cond), self.words_of(cond), cond.valid)
 
     def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with its condition inside: words are read once, and the styles of each time are kept."""
+        """The network with its condition inside: words are encoded once, and styles are memoized by time."""
         text, styles = self.words_of(cond), memoize_by_time(lambda time: self.styles(time, cond))
         return lambda x, time: self.denoise(x, styles(time), text, cond.valid)
 
     def styles(self, time: Tensor, cond: Cond) -> Styles:
-        """Everything that depends on time (B,) and cond.vector only."""
+        """All modulations, which depend on time (B,) and cond.vector only."""
         embedded = self.second(F.silu(self.first(sinusoid(time, self.width).to(self.first.weight))))
         if cond.vector is not None:
             if cond.vector.shape[-1] != 4 * self.width:
@@ -146,14 +146,14 @@ class MotionDiffuse(nn.Module):
         return Styles([block.styles(active) for block in self.blocks if isinstance(block, Block)])
 
     def words_of(self, cond: Cond) -> list[Tensor] | None:
-        """What each block reads of the words; None where there are none."""
+        """Each block's summary of the words; None where there are none."""
         tokens = cond.tokens
         if tokens is None:
             return None
         return [block.read_words(tokens, cond.mask) for block in self.blocks if isinstance(block, Block)]
 
     def denoise(self, x: Tensor, styles: Styles, text: list[Tensor] | None, valid: Tensor | None) -> Tensor:
-        """The network, its condition understood; frames that are not ``valid`` (B, T) touch no other."""
+        """The network, its condition encoded; frames that are not ``valid`` (B, T) affect no other."""
         count = x.shape[1]
         if count > len(self.positions):
             raise ValueError(f"a sequence of {count} frames: this network has places for {len(self.positions)}")

@@ -88,9 +88,15 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
 
 
 def _system(
-    width: int, depth: int, heads: int, text: int, text_depth: int, length: int, beside: AuxiliaryLoss | None = None
+    width: int,
+    depth: int,
+    heads: int,
+    text: int,
+    text_depth: int,
+    length: int,
+    auxiliary_loss: AuxiliaryLoss | None = None,
 ) -> Diffusion:
     net = TextDiT(Sequence(HUMAN.features, width, patch=4), depth, heads, text)
     denoiser = Denoiser(net, Flow(), X0(), thousandths)
-    objective = Objective(SEMANTIC_LEVELS, clamped_weight(flow), drop=0.1, auxiliary_loss=beside)
+    objective = Objective(SEMANTIC_LEVELS, clamped_weight(flow), drop=0.1, auxiliary_loss=auxiliary_loss)
     return Diffusion(denoiser, text_conditioner(text, width, text_depth, length), objective=objective)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -43,14 +44,9 @@ class UnderstoodError(Exception):
     """Raised in the place of what a command does with its options."""
 
 
-@pytest.mark.parametrize("word", COMMANDS)
-def test_help_of_every_command_has_examples_that_are_understood(
-    command: Command, monkeypatch: pytest.MonkeyPatch, word: str
-) -> None:
-    status, out, _ = command(word, "--help")
-    assert status == 0
-    examples = [shlex.split(line.split(" >")[0]) for line in out.splitlines() if line.startswith("  langevin ")]
-    assert examples, out
+@pytest.fixture
+def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that has understood its options raises UnderstoodError."""
     plain = argparse.ArgumentParser.parse_args
 
     def understood(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -58,6 +54,15 @@ def test_help_of_every_command_has_examples_that_are_understood(
         raise UnderstoodError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
+
+
+@pytest.mark.usefixtures("only_read")
+@pytest.mark.parametrize("word", COMMANDS)
+def test_help_of_every_command_has_examples_that_are_understood(command: Command, word: str) -> None:
+    status, out, _ = command(word, "--help")
+    assert status == 0
+    examples = [shlex.split(line.split(" >")[0]) for line in out.splitlines() if line.startswith("  langevin ")]
+    assert examples, out
     for program, name, *words in examples:
         assert (program, name) == ("langevin", word)
         if word == "list":  # which has no options
@@ -97,6 +102,24 @@ def test_help_and_list_leave_torch_alone() -> None:
     printed = json.loads(done.stdout)
     assert all(printed)
     assert max(map(len, printed[1].splitlines())) <= 80
+
+
+def lines_of_pages() -> list[str]:
+    """The command lines in README.md and docs, without the notes behind two spaces."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    typed = [line for page in pages for line in page.read_text().splitlines() if line.startswith("langevin ")]
+    return sorted({re.split(r"\s{2,}| # ", line)[0].split(" > ")[0] for line in typed})
+
+
+@pytest.mark.usefixtures("only_read")
+@pytest.mark.parametrize("line", lines_of_pages())
+def test_command_lines_in_the_pages_are_understood(command: Command, line: str) -> None:
+    _, name, *words = shlex.split(line)
+    if name == "list":
+        assert command(name, *words)[0] == 0
+        return
+    with pytest.raises(UnderstoodError):
+        command(name, *words)
 
 
 def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:

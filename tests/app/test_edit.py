@@ -300,7 +300,7 @@ def of_class(system: Diffusion, labels: Tensor):
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_trained_model_fills_what_is_missing(trained: Model, judge: Classifier) -> None:
-    """Kept pixels stay to the bit; digits whose lower half is made anew, told their class, are read as that class."""
+    """Kept pixels stay to the bit; digits whose lower half is regenerated under their class are read as that class."""
     images, labels = real()
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 4:, :] = 1

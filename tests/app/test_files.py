@@ -223,7 +223,7 @@ def test_inspect_says_what_lies_there(command: Command, tmp_path: Path, pipeline
     _, out, _ = command("inspect", tiny_sd3(tmp_path / "sd3"))
     assert "MMDiT of 2 blocks" in out and "flow velocity" in out and "shifted by 3" in out and "T5 encoder" in out
     _, out, _ = command("inspect", tiny_flux(tmp_path / "flux"))
-    assert "Flux of 2 double and 2 single blocks, told its guidance" in out and "shifted by the resolution" in out
+    assert "Flux of 2 double and 2 single blocks, with guidance embedding" in out and "shifted by the resolution" in out
     _, out, _ = command("inspect", run_folder)
     assert "checkpoint of image.recipes.edm.tiny" in out and "prediction" in out and "step          3" in out
     file = tmp_path / "lora.safetensors"

@@ -38,7 +38,7 @@ def rewrite(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def sampled(command: Command, folder: Path, out: Path, *words: object) -> str:
-    """Draw to a file; what was said on stderr."""
+    """Draw to a file -> what was printed on stderr."""
     status, printed, err = command("sample", folder, *FEW, *words, "--out", out)
     assert status == 0, err
     assert printed.startswith(str(out)) and out.is_file()

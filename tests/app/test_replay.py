@@ -34,19 +34,19 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replayed(command: Command, file: Path) -> None:
-    """Replay makes a file of the same bytes, and notices when the old one was changed."""
-    new = file.with_name(f"{file.stem}-replay{file.suffix}")
+    """Replay makes a file of the same bytes."""
     status, printed, err = command("replay", file)
     assert status == 0 and f"the same as {file.name}" in printed and "NOT" not in printed, err
-    numbered = sorted(file.parent.glob(f"{file.stem}-replay*{file.suffix}"))
-    assert any(made.read_bytes() == file.read_bytes() for made in numbered), new
+    made = Path(printed.split(": ")[0])
+    assert made != file and made.read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".bvh", ".npz", ".glb", ".png"])
 def test_samples_are_made_again_to_the_byte(command: Command, motions: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"wave{suffix}"
     words = ["--prompt", "a person waves", "--count", "1", "--seed", "3", "--out", out, *FEW]
-    assert command("sample", motions, *words)[0] == 0
+    short = ["--seconds", "1"] if suffix == ".gif" else []  # a film takes long to draw
+    assert command("sample", motions, *words, *short)[0] == 0
     assert out.with_name(f"{out.name}.json").exists() == (suffix != ".png")
     replayed(command, out)
 

@@ -1,4 +1,4 @@
-"""Denoiser: what the network is told, what its answer means, and the same model on any path."""
+"""Denoiser: the network's inputs, the meaning of its output, and the same model on any path."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SAMPLERS: tuple[Sampler, ...] = (euler, heun, dpmpp_2m, dpmpp_3m, unipc, ddpm, e
 
 
 class Recorder(nn.Module):
-    """A network that remembers what it was told and answers with what it was built with."""
+    """A network that records its inputs and returns what it was built with."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

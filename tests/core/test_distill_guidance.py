@@ -51,7 +51,7 @@ class Labels(Conditioner):
 
 
 class Student(nn.Module):
-    """A perceptron that is told a guidance; ``guided=False`` is a teacher's, which is told none."""
+    """An MLP with a guidance embedding; ``guided=False`` is a teacher's, which has none."""
 
     def __init__(self, width: int = 64, guided: bool = True) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def test_the_loss_is_the_distance_to_the_guided_teacher(prediction: Prediction) 
 
 @pytest.mark.parametrize("schedule", [Flow(), VP()])
 def test_a_student_of_guidance_1_begins_without_a_loss(schedule: Schedule) -> None:
-    """Its teacher's weights, and a guidance that it does not hear yet; told another, there is much to learn."""
+    """Its teacher's weights, and a guidance embedding of zero; at another scale, there is much to learn."""
     teacher = Denoiser(Student(guided=False), schedule, Epsilon())
     student = Denoiser(Student(), schedule, Epsilon())
     load_partial(student, teacher.state_dict())

@@ -46,7 +46,7 @@ from core.schedule import EDM, VP, Flow, Schedule
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The exact denoiser of N(mean, deviation^2), told mean and deviation by the condition; counts its batches."""
+    """The exact denoiser of N(mean, deviation^2), with mean and deviation as the condition; counts its batches."""
 
     schedule: Schedule
     learned: bool = False
@@ -286,7 +286,7 @@ def test_the_dynamic_threshold_is_diffusers_s() -> None:
 
 @pytest.mark.parametrize("space", [Epsilon(), V(), FlowVelocity(), X0()])
 def test_rescale_is_diffusers_s_in_the_space_it_names(space: Prediction) -> None:
-    """Read through the whole denoiser: what the network would have said is what their function returns."""
+    """Read through the whole denoiser: the network's output is what their function returns."""
     x, t, cond = draw(3, 2, 4, 4), at(0.4), law(1, 0.5, 3)
     alpha, sigma = VP()(t)
 

@@ -1,6 +1,6 @@
 """The total matrix: every schedule with every prediction, grid, sampler and tensor rank, and with 1, 2 and 5 steps.
 
-The model is the closed form of Gaussian data N(m, s^2), said in each prediction's terms and read back. A batch holds
+The model is the closed form of Gaussian data N(m, s^2), as the output of each prediction and read back. A batch holds
 every prediction twice, with s = 0 (a point, which every sampler must hit) and with s = 1/2, all from the same noise, so
 that all predictions must agree. Cells that cannot work are listed with the reason, and must say so in one clear
 ValueError; nothing else may raise.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.evaluation.distances import features, frechet, kernel, kernel_subsets, neighbours
-from core.evaluation.interval import Interval
+from core.evaluation.interval import ConfidenceInterval
 from core.model import Evaluate
 from core.prompts import Captions
 from image import captioned
@@ -61,10 +61,14 @@ def test_the_figures_of_a_measure(measured: Evaluate, parts: tuple[CaptionedDigi
     noise = measured(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), asked)
     for name in ("Frechet distance to held-out", "kernel distance to held-out"):
         near, far = figures[name], noise[name]
-        assert isinstance(near, Interval) and isinstance(far, Interval) and near.value < far.value, name
+        assert (
+            isinstance(near, ConfidenceInterval) and isinstance(far, ConfidenceInterval) and near.value < far.value
+        ), name
     for name in ("precision", "recall"):
         near, far = figures[name], noise[name]
-        assert isinstance(near, Interval) and isinstance(far, Interval) and near.value > far.value, name
+        assert (
+            isinstance(near, ConfidenceInterval) and isinstance(far, ConfidenceInterval) and near.value > far.value
+        ), name
 
 
 def test_few_samples_have_captions_but_no_neighbours(

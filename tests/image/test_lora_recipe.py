@@ -70,7 +70,7 @@ def test_the_lora_goes_to_files(runs: Path, tmp_path: Path) -> None:
 
 
 def test_sampling_with_lora_files(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A LoRA worn as a file is the LoRA of the run; with weight 0 it is not there; the picture replays."""
+    """A LoRA applied from a file is the LoRA of the run; with weight 0 it is not there; the picture replays."""
     file = tmp_path / "style.safetensors"
     assert main(["convert", str(runs / "lora"), str(file)]) == 0
     words = ["--count", "2", "--steps", "2", "--prompt", "a red 7"]

@@ -69,7 +69,7 @@ def test_a_sample_is_the_same_in_any_company(run: Model) -> None:
 
 
 def test_padding_is_never_read(run: Model) -> None:
-    """Real words first, then padding: what a shorter text encoder would say is what the network hears."""
+    """Real words first, then padding: the network gets what a shorter text encoder gives."""
     net, words = run.system.denoiser.net, run.system.conditioner
     cond = words({"caption": ["a red 7 on the left on white", "two words"]})
     assert cond.tokens is not None and cond.mask is not None and not bool(cond.mask.all())

@@ -127,7 +127,7 @@ def test_pictures_of_your_own_come_in_buckets_with_their_true_numbers(tmp_path: 
 def test_what_was_trained_here_is_an_sdxl_to_diffusers(
     systems: dict[str, Diffusion], preset: str, tmp_path: Path
 ) -> None:
-    """Its U-Net loads there, and hears the same numbers in the same words."""
+    """Its U-Net loads there, and takes the same numbers in the same order."""
     system = systems[preset]
     assert save_parts(tmp_path, system, tmp_path) == ["unet", "vae"]
     theirs: Any = UNet2DConditionModel.from_pretrained(tmp_path / "unet")

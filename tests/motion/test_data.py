@@ -20,7 +20,7 @@ from tests.support.poses import wander
 
 @pytest.fixture
 def humanml(tmp_path: Path) -> Path:
-    """Five clips in the published layout, whose rows count up so that a part can be told from another."""
+    """Five clips in the published layout, whose rows count up so that parts differ."""
     (tmp_path / "new_joint_vecs").mkdir()
     (tmp_path / "texts").mkdir()
     for name, rows in (("000001", 60), ("M000001", 41), ("000002", 30), ("000003", 250), ("000004", 199)):

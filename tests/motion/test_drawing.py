@@ -58,7 +58,7 @@ def test_films_open_with_all_their_frames(tmp_path: Path, clip: torch.Tensor) ->
 
 def test_a_sheet_has_a_row_for_each_clip(clip: torch.Tensor) -> None:
     page = sheet(
-        [clip, clip[:3]], ["one", "two, of which so much is said that it does not fit at all" * 3], columns=5, size=60
+        [clip, clip[:3]], ["one", "two, with so long a description that it does not fit at all" * 3], columns=5, size=60
     )
     assert page.size == (300, 2 * 82)
     drawn = np.abs(np.asarray(page).astype(int) - np.array(PAPER)).sum(-1) > 100

@@ -125,7 +125,7 @@ def test_feet_are_planted_where_little_noise_is_left(clips: tuple[Tensor, Tensor
     glide, schedule = normal.apply(gliding(features)), Flow()
 
     class Says:
-        """A denoiser whose clip glides, whatever it is told."""
+        """A denoiser whose clip glides under any condition."""
 
         def __init__(self) -> None:
             self.schedule = schedule

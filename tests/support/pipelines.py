@@ -183,7 +183,7 @@ def flux(folder: Path, guided: bool = True) -> Path:
 
 
 def schnell(folder: Path) -> Path:
-    """Flux schnell: told no guidance, and its times are not shifted."""
+    """Flux schnell: no guidance embedding, and its times are not shifted."""
     return flux(folder, guided=False)
 
 

@@ -126,7 +126,7 @@ def exploding(scheduler: Any, net: nn.Module, prediction: Prediction) -> Bound:
 def listed(
     net: nn.Module, schedule: Schedule, prediction: Prediction, times: Tensor, embedded: Tensor, path: Schedule | None
 ) -> Bound:
-    """Our denoiser told exactly what theirs is told: at each of ``times``, the number they list beside it."""
+    """Our denoiser with the inputs of theirs: at each of ``times``, the number they list for it."""
     denoiser = Denoiser(net, schedule, prediction, listed_clock(times.tolist(), embedded.tolist()))
     return denoiser.bind() if path is None else change_schedule(denoiser, path, Cond())
 

@@ -1,4 +1,4 @@
-"""DPM-Solver++ (2211.01095) beside 2M: singlestep 2S and 3S, multistep 3M.
+"""DPM-Solver++ (2211.01095) apart from 2M: singlestep 2S and 3S, multistep 3M.
 
 3M, as published code has it, is of second order; ``exponential`` with order 3 is the form that reaches the third.
 """

@@ -1,7 +1,7 @@
 """EDM's stochastic sampler (2206.00364, algorithm 2): add a little noise, then take a Heun step from there.
 
-Everything is said in the ratio r = sigma / alpha, EDM's own sigma, so that it runs on every path: x is diffused from r
-to ``(1 + gamma) r`` with ``gamma = min(churn / steps, sqrt(2) - 1)``. Without churn it is ``heun``.
+Everything is in terms of the ratio r = sigma / alpha, EDM's own sigma, so that it runs on every path: x is diffused
+from r to ``(1 + gamma) r`` with ``gamma = min(churn / steps, sqrt(2) - 1)``. Without churn it is ``heun``.
 """
 
 from __future__ import annotations

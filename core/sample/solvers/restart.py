@@ -1,7 +1,7 @@
-"""Restart sampling (2306.14878): solve the ODE, and on the way go back up a stretch of noise levels a few times.
+"""Restart sampling (2306.14878): solve the ODE, and return to a higher noise level a few times within an interval.
 
 Noise from low to high forgets errors made above it, which an SDE also does, but the descent stays deterministic and so
-keeps a high order in the number of steps. Levels are said in the ratio sigma / alpha, on every path.
+keeps a high order in the number of steps. Levels are given as the ratio sigma / alpha, on every path.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def sa_solver(
 
     predictor and corrector: how many estimates each polynomial goes through, the corrector's new one included;
     corrector 0 is none. They are fewer where the history is short, and the last step is not corrected. ``reevaluate``
-    looks again after a correction, the second evaluation of a step. Raises ValueError for a predictor below 1 or a
+    evaluates again after a correction, the second evaluation of a step. Raises ValueError for a predictor below 1 or a
     corrector below 0.
     """
     if predictor < 1 or corrector < 0:

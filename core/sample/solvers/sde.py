@@ -6,9 +6,9 @@ solution is, where x0 varies along the step as u goes from 0 to 1,
     x_t = (sigma_t / sigma_s) exp(-eta h) x_s + alpha_t rate int_0^1 exp(-rate (1 - u)) x0(u) du
           + sigma_t sqrt(1 - exp(-2 eta h)) z,    rate = (1 + eta) h.
 
-Constant x0 gives order 1, renoising by the ``exponential_rule`` rule; a polynomial through earlier estimates gives more. The
-noise z is the increment of a path that depends on (seed, sample, noise level) only, so that every grid sees the same
-path. From pure noise and to clean data, where h is infinite, a step uses the latest estimate alone.
+Constant x0 gives order 1, renoising by the ``exponential_rule`` rule; a polynomial through earlier estimates gives
+more. The noise z is the increment of a path that depends on (seed, sample, noise level) only, so that every grid sees
+the same path. From pure noise and to clean data, where h is infinite, a step uses the latest estimate alone.
 """
 
 from __future__ import annotations

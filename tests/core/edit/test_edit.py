@@ -160,7 +160,7 @@ def test_repaint_settles_what_is_made_with_what_is_kept() -> None:
 def test_masks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"the mask has size \(3, 4\), the image \(4, 4\)"):
         Inpainted(Model(VP()), known(), torch.zeros(1, 1, 3, 4))
-    with pytest.raises(ValueError, match="a mask must lie in 0"):
+    with pytest.raises(ValueError, match="a mask must lie between 0"):
         Inpainted(Model(VP()), known(), half() * 3)
     with pytest.raises(ValueError, match="RePaint needs"):
         repaint(euler, 0)

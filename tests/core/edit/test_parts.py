@@ -46,7 +46,7 @@ def test_a_part_that_is_all_is_plain_sampling(schedule: Schedule, sampler: Sampl
     plain = run(sampler(model.bind(cond_of(3)), x, times, noise))
     one = in_parts(model, [Part(cond_of(3), torch.ones(1, 6, 1))])
     assert torch.equal(run(sampler(one, x, times, noise)), plain)
-    # Told the same, parts that overlap are one: every place of this law is by itself.
+    # Under one condition, parts that overlap are one: the positions of this law are independent.
     halves = [Part(cond_of(3), ramp(4, 0, 2)[None, :, None]), Part(cond_of(3), ramp(4, 2, 0)[None, :, None], 2)]
     torch.testing.assert_close(run(sampler(in_parts(model, halves), x, times, noise)), plain)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from core.evaluation.interval import Interval, average, share, without_groups
+from core.evaluation.interval import ConfidenceInterval, average, share, without_groups
 
 
 def draws(seed: int, count: int = 60) -> torch.Tensor:
@@ -49,4 +49,4 @@ def test_what_was_not_asked_for_is_not_there() -> None:
     for groups in (-1, 1):
         with pytest.raises(ValueError, match="at least 2 groups"):
             without_groups(lambda rows: rows[0].sum(1), (5,), groups)
-    assert str(Interval(15.7, 14.25, 17.123)) == "15.7 [14.25, 17.12]"
+    assert str(ConfidenceInterval(15.7, 14.25, 17.123)) == "15.7 [14.25, 17.12]"

@@ -66,7 +66,7 @@ def test_only_narrow_heads_with_many_pairs_are_filled(monkeypatch: pytest.Monkey
         widths.append(query.shape[-1])
         return zero_padded(query, key, value, mask, scale)
 
-    monkeypatch.setattr(attention, "filled", counted)
+    monkeypatch.setattr(attention, "zero_padded", counted)
     for width, places in ((8, 128), (8, 127), (16, 128), (15, 128)):
         attend(*torch.randn(3, 1, 2, places, width))
     assert widths == [8, 15]

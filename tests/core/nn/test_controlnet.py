@@ -20,7 +20,7 @@ WIDTHS = (4, 6, 8)
 
 
 def made() -> tuple[TextUNet, ControlNet, ControlNet]:
-    """A U-Net told a mask and its guidance, a ControlNet that is told both, and one that is told neither."""
+    """A U-Net with a mask and a guidance embedding, a ControlNet with both, and one with neither."""
     unet, full = TextUNet(PLAN), ControlNet(PLAN, 3, WIDTHS)
     simple = ControlNet(dataclasses.replace(PLAN, in_channels=4, guidance_width=None), 1, WIDTHS)
     for net in (unet, full, simple):

@@ -62,7 +62,7 @@ def test_folding_undoes_patching(axes: int) -> None:
     front = Patches(size, channels, width, patch)
     with torch.no_grad():
         front.project.weight.zero_()
-        # The readout speaks (patch..., channel), the projection hears (channel, patch...).
+        # The readout's order is (patch..., channel), the projection's (channel, patch...).
         order = torch.arange(features).reshape(channels, *[patch] * axes).movedim(0, -1).flatten()
         front.project.weight.flatten(1)[torch.arange(features), order] = 1.0
     x = torch.randn(2, channels, *size)

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (x, dataclasses.replace(cond, tokens=torch.randn(2, 5, 13)), "tokens of width 13"),
         (x, dataclasses.replace(cond, vector=None), "width None"),
         (x, dataclasses.replace(cond, vector=torch.randn(2, 11)), "width 11"),
-        (x, dataclasses.replace(cond, guidance=None), "must be told its guidance"),
+        (x, dataclasses.replace(cond, guidance=None), "needs cond.guidance"),
         (x, dataclasses.replace(cond, concat=None), "takes 6 channels"),
         (x[..., 0], cond, "grid of 2 dimensions"),
     ]

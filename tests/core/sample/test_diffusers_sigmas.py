@@ -167,7 +167,7 @@ def test_edm_euler() -> None:
 
 
 class ScoreNet(Net):
-    """A net that is told sigma and answers with the score of the variance-exploding path."""
+    """A net of sigma whose output is the score of the variance-exploding path."""
 
     def __init__(self) -> None:
         super().__init__(angle=lambda sigma: sigma.atan())
@@ -199,7 +199,7 @@ def test_score_sde_ve() -> None:
         net, x = ScoreNet(), unit_noise() * 50
         schedule = VE(sigma_max=50.0)
         levels = torch.cat([scheduler.discrete_sigmas.flip(0).double(), torch.zeros(1)])
-        # The network is told a sigma a little off the level of the step, as sampling_eps moves it.
+        # The network gets a sigma a little off the level of the step, as sampling_eps moves it.
         bound = listed(net, schedule, Score(), schedule.time(levels[:-1]), scheduler.sigmas, None)
         sampler: Sampler = partial(
             predictor_corrector, corrections=corrections, snr=scheduler.config.snr, norm=batch_mean

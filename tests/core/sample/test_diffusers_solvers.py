@@ -130,7 +130,7 @@ def test_dpm_solver_singlestep() -> None:
     scheduler.set_timesteps(STEPS)
     net, table = Net(), table_of(scheduler)
     path = table.time(scheduler.sigmas.double())
-    # Between levels their times are cut to whole indices: told the same, the samplers agree.
+    # Between levels their times are cut to whole indices: with the same times, the samplers agree.
     bound = listed(net, table, Epsilon(), path[:-1], scheduler.timesteps, None)
     expected = theirs(scheduler, net, unit_noise())
     found = ours(bound, dpmpp_2s, unit_noise(), path[[0, 2, 4, 6, 8]])
@@ -138,7 +138,7 @@ def test_dpm_solver_singlestep() -> None:
 
 
 def test_their_times_are_cut_to_integers_and_their_levels_are_not() -> None:
-    """On curved grids the level of a step lies between indices, but their network is told a whole one."""
+    """On curved grids the level of a step lies between indices, but their network gets a whole one."""
     for kind, sampler in (
         (DPMSolverMultistepScheduler, dpmpp_2m),
         (UniPCMultistepScheduler, partial(unipc, start=None)),
@@ -209,7 +209,7 @@ def test_edm_dpm_solver() -> None:
 
 
 def flow_mode(scheduler: Any, sampler: Sampler) -> tuple[float, Tensor, Tensor]:
-    """In flow mode: the worst difference if told their times; our last x if told sigma itself, and theirs."""
+    """In flow mode: the worst difference with their times; our last x with sigma itself, and theirs."""
     scheduler.set_timesteps(STEPS)
     net = Net()
     visited = scheduler.sigmas.double()

@@ -79,7 +79,7 @@ def test_a_compiled_sampler_walks_as_the_eager_one_and_compiles_one_graph(kind: 
     system = Diffusion(copy.deepcopy(eager))
     compile_for_sampling(system)
     torch._dynamo.utils.counters.clear()
-    for steps in (3, 5):  # other times, another prompt bound anew: the same graph
+    for steps in (3, 5):  # other times, another prompt bound: the same graph
         found, wanted = sampled(system.denoiser, cond, start, steps), sampled(eager, cond, start, steps)
         assert (found - wanted).abs().max() <= 1e-5
     assert compilations() == (1, 0)

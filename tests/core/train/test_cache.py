@@ -236,7 +236,7 @@ class Net(nn.Module):
 
 
 class Sampled(Codec):
-    """The encoder's posterior, sampled anew for each draw."""
+    """The encoder's posterior, sampled for each draw."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

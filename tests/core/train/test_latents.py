@@ -151,7 +151,7 @@ def test_a_resumed_run_finds_what_is_encoded(tmp_path: Path, encoded: list[int],
     run = dataclasses.replace(quiet(tmp_path / "run", save_every=5), memory=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "core.train.loop.Monitor.tell", lambda self, state, *rest: stop(self) if state.step == 6 else None
+            "core.train.loop.Monitor.update", lambda self, state, *rest: stop(self) if state.step == 6 else None
         )
         with pytest.raises(StoppedError):
             train(recipe(), run)
@@ -199,7 +199,7 @@ def test_pictures_of_several_shapes_are_described(tmp_path: Path, memory: int) -
     made = codec()
     data = encoded_once(Wide(), made, None, torch.device("cpu"), tmp_path, memory)  # type: ignore[arg-type]
     for indices in ([1, 3, 5], [4, 0]):
-        torch.testing.assert_close(data.get(indices)["described"], made.describe(Wide().get(indices)["x"]))
+        torch.testing.assert_close(data.get(indices)["moments"], made.moments(Wide().get(indices)["x"]))
     assert isinstance(data, InMemory) == (memory > 0)
 
 
@@ -222,6 +222,4 @@ def test_several_processes_share_what_is_missing(tmp_path: Path, encoded: list[i
         parts = list(pool.map(opened, range(2)))
     assert sum(encoded) == COUNT + 2 * SAMPLED  # and the examples from which each estimates the size
     for part in parts:
-        assert torch.allclose(
-            part.get(range(COUNT))["described"], made.describe(data.get(range(COUNT))["x"]), atol=1e-6
-        )
+        assert torch.allclose(part.get(range(COUNT))["moments"], made.moments(data.get(range(COUNT))["x"]), atol=1e-6)

@@ -95,5 +95,5 @@ def test_what_cannot_be_expressed_is_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(written_config | change))
         with pytest.raises(CheckpointError, match=next(iter(change))):
             load_diffusers(tmp_path)
-    with pytest.raises(CheckpointError, match="told no guidance"):
+    with pytest.raises(CheckpointError, match="has no guidance embedding"):
         save_diffusers(tmp_path, ControlNet(dataclasses.replace(net.plan, guidance_width=8)))

@@ -1,4 +1,4 @@
-"""What files are, told from the names and shapes of the full-size networks, none of which is in memory."""
+"""What files are, by the names and shapes of the full-size networks, none of which is in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNETS = {
     "Stable Diffusion 1": (sd1, 859_520_964, "epsilon"),
     "Stable Diffusion 1, inpainting": (sd1_inpainting, 859_535_364, "epsilon"),
     "Stable Diffusion 2": (sd2, 865_910_724, "epsilon or v"),
-    "Stable Diffusion 2, told a depth map": (sd2_depth, 865_913_604, "epsilon or v"),
+    "Stable Diffusion 2, with a depth map": (sd2_depth, 865_913_604, "epsilon or v"),
     "SDXL base": (sdxl, 2_567_463_684, "epsilon"),
     "SDXL refiner": (sdxl_refiner, 2_259_526_660, "epsilon"),
 }
@@ -110,9 +110,9 @@ def test_autoencoders(plan: CodePlan, words: str) -> None:
         ({"transformer.transformer_blocks.0.attn.add_q_proj.lora_A.weight": (2, 1536)}, "Diffusion 3, rank 2"),
         (
             {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (2, 768)},
-            "not told by its names, rank 2, text encoders too",
+            "not recognised by its names, rank 2, text encoders too",
         ),
-        ({"lora_unet_conv_in.hada_w1_a": (4, 4)}, "not told by its names"),
+        ({"lora_unet_conv_in.hada_w1_a": (4, 4)}, "not recognised by its names"),
     ],
 )
 def test_loras(names: dict[str, tuple[int, ...]], model: str) -> None:

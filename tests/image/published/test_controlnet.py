@@ -1,4 +1,4 @@
-"""A published pipeline led by a published ControlNet makes the picture that diffusers makes of both."""
+"""A published pipeline with a published ControlNet makes the picture that diffusers makes of both."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_base_and_refiner_as_in_diffusers(folders: dict[str, Path]) -> None:
 
 
 def test_size_and_crop_reach_the_network(folders: dict[str, Path]) -> None:
-    """Another size or crop than the usual changes what a network is told, and so what it says."""
+    """Another size or crop than the usual changes the network's condition, and so its output."""
     base = open_pipeline(folders["sdxl"], SIZE)
     asked = {"caption": [PROMPT]}
     plain, cropped = conditions(base, asked), conditions(base, {**asked, "crop": (5, 9)})
