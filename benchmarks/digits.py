@@ -67,9 +67,7 @@ def measure(name: str, seconds: float, seed: int, count: int, judge: Classifier)
         "steps": loaded.metadata["step"],
         "training seconds": round(spent, 1),
         "sampling seconds": round(sampling, 1),
-        "frechet distance to held-out": str(
-            frechet(judge.features(samples), judge.features(held_out.images), groups=50)
-        ),
+        "frechet distance to held-out": str(frechet(judge.features(samples), judge.features(held_out.images))),
         "frechet distance to training": round(
             frechet(judge.features(samples), judge.features(train_part.images)).value, 2
         ),

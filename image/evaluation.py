@@ -44,7 +44,7 @@ def evaluate_against(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]
         shape = neighbours(held_out_features, sample_features)
         figures: dict[str, object] = {
             "samples": len(samples),
-            "Frechet distance to held-out": frechet(sample_features, held_out_features, groups=50),
+            "Frechet distance to held-out": frechet(sample_features, held_out_features),
             "Frechet distance, real training images": frechet(train_features, held_out_features),
             "kernel distance to held-out": kernel(sample_features, held_out_features, groups=50),
             "precision": shape.precision,

@@ -67,7 +67,7 @@ def protocol_figures(
 ) -> Mapping[str, ConfidenceInterval]:
     """FID to real motions (M, D), R-precision (where there is a batch), MM-Dist and Diversity of samples."""
     figures = {
-        "FID": frechet(motions, real, groups=repeats),
+        "FID": frechet(motions, real),
         "MM-Dist": multimodal_distance(texts, motions),
         "Diversity": repeated(lambda draw: diversity(motions, draw), repeats),
     }

@@ -1,7 +1,8 @@
 """The one interval of every figure: its value, and 1.96 standard errors to both sides, which is 95 % of a normal law.
 
-The error of a mean is its own, ``deviation / sqrt(N)``. That of any other figure of samples is found by leaving out
-groups of them, one after the other (the delete-a-group jackknife of Quenouille and Tukey): of G groups
+The error of a mean is its own, ``deviation / sqrt(N)``; that of a Frechet distance that of the mean of its influence
+function. That of any other figure of samples is found by leaving out groups of them, one after the other (the
+delete-a-group jackknife of Quenouille and Tukey): of G groups
 
     error^2 = (G - 1) / G sum_g (figure without g - their mean)^2     summed over the sets that a figure compares
 
