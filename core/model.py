@@ -61,7 +61,8 @@ class Model:
         from core.systems.diffusion import Diffusion
 
         if not isinstance(self.system, Diffusion):
-            raise ValueError(f"{self.name} is no diffusion model, which this needs")
+            what = "is no diffusion model" if self.system.makes_samples else "makes no samples"
+            raise ValueError(f"{self.name} {what}: give a checkpoint of a diffusion model")
         return self.system
 
     def batches(self, request: Request, on_step: OnStep | None = None) -> Iterator[tuple[Tensor, Conditions]]:

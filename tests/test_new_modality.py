@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("house")
-    for package in ("core", "app", "image"):
+    for package in ("core", "app", "image", "langevin"):
         (folder / package).symlink_to(ROOT / package)
     (folder / "tides").symlink_to(ROOT / "examples" / "own_modality" / "tides")
     return folder

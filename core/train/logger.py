@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from core.weights.checkpoint import write_whole
+
+
+class Figures(NamedTuple):
+    """What a line of the log says, as means since the last one."""
+
+    loss: float
+    gradient_norm: float  # before it is clipped
+    samples_per_second: float
+    seconds_per_step: float
+    peak_memory: int  # bytes of this process, so far
+
+    def __str__(self) -> str:
+        return (
+            f"loss {self.loss:.4f}, gradient norm {self.gradient_norm:.3g}, {self.samples_per_second:.0f} samples/s, "
+            f"{self.seconds_per_step:.3g} s a step, {self.peak_memory / 2**30:.2f} GiB at most"
+        )
+
+
+def peak_memory() -> int:
+    """The most memory, in bytes, that this process has had: of the GPU where there is one, or of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB elsewhere
 
 
 class RunLogger:
@@ -33,13 +60,13 @@ class RunLogger:
                 if isinstance(value, int | float):
                     self._writer.add_scalar(name, value, step)
 
-    def progress(self, step: int, loss: float, rate: float) -> None:
-        """Move the bar, or print a line where there is no terminal; rate is in samples a second."""
+    def progress(self, step: int, figures: Figures) -> None:
+        """Move the bar, or print a line where there is no terminal."""
         if self._bar is not None:
             bar, task = self._bar
-            bar.update(task, completed=step, description=f"loss {loss:.4f}, {rate:.0f} samples/s")
+            bar.update(task, completed=step, description=str(figures))
         else:
-            print(f"step {step}/{self.total}: loss {loss:.4f}, {rate:.0f} samples/s", file=sys.stderr, flush=True)
+            print(f"step {step}/{self.total}: {figures}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Finish the bar and TensorBoard's file."""

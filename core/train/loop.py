@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from core.random import SamplingRNG, Stream, TrainingRNG, network_seed
 from core.recipe import Recipe, Training
 from core.systems.diffusion import Diffusion
 from core.train.latents import Process, encoded_once
-from core.train.logger import RunLogger
+from core.train.logger import Figures, RunLogger, peak_memory
 from core.train.order import BatchSharding, OrderedDataset, stream
 from core.train.state import State, gathered, newest, prepare, resume, save
 
@@ -85,9 +85,9 @@ def train(recipe: Recipe, run: Run) -> Path:
     logger = RunLogger(run.folder, state.step, training.steps, run.tensorboard) if main else None
     monitor = Monitor(recipe, run, held_out, logger)
     with _stop_signals() as stop, _threads(training.threads):
-        for loss in steps(training, state, accelerator, ordered, sharding, run.workers):
+        for step in steps(training, state, accelerator, ordered, sharding, run.workers):
             done = _progress(training, state, accelerator) >= 1
-            monitor.update(state, loss, done)
+            monitor.update(state, step, done)
             stopped = not done and _agreed(stop.is_set(), state.step, accelerator)
             if done or stopped or _due(run.save_every, state.step):
                 last = save(state, recipe, run.folder / "checkpoints", run.keep, main)
@@ -116,6 +116,13 @@ def encoded(
     return data, held_out
 
 
+class StepResult(NamedTuple):
+    """What a training step has to say, on the device."""
+
+    loss: Tensor  # ()
+    gradient_norm: Tensor  # (), before it is clipped
+
+
 def steps(
     training: Training,
     state: State,
@@ -123,8 +130,8 @@ def steps(
     data: OrderedDataset,
     sharding: BatchSharding,
     workers: int = 0,
-) -> Iterator[Tensor]:
-    """The loop: makes steps until the run is over, and yields the loss () of each, on the device."""
+) -> Iterator[StepResult]:
+    """The loop: makes steps until the run is over, and yields what each has to say."""
     batches = stream(data, sharding, state.step, workers, pin=accelerator.device.type == "cuda")
     while (progress := _progress(training, state, accelerator)) < 1:
         began = training.clock()
@@ -144,28 +151,33 @@ def steps(
                 )
             accelerator.backward(loss)
             total += loss.detach()
-        update(state, accelerator, training.clip)
+        norm = update(state, accelerator, training.clip)
         state.step += 1
         state.seconds += training.clock() - began
-        yield total
+        yield StepResult(total, norm)
 
 
-def update(state: State, accelerator: Accelerator, clip: float | None) -> None:
-    """Clip, step and average. A gradient that is not finite is skipped and counted, without waiting for the device."""
+def update(state: State, accelerator: Accelerator, clip: float | None) -> Tensor:
+    """Clip, step and average; the norm of the gradient.
+
+    A gradient that is not finite is skipped and counted, without waiting for the device.
+    """
     norm: Any = accelerator.clip_grad_norm_(state.parameters, clip or math.inf)
     sharded = hasattr(norm, "full_tensor")
-    bad = (~(norm.full_tensor() if sharded else norm).isfinite()).float()
+    norm = norm.full_tensor() if sharded else norm
+    bad = (~norm.isfinite()).float()
     state.skipped += bad
     if sharded and bool(bad):
         # The fused kernel takes no flag for tensors spread over processes.
         state.optimizer.zero_grad()
-        return
+        return norm.detach()
     if accelerator.scaler is None and not sharded:
         # Where the flag is set, the fused kernel leaves weights, moments and its step count alone.
         state.adam.grad_scale, state.adam.found_inf = None, bad
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.ema.update()
+    return norm.detach()
 
 
 class Monitor:
@@ -177,14 +189,19 @@ class Monitor:
         self.run = run
         self.held_out = held_out
         self.logger = logger
-        self.losses: list[Tensor] = []
+        self.steps: list[StepResult] = []
         self.since = time.monotonic()
 
-    def update(self, state: State, loss: Tensor, done: bool) -> None:
+    def update(self, state: State, step: StepResult, done: bool) -> None:
         """Each in its own rhythm, and all of them at the end."""
-        self.losses.append(loss)
+        self.steps.append(step)
         if done or _due(self.run.log_every, state.step):
             self._log(state)
+        began = time.monotonic()
+        self._measure(state, done)
+        self.since += time.monotonic() - began  # the log counts the time of training only
+
+    def _measure(self, state: State, done: bool) -> None:
         if (
             self.held_out is not None
             and self.run.validate_every
@@ -199,19 +216,25 @@ class Monitor:
 
     def _log(self, state: State) -> None:
         if self.logger is not None:
-            mean = float(torch.stack(self.losses).nanmean())
+            losses, norms = (torch.stack(each) for each in zip(*self.steps))
             training = self.recipe.training
-            rate = len(self.losses) * training.batch / max(time.monotonic() - self.since, 1e-9)
+            seconds = max(time.monotonic() - self.since, 1e-9) / len(self.steps)
+            figures = Figures(
+                float(losses.nanmean()), float(norms.nanmean()), training.batch / seconds, seconds, peak_memory()
+            )
             event = {
-                "loss": mean,
+                "loss": figures.loss,
+                "gradient_norm": figures.gradient_norm,
                 "lr": state.adam.param_groups[0]["lr"],
                 "samples": state.step * training.batch,
-                "samples_per_second": rate,
+                "samples_per_second": figures.samples_per_second,
+                "seconds_per_step": figures.seconds_per_step,
+                "peak_memory_gib": figures.peak_memory / 2**30,
                 "skipped": int(state.skipped),
             }
             self.logger.write(state.step, event)
-            self.logger.progress(state.step, mean, rate)
-        self.losses.clear()
+            self.logger.progress(state.step, figures)
+        self.steps.clear()
         self.since = time.monotonic()
 
     def _show(self, state: State) -> None:

@@ -161,7 +161,7 @@ def test_the_training_loop_takes_them_and_resumes(source: CaptionedFolder) -> No
         state = prepare(recipe, accelerator)
         state.step = start
         walk = steps(recipe.training, state, accelerator, OrderedDataset(data, 0), BatchSharding(4, parts=2), workers=0)
-        losses.append([float(loss) for loss in walk])
+        losses.append([float(step.loss) for step in walk])
         states.append(state)
     assert [len(each) for each in losses] == [14, 8] and all(math.isfinite(loss) for loss in losses[0])
     assert states[0].step == states[1].step == 14
