@@ -34,8 +34,8 @@ def peak_memory() -> int:
     """The most memory, in bytes, that this process has had: of the GPU where there is one, or of the machine."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB elsewhere
+    unit = {"darwin": 1}.get(sys.platform, 1024)  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class RunLogger:
