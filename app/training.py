@@ -35,7 +35,10 @@ class Options:
     out: Path | None = option(None, "the run's folder (default: runs/RECIPE-PRESET)")
     seed: int = option(0, "seed of data order, noise and initial weights")
     seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
-    precision: str | None = option(None, "mixed precision: no, bf16 or fp16 (default: the preset's)")
+    precision: str | None = option(
+        None,
+        "mixed precision: no, bf16, fp16, or auto: bf16 where the device has it (default: the preset's)",
+    )
     processes: int | None = option(
         None, "processes on this machine that share each batch: one a GPU, or a core (default: the preset's, on cores)"
     )
@@ -85,12 +88,14 @@ def with_settings(recipe: Recipe, options: Options) -> Recipe:
     """The recipe with what the command line says of its training."""
     if options.seconds is not None and not options.seconds > 0:
         raise ValueError(f"--seconds must be above zero, not {options.seconds:g}")
-    if options.precision not in (None, "no", "bf16", "fp16"):
-        raise ValueError(f"--precision is no, bf16 or fp16, not '{options.precision}'")
+    from core.train.precision import Precision
+
+    if options.precision not in (None, *(each.value for each in Precision)):
+        raise ValueError(f"--precision is no, bf16, fp16 or auto, not '{options.precision}'")
     seconds = recipe.training.seconds if options.seconds is None else options.seconds
     if min(1 if count is None else count for count in (options.processes, options.threads)) < 1:
         raise ValueError("--processes and --threads must be at least 1")
-    precision = recipe.training.precision if options.precision is None else options.precision
+    precision = recipe.training.precision if options.precision is None else Precision(options.precision)
     threads = recipe.training.threads if options.threads is None else options.threads
     training = dataclasses.replace(
         recipe.training, seed=options.seed, seconds=seconds, precision=precision, threads=threads

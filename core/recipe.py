@@ -31,6 +31,7 @@ from core.prompts import Prompts, Unconditional
 from core.systems.sampling import Sampling
 from core.systems.system import System
 from core.train.ema import Constant, Power, Profile
+from core.train.precision import Precision
 from core.weights.checkpoint import FORMAT, CheckpointError, fill, read, read_metadata
 
 S = TypeVar("S", bound=System)
@@ -92,7 +93,7 @@ class Training:
     weight_decay: float = 0.0
     clip: float | None = 1.0  # the largest norm of the gradient
     parts: int = 1  # accumulate the gradient over so many equal parts of the batch
-    precision: str = "no"  # mixed precision: "no", "bf16" or "fp16"
+    precision: Precision = Precision.NO
     threads: int | None = None  # of the processor; tiny networks are fastest on one. None leaves it to torch
     processes: int = 1  # that share each batch on a machine with as many cores, unless the command says otherwise
     seconds: float | None = None  # end after so many seconds of training, if that is before ``steps``
@@ -122,7 +123,7 @@ def tiny_training(batch: int, steps: int, lr: float, warmup: int = 200) -> Train
         warmup * batch,
         linear,
         (0.9, 0.99),
-        precision="bf16",
+        precision=Precision.AUTO,
         threads=1,
         processes=2,
         ema={"ema": Power(0.06)},

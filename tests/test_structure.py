@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "aliases": set(),
     "provenance": {"files"},
     "train.ema": set(),
+    "train.precision": set(),
     "data": {"random"},
     "media": {"data", "files", "provenance"},
 }
@@ -80,10 +81,7 @@ NOT_YET: dict[str, set[str]] = {
     "domains": set(),
     "domains by name": set(),
     "recipes": set(),
-    "string switches": {
-        "core.train.loop._casting: training.precision == 'bf16'",
-        "core.train.loop.train: training.precision == 'fp16'",
-    },
+    "string switches": set(),
 }
 
 

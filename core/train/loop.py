@@ -29,6 +29,7 @@ from core.systems.diffusion import Diffusion
 from core.train.latents import Process, encoded_once
 from core.train.logger import Figures, RunLogger, peak_memory
 from core.train.order import BatchSharding, OrderedDataset, stream
+from core.train.precision import Precision, autocast
 from core.train.state import State, gathered, newest, prepare, resume, save
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     # for fp16 only, which needs its scaler.
     # Without a GPU it finds its peers only where cpu is set.
     cpu = run.cpu or not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision="fp16" if training.precision == "fp16" else "no", cpu=cpu)
+    accelerator = Accelerator(mixed_precision="fp16" if training.precision is Precision.FP16 else "no", cpu=cpu)
     sharding = BatchSharding(training.batch, accelerator.num_processes, accelerator.process_index, training.parts)
     data, held_out = recipe.data()
     last = newest(run.folder)
@@ -326,11 +327,8 @@ def _agreed(stop: bool, step: int, accelerator: Accelerator) -> bool:
 
 
 def _casting(training: Training, accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """The context in which a loss is computed in the training's precision."""
-    if training.precision == "bf16":
-        return torch.autocast(accelerator.device.type, torch.bfloat16)
     context: AbstractContextManager[Any] = accelerator.autocast()
-    return context
+    return context if training.precision is Precision.FP16 else autocast(training.precision, accelerator.device)
 
 
 @contextmanager

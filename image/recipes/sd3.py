@@ -21,6 +21,7 @@ from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
+from core.train.precision import Precision
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
 from image.presets import tiny_plan
@@ -105,7 +106,7 @@ def _published(net: Published, data: str, autoencoder: str, size: int) -> Recipe
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(math.log(SHIFT)), flow, drop=0.1))
 
     training = Training(
-        4096, 500_000, 1e-4, warmup=4_096_000, precision="bf16", threads=1, ema={"ema": Constant(0.9999)}
+        4096, 500_000, 1e-4, warmup=4_096_000, precision=Precision.BF16, threads=1, ema={"ema": Constant(0.9999)}
     )
     sampling = Sampling(euler, STEPS, steps=28, guidance=7.0)
     start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))

@@ -15,6 +15,7 @@ from core.prompts import Captions
 from core.recipe import Recipe, build, load
 from core.train.ema import Constant
 from core.train.loop import train
+from core.train.precision import Precision
 from motion.generator import Motions, normal_of
 from tests.support.runs import quiet
 
@@ -47,7 +48,7 @@ def clips() -> Starts:
 def learning(name: str, clips: Starts) -> Recipe:
     made = build(f"motion.recipes.{name}.tiny", {"width": 64, "depth": 2, "text_width": 16, "count": 64, "geometry": 0})
     training = replace(
-        made.training, batch=16, steps=100, lr=4e-3, warmup=160, precision="no", ema={"ema": Constant(0.9)}
+        made.training, batch=16, steps=100, lr=4e-3, warmup=160, precision=Precision.NO, ema={"ema": Constant(0.9)}
     )
     return replace(
         made,
