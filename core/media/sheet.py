@@ -14,6 +14,8 @@ from torch import Tensor
 from core.files import whole
 from core.provenance import KEY, dumps, loads
 
+MOST_LINES = 8  # of a caption
+
 
 def tile(images: Tensor, columns: int | None = None, gap: int = 1) -> Tensor:
     """(N, C, H, W) in [-1, 1] -> one image (C, rows * (H + gap) + gap, columns * (W + gap) + gap) on mid-grey."""
@@ -39,11 +41,12 @@ def picture(image: Tensor, scale: int = 1) -> Image.Image:
 def captioned_page(
     images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128
 ) -> Image.Image:
-    """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, with its caption beneath it."""
+    """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, with its caption beneath it, cut where it is long."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     shown = [picture(image, max(1, width // images.shape[-1])) for image in images]
     font = ImageFont.load_default(size=11)
-    lines = [textwrap.wrap(caption, max(8, shown[0].width // 6)) or [""] for caption in captions]
+    characters = max(8, shown[0].width // 6)
+    lines = [textwrap.wrap(words, characters, max_lines=MOST_LINES, placeholder=" ...") or [""] for words in captions]
     across, line = shown[0].width + 8, 13
     down = shown[0].height + line * max(map(len, lines)) + 10
     sheet = Image.new("RGB", (columns * across + 8, math.ceil(len(shown) / columns) * down + 8), "white")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.media.sheet import picture, read_settings, save_sheet, tile
+from core.media.sheet import captioned_page, picture, read_settings, save_sheet, tile
 from core.provenance import FORMAT
 
 
@@ -23,6 +23,12 @@ def test_tiles_keep_every_pixel() -> None:
 def test_levels_are_rounded_to_nearest() -> None:
     image = torch.tensor([[[-1.0, 0.0, 1.0, 5.0]]])
     assert np.asarray(picture(image)).tolist() == [[0, 128, 255, 255]]
+
+
+def test_captions_are_beneath_and_cut_where_they_are_long() -> None:
+    images = torch.zeros(2, 1, 64, 64)
+    short, long = captioned_page(images, ["a cat", "a dog"]), captioned_page(images, ["a cat", "red cat " * 5000])
+    assert short.width == long.width and short.height < long.height < 2 * short.height
 
 
 def test_settings_come_back(tmp_path: Path) -> None:
