@@ -41,7 +41,7 @@ def picture(image: Tensor, scale: int = 1) -> Image.Image:
 def captioned_page(
     images: Tensor, captions: Sequence[str], columns: int | None = None, width: int = 128
 ) -> Image.Image:
-    """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, with its caption beneath it, cut if it is long."""
+    """Pictures (N, C, H, W) in [-1, 1], each about ``width`` pixels wide, its caption (cut if long) beneath it."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     shown = [picture(image, max(1, width // images.shape[-1])) for image in images]
     font = ImageFont.load_default(size=11)
