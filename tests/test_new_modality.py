@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,21 +17,51 @@ from core.weights.checkpoint import read_metadata
 ROOT = Path(__file__).parents[1]
 
 
+# One process for all commands: importing torch for each takes longer than they do.
+SERVER = """
+import contextlib, io, json, sys
+from app.main import main
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        try:
+            status = main(json.loads(line))
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    print(json.dumps([status, out.getvalue()]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class House:
+    """A folder with core, the command and one domain more, and a process that runs commands in it."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("house")
     for package in ("core", "app", "image", "langevin"):
         (folder / package).symlink_to(ROOT / package)
     (folder / "tides").symlink_to(ROOT / "examples" / "own_modality" / "tides")
-    return folder
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    line = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(
+        line, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield House(folder, process)
 
 
-def langevin(house: Path, *words: str, status: int = 0) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(house)}
-    line = [sys.executable, "-m", "app.main", *words]
-    done = subprocess.run(line, cwd=house, env=environment, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    return done.stdout + done.stderr
+def langevin(house: House, *words: str, status: int = 0) -> str:
+    assert house.process.stdin is not None and house.process.stdout is not None
+    print(json.dumps(words), file=house.process.stdin, flush=True)
+    found, printed = json.loads(house.process.stdout.readline())
+    assert found == status, printed
+    return str(printed)
 
 
 def rows(path: Path) -> list[list[float]]:
@@ -36,7 +69,7 @@ def rows(path: Path) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("system", ["tides", "tides_ar"])
-def test_a_folder_is_all_that_a_modality_needs(house: Path, system: str) -> None:
+def test_a_folder_is_all_that_a_modality_needs(house: House, system: str) -> None:
     assert "heights of the sea" in langevin(house, "list")
     langevin(house, "train", system, "--out", system, "--steps", "20", "--show", "20")
     checkpoint = next((house / system).glob("checkpoints/*.safetensors"))
@@ -53,7 +86,7 @@ def test_a_folder_is_all_that_a_modality_needs(house: Path, system: str) -> None
     assert "tide-table" in langevin(house)
 
 
-def test_its_edits_are_operations(house: Path) -> None:
+def test_its_edits_are_operations(house: House) -> None:
     langevin(house, "train", "tides", "--out", "edited", "--steps", "10", "--show", "0")
     langevin(house, "sample", "edited", "--count", "1", "--out", "day.csv")
     assert "raise" in langevin(house, "edit", "--help")

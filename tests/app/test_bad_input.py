@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_nothing_half_written(run_folder: Path, tmp_path: Pat
 
 def test_interrupt_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = ["train", "edm", "--width", "16", "--batch", "4", "--hold-out", "0", "--show", "0", "--log", "1"]
-    line = [sys.executable, "-m", "app.main", *words, "--steps", "400", "--out", str(tmp_path)]
+    line = [sys.executable, "-m", "app.main", *words, "--steps", "120", "--out", str(tmp_path)]
     process = subprocess.Popen(line, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for text in process.stderr:
@@ -164,4 +164,4 @@ def test_interrupt_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path: Pat
     assert len(list(tmp_path.glob("checkpoints/*.safetensors"))) == 1
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "step 1/400" not in done.stderr and "step 400/400" in done.stderr
+    assert "step 1/120" not in done.stderr and "step 120/120" in done.stderr
