@@ -22,7 +22,7 @@ COMMANDS = {
     "evaluate": ("app.evaluation", "measure a checkpoint against its data"),
     "solvers": ("app.solvers", "measure every sampler against closed forms"),
     "completion": ("app.completion", "let your shell complete what is typed"),
-    "demo": ("app.demo", "train on real digits, sample four ways, and show it"),
+    "demo": ("app.demo", "train on real digits, and compare five samplers"),
 }
 
 USAGE = """Langevin: diffusion models on one certified core.
