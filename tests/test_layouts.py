@@ -77,16 +77,16 @@ def test_a_domain_reads_its_own_folder_before_it_is_written_again(folder: Path) 
 
 
 def test_a_table_holds_layouts_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = tmp_path / "sea" / "published"
+    published = tmp_path / "lake" / "published"
     published.mkdir(parents=True)
-    (tmp_path / "sea" / "__init__.py").touch()
+    (tmp_path / "lake" / "__init__.py").touch()
     (published / "__init__.py").touch()
     (published / "layouts.py").write_text("LAYOUTS = ('waves',)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(layouts, "ROOT", tmp_path)
     layouts.of_domains.cache_clear()
     try:
-        with pytest.raises(TypeError, match=r"sea\.published\.layouts holds 'waves'"):
+        with pytest.raises(TypeError, match=r"lake\.published\.layouts holds 'waves'"):
             layouts.of_domains()
     finally:
         layouts.of_domains.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,5 +176,6 @@ def test_a_package_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert aliases.known(["sea"]) == aliases.CORE
     text = "from core.aliases import Aliases, RecipeAlias\nALIASES = Aliases((RecipeAlias(1, 'sea.a', 'sea.b'),))\n"
     (tmp_path / "sea" / "aliases.py").write_text(text)
+    importlib.invalidate_caches()
     assert aliases.known(["sea"]).recipe("sea.a", 0) == "sea.b"
     assert replace(aliases.known(["sea"]), recipes=aliases.CORE.recipes) == aliases.CORE
