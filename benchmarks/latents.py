@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -26,8 +27,9 @@ from core.autoencoder import KLAutoencoder
 from core.media.sheet import picture
 from core.recipe import Recipe, build
 from core.train.latents import encoded_once
-from core.train.loop import steps
+from core.train.loop import StepResult, steps
 from core.train.order import BatchSharding, OrderedDataset
+from core.train.precision import Precision
 from core.train.state import prepare
 from image.captions import captioned_digits
 from image.source import resized
@@ -55,10 +57,10 @@ def small(folder: Path) -> Recipe:
 CASES: dict[str, Callable[[Path], Recipe]] = {"tiny": tiny, "disk": tiny, "small": small}
 
 
-def run(recipe: Recipe, folder: Path, memory: int, once: bool) -> tuple[Iterator[Tensor], float]:
+def run(recipe: Recipe, folder: Path, memory: int, once: bool) -> tuple[Iterator[StepResult], float]:
     """The steps of a run without end, and the seconds of the first pass."""
     # Half precision would measure how slowly a processor without it does without it.
-    precision = recipe.training.precision if torch.accelerator.is_available() else "no"
+    precision = recipe.training.precision if torch.accelerator.is_available() else Precision.NO
     training = replace(recipe.training, steps=2**31, seconds=None, processes=1, precision=precision)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     state = prepare(recipe, accelerator)  # an autoencoder as it begins costs the same as a trained one
@@ -72,11 +74,11 @@ def run(recipe: Recipe, folder: Path, memory: int, once: bool) -> tuple[Iterator
     ), spent
 
 
-def timed(steps_of_run: Iterator[Tensor], count: int) -> float:
+def timed(steps_of_run: Iterator[StepResult], count: int) -> float:
     """Seconds a step."""
     started = time.process_time()
     for _ in range(count):
-        float(next(steps_of_run))
+        float(next(steps_of_run).loss)
     return (time.process_time() - started) / count
 
 
@@ -94,14 +96,13 @@ def measure(name: str, rounds: int, count: int) -> str:
         recipe = CASES[name](folder)
         each, _ = run(recipe, folder, 0, once=False)
         once, first = run(recipe, folder / "latents", MEMORY[name], once=True)
-        runs, seconds = [each, once], {0: [], 1: []}  # type: tuple[list[Iterator[Tensor]], dict[int, list[float]]]
-        losses = [float(next(one)) for one in runs]
+        runs, seconds = [each, once], {0: [], 1: []}  # type: tuple[list[Iterator[StepResult]], dict[int, list[float]]]
+        losses = [float(next(one).loss) for one in runs]
         for turn in range(rounds):
             for which in (0, 1) if turn % 2 else (1, 0):
                 seconds[which].append(timed(runs[which], count))
-        KLAutoencoder.moments = counted  # type: ignore[method-assign]
-        next(once)
-        KLAutoencoder.moments = moments  # type: ignore[method-assign]
+        with mock.patch.object(KLAutoencoder, "moments", counted):
+            next(once)
     ratio = statistics.median(one / other for one, other in zip(seconds[0], seconds[1], strict=True))
     return (
         f"{name:6} each step {statistics.median(seconds[0]):.4f} s, once {statistics.median(seconds[1]):.4f} s a step, "

@@ -27,7 +27,8 @@ def restored(kind: type[T], stored: Mapping[str, Any]) -> T:
     return kind(**{name: _typed(known[name].type, value) for name, value in chosen.items()})
 
 
-IN_MEMORY = "in memory"  # what a record has in the place of an object that lies in no file
+# What a record has in the place of an object that lies in no file. A table, which no flag can be, unlike a word.
+IN_MEMORY = {"in_memory": True}
 
 
 def _plain(value: Any) -> Any:

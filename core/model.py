@@ -123,10 +123,6 @@ class Model:
         with torch.no_grad():
             return operation.run(self, read)
 
-    def replace(self, system: System) -> Model:
-        """The same model with another system."""
-        return dataclasses.replace(self, system=system)
-
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file; of a folder, that of the names and contents of its tables and weights."""

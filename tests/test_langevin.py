@@ -18,7 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import langevin
+from app.main import main
 from core.cond import Cond
+from core.flags import IN_MEMORY, record
+from core.model import Request
 from core.prediction import X0
 from core.sample.heun import heun
 from core.sample.step import Step
@@ -133,8 +136,18 @@ def test_a_sampler_of_ones_own_is_used_and_recorded() -> None:
 
     model = langevin.wrap(exact, (1, 2, 2), Flow(), X0(), classes=2)
     made = model.sample("1", count=3, sampler=mine, steps=4)
-    assert used == [(3, 1, 2, 2)] and made.settings["sampler"] == "in memory"
+    assert used == [(3, 1, 2, 2)] and made.settings["sampler"] == IN_MEMORY
     assert torch.equal(made.tensor, model.sample("1", count=3, sampler="heun", steps=4).tensor)
+
+
+def test_what_lay_in_no_file_is_not_replayed_and_no_prompt_is_taken_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = langevin.train("edm", tmp_path / "run", width=16, steps=1, batch=4)
+    model.sample("3", count=2, sampler=heun, steps=2).save(tmp_path / "own.png")
+    assert main(["replay", str(tmp_path / "own.png")]) == 2
+    assert "lay in no file" in capsys.readouterr().err
+    assert IN_MEMORY not in record(Request(prompt="in memory")).values()
 
 
 def test_labels_of_no_class_are_refused() -> None:

@@ -68,7 +68,7 @@ class Diffusion(System):
         """
         if scale == 1 and guide is Guided:
             return self.denoiser
-        null = self.conditioner.null(1) if negative is None else self.conditioner(negative).to(self.like.device)
+        null = (self.conditioner.null(1) if negative is None else self.conditioner(negative)).to(self.like.device)
         if all(getattr(null, field.name) is None for field in dataclasses.fields(null)):
             raise ValueError("this model is unconditional, so guidance has nothing to move away from: leave it at 1")
         return guide(self.denoiser, null, scale)

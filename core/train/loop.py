@@ -185,7 +185,7 @@ class Monitor:
     """What a run says of itself: the loss, the held-out loss by noise level, and sheets of samples."""
 
     def __init__(self, recipe: Recipe, run: Run, held_out: Dataset | None, logger: RunLogger | None) -> None:
-        """record: None in all processes but the main one."""
+        """logger: None in all processes but the main one."""
         self.recipe = recipe
         self.run = run
         self.held_out = held_out
