@@ -30,7 +30,8 @@ class Pictures(Modality[Picture]):
     operations = OPERATIONS
 
     def decode(self, data: Tensor, conditions: Conditions) -> list[Picture]:
-        captions = [str(caption) for caption in conditions.get("caption", [""] * len(data))]
+        shown = conditions.get("caption", conditions.get("class_name", [""] * len(data)))
+        captions = [str(caption) for caption in shown]
         return [Picture(pixels, caption) for pixels, caption in zip(data, captions, strict=True)]
 
     def encode(self, objects: Sequence[Picture]) -> Tensor:
