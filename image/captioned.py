@@ -14,7 +14,7 @@ from torch import Tensor
 from core.data.dataset import Batch, DataError, Dataset
 from core.data.source import Source, split_source
 from core.evaluation.distances import features, frechet, kernel, neighbours
-from core.model import Evaluate
+from core.evaluation.options import Evaluate
 from core.prompts import Captions, Conditions
 from core.random import Stream, TrainingRNG
 from core.recipe import Initialize, Recipe, Sampling, Training
@@ -72,7 +72,7 @@ def digits_recipe(
         data or parts,
         MODALITY,
         Captions(unseen_captions),
-        evaluate=lambda: caption_evaluation(*parts()),
+        evaluate=lambda options: caption_evaluation(*parts()),
         initialize=start,
     )
 

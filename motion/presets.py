@@ -99,5 +99,5 @@ def _recipe(
         parts,
         MotionModality(normal, frames),
         Captions(validation, lambda count: {"valid": torch.ones(count, frames, dtype=torch.bool)}),
-        evaluate=lambda: evaluator(*parts(), normal()),
+        evaluate=lambda options: evaluator(*parts(), normal()),
     )
