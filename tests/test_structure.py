@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parameters": set(),
     "flags": set(),
     "prompts": set(),
+    "progress": set(),
     "cond": set(),
     "random": set(),
     "nn": {"cond"},
