@@ -29,7 +29,6 @@ def main(words: Sequence[str]) -> None:
     path, _, request, values = asked("langevin evaluate", ABOUT, [OUT, AVERAGE], words)
     import torch
 
-    from core.evaluation.interval import ConfidenceInterval
     from core.evaluation.options import EvaluationOptions
     from core.settings import settings_of
     from core.weights.checkpoint import write_whole
@@ -46,10 +45,7 @@ def main(words: Sequence[str]) -> None:
     figures = dict(model.evaluate(EvaluationOptions())(samples, conditions)) | {"seconds": round(seconds, 2)}
     show(figures)
     if values["out"] is not None:
-        plain = {
-            name: asdict(value) if isinstance(value, ConfidenceInterval) else value for name, value in figures.items()
-        }
-        page = json.dumps({"figures": plain, "settings": settings_of(model, request)}, indent=1)
+        page = json.dumps({"figures": plain(figures), "settings": settings_of(model, request)}, indent=1)
         write_whole(values["out"], page.encode())
 
 
@@ -58,6 +54,13 @@ def show(figures: Mapping[str, object]) -> None:
     width = max(len(name) for name in figures)
     for name, value in figures.items():
         print(f"{name:{width}}  {text(value)}")
+
+
+def plain(figures: Mapping[str, object]) -> dict[str, object]:
+    """Figures as JSON holds them."""
+    from core.evaluation.interval import ConfidenceInterval
+
+    return {name: asdict(value) if isinstance(value, ConfidenceInterval) else value for name, value in figures.items()}
 
 
 def text(value: object) -> str:

@@ -322,6 +322,10 @@ class Modality(ABC, Generic[Object]):
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give the name of a file")
 
+    def own_arguments(self, data: Path) -> Mapping[str, Any]:
+        """What data decide of the arguments of a preset ``own``, such as a size, by name."""
+        return {}
+
     def opens(self, path: Path) -> bool:
         """Whether a folder is a published model of this modality."""
         return False

@@ -23,6 +23,7 @@ from core.weights.checkpoint import CheckpointError, fill, read
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
 SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"
+OWN_AUTOENCODER = "image.recipes.autoencoder.own"
 PIXELS = 2**18  # of the pictures that are encoded at once
 
 

@@ -65,6 +65,11 @@ class Pictures(Modality[Picture]):
         # Settings of an older format are rewritten in today's, so only the pixels can be the same.
         return same_pixels(old, new) if settings["format"] != FORMAT else super().same(old, new, settings)
 
+    def own_arguments(self, data: Path) -> dict[str, Any]:
+        from image.facts import picture_arguments
+
+        return picture_arguments(data)
+
     def opens(self, path: Path) -> bool:
         return (path / INDEX).is_file()
 
