@@ -27,7 +27,8 @@ from core.autoencoder import KLAutoencoder
 from core.media.sheet import picture
 from core.recipe import Recipe, build
 from core.train.latents import encoded_once
-from core.train.loop import StepResult, steps
+from core.train.loop import steps
+from core.train.monitor import StepResult
 from core.train.order import BatchSharding, OrderedDataset
 from core.train.precision import Precision
 from core.train.state import prepare
