@@ -49,10 +49,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "guidance": PATH,
     "likelihood": PATH | {"sample"},
     "edit": PATH | {"sample", "grid", "likelihood"},
+    "inverse": PATH,
     "verify": PATH | {"sample", "grid"},
     "objective": PATH,
     "distill": PATH | {"sample", "grid", "guidance", "objective"},
-    "condition": {"cond", "nn"},
+    "condition": {"cond"},
+    "text": {"cond", "condition", "nn"},
     "codec": {"autoencoder", "nn", "random"},
     "evaluation": set(),
     "aliases": set(),
@@ -62,13 +64,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train.run": set(),
     "train.status": {"console", "progress"},
     "data": {"random"},
+    "cache": {"codec", "data", "progress", "weights"},
     "media": {"data", "files", "provenance"},
 }
 BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
-    "train.order": {"data", "random"},
-    "train.cache": BELOW_SYSTEMS | {"train.order"},
-    "train.latents": BELOW_SYSTEMS | {"train.order", "train.cache"},
     "train.logger": {"weights", "console", "progress", "train.run", "train.status"},
     "systems.sampling": {"cond", "denoiser", "grid", "guidance", "sample"},
     "systems": BELOW_SYSTEMS,

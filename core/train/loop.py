@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from core.cache.latents import Process, encoded_once
 from core.data.dataset import Dataset, First
+from core.data.order import BatchSharding, OrderedDataset, stream
 from core.progress import Progress, StoppedError
 from core.random import TrainingRNG, network_seed
 from core.recipe import Recipe, Training
 from core.systems.diffusion import Diffusion
-from core.train.latents import Process, encoded_once
 from core.train.logger import RunLogger
 from core.train.monitor import HELD_OUT, Monitor, StepResult, due, on_device
-from core.train.order import BatchSharding, OrderedDataset, stream
 from core.train.pace import Pace, stop_signals
 from core.train.precision import Precision, autocast
 from core.train.run import Run

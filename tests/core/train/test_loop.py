@@ -16,6 +16,7 @@ from toy.modality import PointModality
 from toy.nursery import digest
 from toy.recipes.points import Points
 
+from core.data.order import BatchSharding, OrderedDataset
 from core.model import Metadata
 from core.progress import StoppedError
 from core.recipe import Recipe, build, load
@@ -23,7 +24,6 @@ from core.train.ema import Constant, Power
 from core.train.logger import read as read_log
 from core.train.loop import steps, train
 from core.train.monitor import BINS, held_out_loss
-from core.train.order import BatchSharding, OrderedDataset
 from core.train.run import Run
 from core.train.state import State, newest, prepare
 from core.weights.checkpoint import CheckpointError, read, read_metadata
