@@ -20,7 +20,7 @@ from core.registry import modalities, newest, open_model, presets
 if TYPE_CHECKING:
     from core.fit.plan import Plan
     from core.recipe import Recipe
-    from core.train.loop import Run
+    from core.train.run import Run
 
 CLOCK = "clock.json"
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -201,7 +201,9 @@ def _stages(plan: Plan, folder: Path, elapsed: Elapsed, change: Change, run_of: 
     path = folder
     for index, stage in enumerate(plan.stages):
         recipe = change(build(stage.recipe, stage.arguments))
-        run = run_of(folder / stage.folder)
+        last = index == len(plan.stages) - 1
+        run = dataclasses.replace(run_of(folder / stage.folder), stage=stage.recipe.split(".")[-2])
+        run = run if last else dataclasses.replace(run, sample_every=0, tensorboard=False)
         if plan.seconds is not None:
             left = plan.end_of(index) - elapsed.seconds
             run = dataclasses.replace(run, deadline=time.monotonic() + left)

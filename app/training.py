@@ -13,7 +13,7 @@ from app.options import flags_of, flags_of_function, read
 from app.processes import PARENT, side_by_side
 from app.stopping import end_with
 from core.flags import option
-from core.registry import find, parameters, systems
+from core.registry import find, modalities, parameters, systems
 
 if TYPE_CHECKING:
     from core.recipe import Recipe
@@ -107,7 +107,7 @@ def main(words: Sequence[str], system: str | None = None) -> None:
             return
         path = train(recipe, run_of(folder, options))
     print(path)
-    suffix = build(name, arguments).modality.suffixes[0]
+    suffix = modalities()[name.split(".")[0]].suffixes[0]
     print(f"Next: langevin sample {folder} --out {folder}/samples{suffix}")
 
 

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import DataError
-from core.data.folder import FolderSource
 from core.data.source import Facts, Part, check_left_out, divided, divided_by
 from core.data.survey import LeftOut, Track, plainly
 from core.media.picture import CENTRE, Size, resize_and_crop, to_tensor
 from image.arrays import Frame, ImageArray, cover, in_channels, open_arrays, to_bytes
-from image.folder import open_files
+from image.folder import arrays_at, open_files
 from image.source import PictureFiles, decode
 
 MEMORY = 2**29  # bytes of decoded pictures that are kept in memory; more are decoded when they are asked for
@@ -79,14 +78,13 @@ def open_parts(path: Path, size: Size | int, channels: int = 3, track: Track = p
     target = size if isinstance(size, tuple) else (size, size)
     if min(target) < 1 or channels < 1:
         raise DataError(f"{target} with {channels} channels is no picture: give a size, and 1 or 3 channels")
-    if path.suffix.casefold() == ".npz" and path.is_file():
-        images, facts = open_arrays(path)
+    if (file := arrays_at(path)) is not None:
+        images, facts = open_arrays(file)
         frame_size, count = tuple(images.shape[-2:]), len(images)
         images, crop = cover(in_channels(images, channels, path), target)
         rows = (torch.tensor([pair], dtype=torch.float32).expand(count, 2) for pair in (frame_size, crop))
         return _divided(ImageArray(images, frame=Frame(*rows)), facts, ())
-    source = open_files(path, track)
-    left_out = source.left_out if isinstance(source, FolderSource) else ()
+    source, left_out, *_ = open_files(path, track)
     check_left_out(left_out, len(source))
     files = PictureFiles(source, target, channels)
     if len(files) * channels * target[0] * target[1] <= MEMORY:

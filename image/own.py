@@ -253,5 +253,13 @@ TEXT_UNET_SIZES = Sizes(
     Law(0.3, 0.35, 3e3),
     rate_from(32, 2e-3),
     dropout,
-    Before("autoencoder", OWN_AUTOENCODER, "autoencoder", 0.35, ("data", "size", "channels", "fold", "latent"), {"latent_width": "width"}, 3_000),
+    Before(
+        "autoencoder",
+        OWN_AUTOENCODER,
+        "autoencoder",
+        0.35,
+        ("data", "size", "channels", "fold", "latent"),
+        {"latent_width": "width"},
+        3_000,
+    ),
 )
