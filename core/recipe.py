@@ -28,6 +28,7 @@ from core.aliases import known
 from core.data.dataset import Augment, Dataset
 from core.model import Modality, Model, Prepare
 from core.prompts import Prompts, Unconditional
+from core.sizes import Sizes
 from core.systems.sampling import Sampling
 from core.systems.system import System
 from core.train.ema import Constant, Power, Profile
@@ -143,6 +144,7 @@ class Recipe:
     prompts: Prompts = Unconditional()
     evaluate: Prepare | None = None
     initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
+    sizes: Sizes | None = None  # what a fit to data, machine and time chooses from, where it can
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 
