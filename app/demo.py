@@ -44,7 +44,8 @@ def main(words: Sequence[str]) -> None:
     import torch
 
     from core.recipe import build, load
-    from core.train.loop import Run, train
+    from core.train.loop import train
+    from core.train.run import Run
 
     if options.count < 100:
         raise ValueError("--count must be at least 100, or the figures would mean nothing")

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.options import flags_of, flags_of_function, read
-from app.processes import side_by_side
+from app.processes import PARENT, side_by_side
+from app.stopping import end_with
 from core.flags import option
 from core.registry import find, parameters
 
 if TYPE_CHECKING:
     from core.recipe import Recipe
-    from core.train.loop import Run
+    from core.train.run import Run
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
 same settings, a run that was stopped or killed goes on as if nothing had happened.
@@ -74,6 +75,8 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     values = read(program, about, [], [*flags_of(Options), *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
     recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
+    if PARENT in os.environ:
+        end_with(int(os.environ.pop(PARENT)))
     if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
         if status := side_by_side(own_words, processes):
             raise SystemExit(status)
@@ -119,7 +122,7 @@ def run_of(folder: Path, options: Options) -> Run:
     for name in ("workers", "log", "save", "hold_out", "show", "keep", "memory"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
-    from core.train.loop import Run
+    from core.train.run import Run
 
     return Run(
         folder,

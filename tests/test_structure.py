@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flags": set(),
     "prompts": set(),
     "progress": set(),
+    "console": {"progress"},
     "cond": set(),
     "random": set(),
     "nn": {"cond"},
@@ -60,13 +61,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"files"},
     "train.ema": set(),
     "train.precision": set(),
+    "train.run": set(),
+    "train.status": {"console", "progress"},
     "data": {"random"},
-    "cache": {"codec", "data", "weights"},
+    "cache": {"codec", "data", "progress", "weights"},
     "media": {"data", "files", "provenance"},
 }
 BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
-    "train.logger": {"weights"},
+    "train.logger": {"weights", "console", "progress", "train.run", "train.status"},
     "systems.sampling": {"cond", "denoiser", "grid", "guidance", "sample"},
     "systems": BELOW_SYSTEMS,
     "model": BELOW_SYSTEMS | {"systems", "systems.sampling"},

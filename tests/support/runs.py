@@ -7,7 +7,8 @@ from pathlib import Path
 
 from app.main import main
 from core.recipe import build
-from core.train.loop import Run, train
+from core.train.loop import train
+from core.train.run import Run
 from core.train.state import newest
 
 QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]

@@ -17,7 +17,8 @@ from torch.distributed.fsdp import fully_shard
 from core.recipe import Recipe, build
 from core.systems.diffusion import Diffusion
 from core.train import loop
-from core.train.loop import Run, train, update
+from core.train.loop import train, update
+from core.train.run import Run
 from core.train.state import State
 
 
