@@ -30,7 +30,7 @@ def picture_arguments(path: Path) -> dict[str, Any]:
         shown = floats(images[spaced(len(images))])
         channels = int(images.shape[1])
     else:
-        source = open_files(path)
+        source = open_files(path).source
         facts, size = source.facts, chosen_size(Counter(size_of(source, index) for index in range(len(source))))
         shown = _decoded(source, size)
         # What is grey everywhere needs one channel.
