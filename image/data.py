@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.data.dataset import DataError
 from core.data.source import Facts, Part, check_left_out, divided, divided_by
-from core.data.survey import LeftOut, Track, plainly
+from core.data.survey import LeftOut, Track, plainly, report
 from core.media.picture import CENTRE, Size, resize_and_crop, to_tensor
 from image.arrays import Frame, ImageArray, cover, in_channels, open_arrays, to_bytes
 from image.folder import arrays_at, open_files
@@ -91,10 +91,12 @@ def open_parts(path: Path, size: Size | int, channels: int = 3, track: Track = p
         array, kept, broken = _decoded(files, track)
         left_out = (*left_out, *broken)
         check_left_out(left_out, len(kept))
+        report(path, left_out, len(kept))
         facts = source.facts.some(kept)
         if source.captioned and facts.captions is None:
             facts = Facts([source.caption(index) for index in kept], facts.labels, facts.classes)
         return _divided(array, facts, left_out)
+    report(path, left_out, len(source))
     sides = divided_by(source.facts, len(source))
     train, held_out = (PictureFiles(Part(source, indices), target, channels) for indices in sides)
     return Parts(train, held_out, source.facts.classes, source.captioned, left_out)

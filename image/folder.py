@@ -12,7 +12,7 @@ from core.data.dataset import DataError
 from core.data.folder import open_folder
 from core.data.shards import is_shards, open_shards
 from core.data.source import Kind, Part, Source, check_left_out
-from core.data.survey import LeftOut, Track, plainly
+from core.data.survey import LeftOut, Track, plainly, report
 from core.media.picture import SUFFIXES, Header, decode, to_tensor
 from image.arrays import has_images
 from image.source import header_of
@@ -38,6 +38,7 @@ def open_source(path: Path) -> Source:
     """
     found = open_files(path)
     check_left_out(found.left_out, len(found.source))
+    report(path, found.left_out, len(found.source))
     return found.source
 
 
