@@ -10,7 +10,8 @@ What cannot be used is left out with a sentence, unless hardly anything else is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
@@ -78,11 +79,7 @@ def open_folder(path: Path, kind: Kind) -> FolderSource:
 
     Hidden ones are left aside. Raises DataError where there are none.
     """
-    every = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in kind.suffixes | READERS.keys() and file.is_file() and not _hidden(file, path)
-    )
+    every = files_below(path, kind.suffixes | READERS.keys())
     files = [file for file in every if file.suffix.lower() in kind.suffixes]
     if not files:
         endings = ", ".join(sorted(kind.suffixes))
@@ -93,8 +90,24 @@ def open_folder(path: Path, kind: Kind) -> FolderSource:
     return _with_folders(path, found, not tables and not found.captioned)
 
 
-def _hidden(file: Path, path: Path) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(path).parts)
+def files_below(path: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files with some endings in a folder and in the folders in it, hidden ones left aside, by name.
+
+    Links are followed, those to a folder above them once.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        if real not in seen:
+            seen.add(real)
+            found += [
+                os.path.join(folder, name)
+                for name in files
+                if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+            ]
+    return sorted(Path(name) for name in found if os.path.isfile(name))
 
 
 class Table(NamedTuple):
