@@ -181,7 +181,9 @@ class SamplingFlags:
 class Request(SamplingFlags):
     """What to sample."""
 
-    prompt: str | None = option(None, "a class, several in turn (0,1,2), or a caption; `;` separates several", "TEXT")
+    prompt: str | None = option(
+        None, "a class by name or number, several in turn (0,1), or a caption; `;` separates several", "TEXT"
+    )
     negative_prompt: str | None = option(None, "negative prompt: what guidance moves away from", "TEXT")
     count: int | None = option(None, "number of samples (default: 64, or 1 of a published pipeline)")
     first: int = option(0, "number of the first sample")

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from core.data.dataset import DataError
-from core.data.folder import open_folder
+from core.data.folder import FolderSource, files_below, open_folder
 from core.data.shards import is_shards, open_shards
 from core.data.source import Kind, Part, Source, check_left_out
-from core.data.survey import LeftOut, Track, plainly
+from core.data.survey import LeftOut, Track, plainly, report
 from core.media.picture import SUFFIXES, Header, decode, to_tensor
 from image.arrays import has_images
 from image.source import header_of
@@ -26,7 +26,7 @@ class Opened(NamedTuple):
 
     source: Source
     left_out: tuple[LeftOut, ...] = ()
-    headers: tuple[Header, ...] = ()  # of each picture; of shards none
+    headers: tuple[Header, ...] = ()  # of each picture, where they were read
     kind: str = "pictures"
     notes: tuple[str, ...] = ()
 
@@ -38,11 +38,22 @@ def open_source(path: Path) -> Source:
     """
     found = open_files(path)
     check_left_out(found.left_out, len(found.source))
+    report(path, found.left_out, len(found.source))
     return found.source
 
 
 def open_files(path: Path, track: Track = plainly) -> Opened:
-    """The pictures of a folder, every header of which is read, or of tar shards, and what was left out."""
+    """The pictures of a folder that have a header, all of which are read, or of tar shards, and what was left out."""
+    listed = list_files(path)
+    if not isinstance(listed.source, FolderSource):
+        return listed
+    headers, kept, broken = read_headers(listed.source, track)
+    source = Part(listed.source, kept) if broken else listed.source
+    return listed._replace(source=source, left_out=(*listed.left_out, *broken), headers=headers)
+
+
+def list_files(path: Path) -> Opened:
+    """The pictures of a folder or of tar shards by their names alone."""
     if is_shards(path):
         shards = open_shards(path, SHARDED)
         return Opened(shards, kind=f"pictures in {len(shards.paths)} tar shards")
@@ -51,14 +62,7 @@ def open_files(path: Path, track: Track = plainly) -> Opened:
     if not path.is_dir():
         raise DataError(f"{path} is neither a folder, nor a .tar, nor an .npz file: give one of these")
     folder = open_folder(path, IMAGES)
-    headers, kept, broken = read_headers(folder, track)
-    return Opened(
-        Part(folder, kept) if broken else folder,
-        (*folder.left_out, *broken),
-        headers,
-        f"pictures {folder.layout}",
-        folder.notes,
-    )
+    return Opened(folder, folder.left_out, (), f"pictures {folder.layout}", folder.notes)
 
 
 def read_headers(source: Source, track: Track) -> tuple[tuple[Header, ...], tuple[int, ...], tuple[LeftOut, ...]]:
@@ -78,7 +82,7 @@ def read_headers(source: Source, track: Track) -> tuple[tuple[Header, ...], tupl
 def count_pictures(path: Path) -> int:
     """How many pictures the names of a folder, of shards or of the arrays of an .npz file promise."""
     if path.is_dir() and not is_shards(path):
-        found = sum(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
+        found = len(files_below(path, SUFFIXES))
         return found or int(arrays_at(path) is not None)
     return int(is_shards(path) or (path.is_file() and has_images(path)))
 

@@ -84,7 +84,7 @@ def _of_arrays(path: Path) -> Survey:
     names = [f"image {index}" for index in range(len(images))]
     shapes = {tuple(images.shape[1:]): len(images)}
     captions = list(facts.captions or ())
-    return _surveyed("arrays in an .npz file", facts, shapes, names, same_images(images), captions, [], [])
+    return _surveyed("pictures in arrays of an .npz file", facts, shapes, names, same_images(images), captions, [], [])
 
 
 def _surveyed(

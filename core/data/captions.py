@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def _csv(table: Path) -> Rows:
             place = f"{table}, line {rows.line_num}"
             if len(row) > len(names):
                 raise DataError(f"{place}, has {len(row)} fields for {len(names)} columns: put quotes around its text")
-            yield place, dict(zip(names, row))
+            yield place, dict(zip_longest(names, row))
     except csv.Error as error:
         raise DataError(f"{table}, line {rows.line_num}, is not CSV ({error}): correct the quotes") from error
 

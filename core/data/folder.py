@@ -10,7 +10,8 @@ What cannot be used is left out with a sentence, unless hardly anything else is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
@@ -78,11 +79,7 @@ def open_folder(path: Path, kind: Kind) -> FolderSource:
 
     Hidden ones are left aside. Raises DataError where there are none.
     """
-    every = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in kind.suffixes | READERS.keys() and file.is_file() and not _hidden(file, path)
-    )
+    every = files_below(path, kind.suffixes | READERS.keys())
     files = [file for file in every if file.suffix.lower() in kind.suffixes]
     if not files:
         endings = ", ".join(sorted(kind.suffixes))
@@ -93,13 +90,24 @@ def open_folder(path: Path, kind: Kind) -> FolderSource:
     return _with_folders(path, found, not tables and not found.captioned)
 
 
-def _hidden(file: Path, path: Path) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(path).parts)
+def files_below(path: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files with some endings in a folder and in the folders in it, hidden ones left aside, by name.
 
-
-def has_captions(path: Path, kind: Kind) -> bool:
-    """Whether the files of a kind in a folder have captions, in a table or beside them."""
-    return path.is_dir() and open_folder(path, kind).captioned
+    Links are followed, those to a folder above them once.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        if real not in seen:
+            seen.add(real)
+            found += [
+                os.path.join(folder, name)
+                for name in files
+                if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+            ]
+    return sorted(Path(name) for name in found if os.path.isfile(name))
 
 
 class Table(NamedTuple):
@@ -122,9 +130,9 @@ def _tables_of(path: Path, candidates: Sequence[Path], names: _Names, kind: Kind
         return [_table(usual[0], kind)]
     for depth in sorted({len(file.parts) for file in candidates}):
         found = [table for file in candidates if len(file.parts) == depth for table in _naming(file, names, kind)]
-        beside = [table.path for table in found if table.path.parent == found[0].path.parent]
-        if len(beside) > 1 and not all(_is_test(file.stem) is not None for file in beside):
-            raise DataError(f"{path} has both {beside[0].name} and {beside[1].name}: keep the one that is right")
+        siblings = [table.path for table in found if table.path.parent == found[0].path.parent]
+        if len(siblings) > 1 and not all(_is_test(file.stem) is not None for file in siblings):
+            raise DataError(f"{path} has both {siblings[0].name} and {siblings[1].name}: keep the one that is right")
         if found:
             return found
     return []
@@ -177,7 +185,7 @@ class _Names:
 def _of_tables(tables: Sequence[Table], names: _Names, kind: Kind) -> FolderSource:
     left_out: list[LeftOut] = []
     found: dict[tuple[Path, str | None], Entry] = {}
-    silent = dict.fromkeys(names.files)
+    silent = dict.fromkeys(sorted(names.files))
     every: list[Row] = []
     for table, rows, columns in tables:
         every += rows
@@ -199,8 +207,8 @@ def _of_tables(tables: Sequence[Table], names: _Names, kind: Kind) -> FolderSour
             else:
                 found[file, caption] = Entry(file, caption, row, _is_test(table.stem) or False)
     shown = " or ".join(table.path.name for table in tables[:2])
-    left_out += [LeftOut(str(file), f"{file} has no line in {shown}: give it one, or remove it") for file in silent]
-    entries = list(found.values())
+    left_out += [LeftOut(str(file), f"{file} is not in {shown}: give it a line, or remove it") for file in silent]
+    entries = sorted(found.values(), key=lambda entry: entry.path)  # whatever the order of the table is
     paths = tuple(entry.path for entry in entries)
     facts = _facts(entries, columns_of(every, kind.name))
     return FolderSource(paths, facts, tuple(left_out), layout=f"with a table, {shown}")

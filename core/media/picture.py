@@ -92,7 +92,7 @@ def resize_and_crop(
     height, width = target
     scale = max(height / picture.height, width / picture.width)
     covering = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-    scaled = picture.resize(covering, Image.Resampling.LANCZOS)
+    scaled = picture if picture.size == covering else picture.resize(covering, Image.Resampling.LANCZOS)
     top = int(place[0] * (scaled.height - height + 1))
     left = int(place[1] * (scaled.width - width + 1))
     return scaled.crop((left, top, left + width, top + height)), (top, left)
@@ -100,8 +100,13 @@ def resize_and_crop(
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """A picture of mode "L" or "RGB" -> (C, H, W) in [-1, 1]."""
-    pixels = np.array(picture, dtype=np.float32).reshape(picture.height, picture.width, -1)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 127.5 - 1
+    return to_bytes(picture).contiguous() / 127.5 - 1
+
+
+def to_bytes(picture: Image.Image) -> Tensor:
+    """A picture of mode "L" or "RGB" -> (C, H, W) bytes."""
+    pixels = np.array(picture).reshape(picture.height, picture.width, -1)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _eight_bits(picture: Image.Image, bits: int) -> Image.Image:
