@@ -201,14 +201,27 @@ def _stages(plan: Plan, folder: Path, elapsed: Elapsed, change: Change, run_of: 
     path = folder
     for index, stage in enumerate(plan.stages):
         recipe = change(build(stage.recipe, stage.arguments))
-        last = index == len(plan.stages) - 1
-        run = dataclasses.replace(run_of(folder / stage.folder), stage=stage.recipe.split(".")[-2])
-        run = run if last else dataclasses.replace(run, sample_every=0, tensorboard=False)
+        run = with_rhythm(run_of(folder / stage.folder), stage)
+        if index < len(plan.stages) - 1:
+            run = dataclasses.replace(run, sample_every=0, tensorboard=False)
         if plan.seconds is not None:
             left = plan.end_of(index) - elapsed.seconds
             run = dataclasses.replace(run, deadline=time.monotonic() + left)
         path = train(recipe, run)
     return path
+
+
+def with_rhythm(run: Run, stage: Stage) -> Run:
+    """A run that speaks as often as its length needs; what is 0, never, stays so."""
+    steps = stage.steps
+    return dataclasses.replace(
+        run,
+        stage=stage.recipe.split(".")[-2],
+        log_every=min(run.log_every, max(1, steps // 100)),
+        save_every=min(run.save_every, max(1, steps // 10)),
+        validate_every=min(run.validate_every, max(1, steps // 10)),
+        sample_every=min(run.sample_every, max(1, steps // 4)),
+    )
 
 
 def evaluate(path: Path, folder: Path, left: float | None) -> None:
