@@ -10,10 +10,9 @@ from torch import Tensor
 
 from core.evaluation.distances import features, frechet, kernel, nearest_median, neighbours
 from core.model import Evaluate
-from image.data import ImageArray, ImageFiles, Subset
+from image.data import Images
 from image.metrics import accuracy, train_classifier
 
-Images = ImageArray | ImageFiles | Subset
 LIMIT = 10_000  # real images that are compared with
 
 
