@@ -18,7 +18,7 @@ from app.processes import side_by_side
 from core.registry import modalities, newest, open_model, presets
 
 if TYPE_CHECKING:
-    from core.fit.plan import Plan
+    from core.fit.plan import Plan, Stage
     from core.recipe import Recipe
     from core.train.run import Run
 
