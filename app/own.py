@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ def show_plan(plan: Plan) -> None:
     rows = plan.table()
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:{width}}  {value}", flush=True)
+        lines = textwrap.wrap(value, 100 - width - 2, break_long_words=False) or [""]
+        for index, line in enumerate(lines):
+            print(f"{name if index == 0 else '':{width}}  {line}", flush=True)
 
 
 @dataclass(frozen=True)
