@@ -95,7 +95,8 @@ def measure(
     evaluate = model.evaluate(options)
     if isinstance(evaluate, HasConditions):
         model = dataclasses.replace(model, prompts=WithDefault(model.prompts, evaluate.conditions))
-    began, samples = time.monotonic(), list[Tensor]()
+    began = time.monotonic()
+    samples: list[Tensor] = []
     size = request.batch or TIMED
     parts = -(-(request.count or 1) // size)
     for data, _ in options.progress.track(model.batches(request), "sampling", parts):

@@ -18,6 +18,8 @@ COMMANDS = {
     "info": ("app.info", "what a recipe or a checkpoint is"),
     "inspect": ("app.inspect", "what any file or folder of weights is, from its header"),
     "convert": ("app.convert", "from one layout or precision of weights to another"),
+    "data": ("app.data", "what a folder or file of data is, before training"),
+    "prepare": ("app.preparation", "a folder of data once, ahead of training"),
     "train": ("app.training", "train a recipe"),
     "watch": ("app.watch", "follow a run: where it is, its losses, the time left"),
     "sample": ("app.sampling", "sample a checkpoint or a published pipeline"),

@@ -32,6 +32,7 @@ def side_by_side(words: Sequence[str], count: int) -> int:
 
     with tempfile.TemporaryFile("w+") as complaints, _pipe() as reader:
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        wakeup = signal.set_wakeup_fd(-1)  # the processes see to a prompt end, each for itself
         try:
             port = _free_port()
             for rank in range(count):
@@ -40,6 +41,7 @@ def side_by_side(words: Sequence[str], count: int) -> int:
                     running[-1].send_signal(stopped[-1])
             failed = _wait(running)
         finally:
+            signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
         if failed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from core.progress import Part, Progress
 
 EVERY = 10.0  # seconds between two plain lines of one loop
+SOON = 2.0  # seconds of a loop before its first
 BAR = 24  # characters of a bar
 
 
@@ -48,17 +50,19 @@ def bar(share: float) -> str:
 
 
 class Throttle:
-    """Which of a loop's reports are worth a line: the first, one every ``EVERY`` seconds, and a last after a wait."""
+    """Which of a loop's reports are worth a line: some, once it has taken a while, and its end."""
 
     def __init__(self) -> None:
-        self._name, self._began, self._at = "", 0.0, 0.0
+        self._loop, self._at = 0.0, -math.inf  # when the loop began, and when it was reported
 
     def __call__(self, part: Part) -> bool:
         now = time.monotonic()
-        if (part.name, part.began) != (self._name, self._began):
-            self._name, self._began, self._at = part.name, part.began, now
-            return True
-        if now - self._at < EVERY and not (part.ended and self._at > part.began + 1):
+        if part.began != self._loop:
+            self._loop, self._at = part.began, -math.inf
+        waited = now - max(self._at, part.began)
+        if part.ended:
+            return self._at > part.began
+        if waited < (EVERY if self._at > part.began else SOON):
             return False
         self._at = now
         return True

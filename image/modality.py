@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.data.survey import Survey, Track, plainly
 from core.files import whole
 from core.media.picture import convert, to_tensor
 from core.media.sheet import picture, read_settings, same_pixels, save_page, save_sheet
@@ -20,8 +21,8 @@ from core.provenance import FORMAT, write_sidecar
 from core.registry import INDEX
 from image.operations import OPERATIONS
 from image.picture import Picture
+from image.preparation import PicturePreparation
 from image.request import REQUEST, ImageRequest
-
 
 ARRAYS = ".npz"
 
@@ -33,6 +34,7 @@ class Pictures(Modality[Picture]):
     suffixes = (".png", ARRAYS)
     request = REQUEST
     operations = OPERATIONS
+    preparation = PicturePreparation
 
     def decode(self, data: Tensor, conditions: Conditions) -> list[Picture]:
         shown = conditions.get("caption", conditions.get("class_name", [""] * len(data)))
@@ -75,6 +77,26 @@ class Pictures(Modality[Picture]):
                 return before.keys() == after.keys() and all(np.array_equal(before[key], after[key]) for key in before)
         # Settings of an older format are rewritten in today's, so only the pixels can be the same.
         return same_pixels(old, new) if settings["format"] != FORMAT else super().same(old, new, settings)
+
+    def own_arguments(self, data: Path) -> dict[str, Any]:
+        from image.facts import picture_arguments
+
+        return picture_arguments(data)
+
+    def count_data(self, path: Path) -> int:
+        from image.folder import count_pictures
+
+        return count_pictures(path)
+
+    def survey(self, path: Path, track: Track = plainly, thorough: bool = True) -> Survey:
+        from image.survey import survey
+
+        return survey(path, track, thorough)
+
+    def examples(self, path: Path, count: int) -> list[Picture]:
+        from image.survey import examples
+
+        return examples(path, count)
 
     def opens(self, path: Path) -> bool:
         return (path / INDEX).is_file()

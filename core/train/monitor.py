@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -115,6 +115,10 @@ class Monitor:
         self.spent += measurement.seconds
         self.pace.reserve = 1.1 * sum(each.seconds for each in self.measurements if each.every)
 
+    def _at_once(self) -> AbstractContextManager[None]:
+        """Alone, a process need not wait for the next check; several go on together."""
+        return self.pace.signals.at_once(self.pace.accelerator.num_processes == 1)
+
     def _log(self, state: State) -> None:
         if self.logger is not None:
             losses, norms = (torch.stack(each) for each in zip(*self.steps))
@@ -137,7 +141,7 @@ class Monitor:
 
     def _measure(self, state: State, check: Callable[[], None]) -> None:
         assert self.held_out is not None
-        bins = held_out_loss(state, self.held_out, self.recipe.training, check=check)
+        bins = held_out_loss(state, self.held_out, self.recipe.training, HELD_OUT, check, self._at_once())
         if self.logger is not None:
             by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
             self.logger.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
@@ -149,11 +153,9 @@ class Monitor:
         def on_step(step: Step) -> None:
             check()
 
-        # Alone, a process need not wait for the end of a step; several go on together.
-        alone = self.pace.accelerator.num_processes == 1
         with evaluating(state), state.ema.swapped(), gathered(state.system) as system, torch.no_grad():
             model = recipe.model(system)
-            with self.pace.signals.at_once(alone):
+            with self._at_once():
                 x, conditions = request.draw(model, SamplingRNG(seed, request.samples()), on_step)
                 data = system.decode(x).cpu()
         if self.logger is None:
@@ -176,14 +178,15 @@ def held_out_loss(
     training: Training,
     limit: int = HELD_OUT,
     check: Callable[[], None] = lambda: None,
+    inside: AbstractContextManager[None] = nullcontext(),
 ) -> list[float]:
     """The averaged model's weighted error on held-out data in BINS equal shares of the training density, clean first.
 
     Times and noise are fixed: the same at every step of every run, so that figures can be compared. ``check`` is called
-    before each batch, and may raise.
+    before each batch, and may raise; so may ``inside``, anywhere while the average is in place.
     """
     total, count = torch.zeros(BINS, dtype=torch.float64), torch.zeros(BINS, dtype=torch.float64)
-    with evaluating(state), state.ema.swapped():
+    with evaluating(state), state.ema.swapped(), inside:
         for first in range(0, min(limit, len(data)), training.batch):
             check()
             rows = range(first, min(first + training.batch, limit, len(data)))
