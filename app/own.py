@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CLOCK = "clock.json"
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 USUAL = 1800.0  # seconds, where neither a time nor steps are given
-SAMPLES = 1000  # that are measured at most
 LEAST = 120.0  # seconds for the evaluation of a run that has no time
 Change = Callable[["Recipe"], "Recipe"]
 Runs = Callable[[Path], "Run"]
@@ -231,31 +230,21 @@ def evaluate(path: Path, folder: Path, left: float | None) -> None:
     """Measure what was trained, within the seconds that are left, and say and keep how good it is."""
     import torch
 
-    from app.evaluation import plain, show
-    from core.evaluation.options import EvaluationOptions
+    from app.evaluation import as_json, measure_within, show
+    from core.console import reported
+    from core.evaluation.advice import advice
     from core.files import whole
     from core.fit.machine import usable_cores
-    from core.settings import settings_of
 
     model = open_model(path)
     if model.evaluate is None:
         return
-    began = time.monotonic()
-    budget = max(LEAST if left is None else left, 2.0)
     torch.set_num_threads(usable_cores())
-    count, samples = 0, list[torch.Tensor]()
-    request = model.modality.request(count=SAMPLES, batch=SAMPLES // 10)
-    for data, _ in model.batches(request):
-        samples.append(data)
-        count += len(data)
-        spent = time.monotonic() - began
-        if spent * (1 + len(data) / count) > 0.4 * budget:
-            break
-    request = dataclasses.replace(request, count=count)
-    conditions = request.conditions(model, request.samples())
-    options = EvaluationOptions(seconds=max(1.0, 0.6 * (budget - (time.monotonic() - began))))
-    figures = dict(model.evaluate(options)(torch.cat(samples), conditions))
+    with reported() as progress:
+        budget = max(LEAST if left is None else left, 2.0)
+        figures, request = measure_within(model, model.modality.request(), budget, progress)
+    next_steps = advice(figures)
     show(figures)
-    page = json.dumps({"figures": plain(figures), "settings": settings_of(model, request)}, indent=1)
+    print(*(f"\n{sentence}" for sentence in next_steps), sep="", flush=True)
     with whole(folder / "evaluation.json") as draft:
-        draft.write_text(page + "\n")
+        draft.write_text(as_json(model, request, figures, next_steps) + "\n")

@@ -34,11 +34,11 @@ def view(batch: Mapping[str, Any]) -> Tensor:
 class Network(nn.Module):
     """Pictures (B, C, H, W) -> features (B, FEATURES): a stem that makes a map of at most MAP, and two halvings."""
 
-    def __init__(self, channels: int, side: int, width: int = 24) -> None:
+    def __init__(self, channels: int, sides: tuple[int, int], width: int = 24) -> None:
         super().__init__()
-        stride = max(1, -(-side // MAP))
+        stride = (-(-sides[0] // MAP), -(-sides[1] // MAP))
         self.body = nn.Sequential(
-            nn.Conv2d(channels, width, stride + 2, stride, 1, bias=False),
+            nn.Conv2d(channels, width, (stride[0] + 2, stride[1] + 2), stride, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
             *_halving(width, 2 * width),
@@ -70,8 +70,19 @@ def _halving(width: int, wider: int) -> tuple[nn.Module, ...]:
 
 def network(example: Tensor) -> nn.Module:
     """An untrained network of pictures like this one (1, C, H, W)."""
-    made = Network(example.shape[1], max(example.shape[-2:]))
-    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    made = Network(example.shape[1], (example.shape[2], example.shape[3]))
+    return made.to(memory_format=torch.channels_last)
+
+
+def details(pictures: Tensor) -> Tensor:
+    """How much there is at the three finest scales, each half as fine as the one before: (B, 3 C) log-deviations."""
+    bands = list[Tensor]()
+    for _ in range(3):
+        halves = [min(2, side) for side in pictures.shape[-2:]]
+        coarse = F.avg_pool2d(pictures, halves, ceil_mode=True, count_include_pad=False)
+        bands.append((pictures - F.interpolate(coarse, pictures.shape[-2:])).flatten(2).std(2, correction=0))
+        pictures = coarse
+    return (torch.cat(bands, 1) + 1e-2).log()
 
 
 def shift(pictures: Tensor) -> Tensor:
@@ -100,4 +111,4 @@ def _affine(pictures: Tensor, move: float, scale: float, mirror: bool = False) -
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-PICTURES = Backbone(view, network, shift, distort, FEATURES, "picture")
+PICTURES = Backbone(view, network, shift, distort, FEATURES, "picture", details=details)

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "condition": {"cond"},
     "text": {"cond", "condition", "nn"},
     "codec": {"autoencoder", "nn", "random"},
-    "evaluation": set(),
+    "evaluation": {"data", "progress"},
     "aliases": set(),
     "provenance": {"files"},
     "train.ema": set(),

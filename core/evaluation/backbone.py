@@ -25,6 +25,9 @@ class Backbone:
     thousands of. ``network`` makes an untrained network (B, ...) -> (B, D) for views like the given ones. Where
     ``published`` is true the views are features already, of a network that others trained, and ``texts`` are captions
     (N,) -> (N, D) of length 1 in the same space, if it has one.
+
+    ``details`` are a few numbers (B, K) of the finest detail of views, such as how sharp they are, for which judges of
+    what is shown have no eye.
     """
 
     view: Callable[[Mapping[str, Any]], Tensor]
@@ -35,12 +38,13 @@ class Backbone:
     noun: str = "example"
     published: bool = False
     texts: Callable[[Sequence[str]], Tensor] | None = None
+    details: Callable[[Tensor], Tensor] | None = None
 
 
 def perceptron(view: Tensor, width: int = 128, features: int = 64) -> nn.Module:
     """A network of vectors (B, ...), flattened: what is at hand where a domain has nothing better."""
     inputs = view[0].numel()
-    layers = (nn.Flatten(), nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, features))
+    layers = (nn.Flatten(), nn.BatchNorm1d(inputs), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, features))
     return nn.Sequential(*layers)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.evaluation.options import Track, untracked
+from core.progress import Progress
 
 Judge = TypeVar("Judge", bound=nn.Module)
 TICKS = 100  # parts in which progress is shown
@@ -58,7 +58,7 @@ def train_within(
     batch: int = 64,
     weight_decay: float = 5e-2,
     seed: int = 0,
-    track: Track = untracked,
+    progress: Progress = Progress(),
     what: str = "training a judge",
 ) -> Judge:
     """Make a judge and train it for ``most`` steps, or as many as fit into ``seconds`` of wall clock.
@@ -70,16 +70,17 @@ def train_within(
         torch.manual_seed(seed)
         judge = make().train()
         optimizer = torch.optim.AdamW(judge.parameters(), lr, weight_decay=weight_decay, fused=True)
-        rows, began, step, progress = _rows(count, min(batch, count)), time.monotonic(), 0, 0.0
-        for tick in track(range(TICKS), what):
-            while progress < (tick + 1) / TICKS:
-                optimizer.param_groups[0]["lr"] = lr * min((progress + 0.01) / RISE, (1 - progress) / (1 - RISE))
+        rows, began, step, done = _rows(count, min(batch, count)), time.monotonic(), 0, 0.0
+        for tick in progress.track(range(TICKS), what):
+            while done < (tick + 1) / TICKS:
+                progress.check()
+                optimizer.param_groups[0]["lr"] = lr * min((done + 0.01) / RISE, (1 - done) / (1 - RISE))
                 found = loss(judge, next(rows))
                 optimizer.zero_grad()
                 found.backward()
                 optimizer.step()
                 step += 1
-                progress = max(step / most, (time.monotonic() - began) / seconds)
+                done = max(step / most, (time.monotonic() - began) / seconds)
     return judge.eval().requires_grad_(False)
 
 

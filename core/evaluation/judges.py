@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.evaluation.backbone import Backbone
 from core.evaluation.judge import contrastive_loss, train_within
-from core.evaluation.options import Track
+from core.progress import Progress
 
 ROWS = 2**15  # of the table of words and parts of words
 EPOCHS = 60  # at most: small data are seen by heart after that
@@ -88,7 +88,7 @@ class Embedder(nn.Module):
 
 
 def train_classifier(
-    backbone: Backbone, views: Tensor, labels: Tensor, classes: int, seconds: float, track: Track
+    backbone: Backbone, views: Tensor, labels: Tensor, classes: int, seconds: float, progress: Progress
 ) -> Classifier:
     """A classifier of views (N, ...) of labels (N,)."""
 
@@ -102,13 +102,13 @@ def train_classifier(
         len(views),
         seconds,
         _most(len(views)),
-        track=track,
+        progress=progress,
         what="training a classifier of the data",
     )
 
 
 def train_matcher(
-    backbone: Backbone, views: Tensor, captions: Sequence[str], seconds: float, track: Track
+    backbone: Backbone, views: Tensor, captions: Sequence[str], seconds: float, progress: Progress
 ) -> Matcher:
     """A matcher of views (N, ...) and their captions (N,)."""
 
@@ -123,13 +123,13 @@ def train_matcher(
         len(views),
         seconds,
         _most(len(views)),
-        track=track,
+        progress=progress,
         what=f"training a matcher of {backbone.noun}s and captions",
     )
 
 
 def train_embedder(
-    backbone: Backbone, views: Tensor, seconds: float, track: Track, temperature: float = 0.2
+    backbone: Backbone, views: Tensor, seconds: float, progress: Progress, temperature: float = 0.2
 ) -> Embedder:
     """A network for which two distortions of a view are alike, and those of other views are not (2002.05709)."""
 
@@ -145,7 +145,7 @@ def train_embedder(
         len(views),
         seconds,
         _most(len(views)),
-        track=track,
+        progress=progress,
         what="training features of the data",
     )
 
@@ -167,6 +167,6 @@ def _parts(caption: str) -> Iterator[str]:
             yield from (padded[at : at + length] for at in range(len(padded) - length + 1))
 
 
-def _most(count: int, batch: int = 128) -> int:
+def _most(count: int, batch: int = 64) -> int:
     """Steps of EPOCHS epochs, and at least some hundred."""
     return max(400, EPOCHS * count // batch)
