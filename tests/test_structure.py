@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flags": set(),
     "prompts": set(),
     "progress": set(),
+    "sizes": set(),
     "console": {"progress"},
     "cond": set(),
     "random": set(),
@@ -75,6 +76,7 @@ MAY_IMPORT |= {
     "model": BELOW_SYSTEMS | {"systems", "systems.sampling"},
     "settings": {"flags", "grid", "model", "sample", "systems.sampling"},
     "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
+    "fit": {"data", "files", "random", "recipe", "sizes", "systems", "train.precision"},
     "registry": {"model", "names", "parameters", "recipe"},
     "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
