@@ -26,7 +26,7 @@ from core.evaluation.distances import (
 )
 from core.evaluation.gallery import conditions_of, read_gallery
 from core.evaluation.interval import average, share
-from core.evaluation.judges import Classifier, Matcher, train_classifier, train_embedder, train_matcher
+from core.evaluation.judges import UNKNOWN, Classifier, Matcher, train_classifier, train_embedder, train_matcher
 from core.evaluation.memorised import LEAST, TAIL, Originals, points
 from core.evaluation.options import Evaluate, EvaluationOptions
 from core.evaluation.retrieval import chance, r_precision
@@ -153,11 +153,13 @@ class OwnEvaluation:
         classifier, labels = self.classifier, self.held_out.labels
         if classifier is None or labels is None or "label" not in asked:
             return {}
-        right = (_in_batches(classifier, each).argmax(1) for each in (views, self.held_out.views))
-        return _beside(
-            names.AS_ASKED,
-            *(share(found == each) for found, each in zip(right, (torch.as_tensor(asked["label"]), labels))),
-        )
+        shares = []
+        for each, own in ((views, torch.as_tensor(asked["label"])), (self.held_out.views, labels)):
+            known = own != UNKNOWN
+            if not bool(known.any()):
+                return {}
+            shares.append(share(_in_batches(classifier, each[known]).argmax(1) == own[known]))
+        return _beside(names.AS_ASKED, *shares)
 
     def _captions(self, views: Tensor, asked: Mapping[str, Any]) -> dict[str, object]:
         """R-precision of samples and of real examples, of captions that training had and of others."""

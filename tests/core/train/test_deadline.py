@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import accelerate  # noqa: F401  (imported here, so that it takes nothing of the time of a run)
 import pytest
 from torch import Tensor
 from toy.modality import PointModality
@@ -24,6 +23,12 @@ from core.train.run import Run
 from core.train.state import newest, time_spent
 from core.weights.checkpoint import read_metadata
 from tests.support.runs import quiet, spread
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a first run imports takes nothing of the time of those here."""
+    train(build("toy.recipes.points.circle", {"steps": 1}, ("toy",)), quiet(tmp_path_factory.mktemp("first")))
 
 
 def recipe(pause: float = 0.0) -> Recipe:
@@ -46,7 +51,7 @@ def rates(folder: Path) -> list[float]:
 
 
 def test_it_ends_at_the_deadline_with_no_learning_rate_left(tmp_path: Path) -> None:
-    run, made = within(quiet(tmp_path, log_every=1), 3.0), recipe()
+    run, made = within(quiet(tmp_path, log_every=1), 2.0), recipe()
     last = train(made, run)
     assert run.deadline is not None and -0.5 < time.monotonic() - run.deadline < 1.0
     found = rates(tmp_path)
@@ -107,5 +112,5 @@ def test_two_processes_end_at_the_same_step(tmp_path: Path) -> None:
     (last,) = checkpoints.glob("step-*.safetensors")
     assert float((tmp_path / "two" / "late").read_text()) < 1.0
     found = rates(tmp_path / "two")
-    assert len(found) == read_metadata(last)["step"] > 10 and found == sorted(found, reverse=True)
-    assert found[-1] < 0.1 * found[0]
+    assert len(found) == read_metadata(last)["step"] > 10 and found[-1] < 0.1 * found[0]
+    assert all(after < before + 0.05 * found[0] for before, after in itertools.pairwise(found))
