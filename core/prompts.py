@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 Conditions = Mapping[str, Any]
 SHOWN = 20  # names of classes in a message
+CLASS_NAME = "class_name"  # the names of the labels, for sheets
 Default = Callable[[int, Sequence[int]], Conditions]  # seed, sample numbers -> their conditions
 
 
@@ -93,7 +94,7 @@ class Classes:
         import torch
 
         found: dict[str, Any] = {"label": torch.tensor(labels)}
-        return found | {"class_name": [self.names[label] for label in labels]} if self.names else found
+        return found | {CLASS_NAME: [self.names[label] for label in labels]} if self.names else found
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,16 @@ def empty_captions(seed: int, samples: Sequence[int]) -> Conditions:
 
 @dataclass(frozen=True)
 class WithDefault:
-    """Prompts whose default is that of ``chosen``, as far as their own has it too."""
+    """Prompts whose default is that of ``chosen``, where that has all that their own default has."""
 
     prompts: Prompts
     chosen: Default
 
     def default(self, seed: int, samples: Sequence[int]) -> Conditions:
         own = self.prompts.default(seed, samples)
-        found = {name: value for name, value in self.chosen(seed, samples).items() if name in own} if own else {}
-        return found or own
+        named = own.keys() - {CLASS_NAME}
+        found = self.chosen(seed, samples) if named else {}
+        return {name: found[name] for name in named} if named <= found.keys() else own
 
     def parse(self, text: str, count: int) -> Conditions:
         return self.prompts.parse(text, count)
