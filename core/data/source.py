@@ -210,7 +210,7 @@ def plain_caption(caption: str) -> str:
 
 
 def check_left_out(left_out: Sequence[LeftOut], kept: int) -> None:
-    """Raises DataError, with the first sentence of those that were left out, where they are more than a quarter of all."""
+    """Raises DataError, with the sentence of the first that was left out, where they are more than a quarter of all."""
     if 3 * len(left_out) > kept:
         others = len(left_out) - 1
         more = f" (and {others} more cannot be used: `langevin data` lists them)" if others else ""
