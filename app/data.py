@@ -88,7 +88,8 @@ def lines(path: Path, survey: Survey) -> Iterator[str]:
     yield f"{path}: {survey.count:,} {survey.kind}"
     shapes = sorted(survey.shapes.items(), key=lambda pair: -pair[1])
     shown = [f"{'x'.join(map(str, shape))} ({count:,})" for shape, count in shapes[:SHOWN]]
-    yield row("shapes", shown, len(shapes))
+    if shapes:
+        yield row("shapes", shown, len(shapes))
     if survey.classes:
         named = [f"{name} ({count:,})" for name, count in zip(survey.classes, survey.members)]
         yield row("classes", [f"{len(named)}: {named[0]}", *named[1 : 2 * SHOWN]], len(named))
@@ -107,7 +108,8 @@ def lines(path: Path, survey: Survey) -> Iterator[str]:
     for note in survey.notes:
         yield row("note", [note])
     if survey.left_out:
-        yield row("left out", [f"{len(survey.left_out):,}, which training leaves out:"])
+        does = "leaves out" if survey.count >= 3 * len(survey.left_out) else "refuses, because they are many"
+        yield row("left out", [f"{len(survey.left_out):,}, which training {does}:"])
         yield from (f"  {each.why}" for each in survey.left_out[:SHOWN])
         if len(survey.left_out) > SHOWN:
             yield f"  and {len(survey.left_out) - SHOWN:,} more: --json lists all"
