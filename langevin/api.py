@@ -194,7 +194,7 @@ class _Foreign(nn.Module):
         self.labelled = labelled
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        return self.network(x, time, cond.vector) if self.labelled else self.network(x, time)
+        return self.network(x, time, cond.label) if self.labelled else self.network(x, time)
 
 
 def _filled(kind: type[Any], flags: Mapping[str, Any]) -> Any:

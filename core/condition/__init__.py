@@ -61,7 +61,7 @@ class ClassLabel(Conditioner):
 
 
 class Labels(Conditioner):
-    """The labels themselves, for a network that embeds them: ``batch["label"]`` (B,) -> ``cond.vector`` (B,)."""
+    """The labels themselves, for a network that embeds them: ``batch["label"]`` (B,) -> ``cond.label`` (B,)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -69,10 +69,10 @@ class Labels(Conditioner):
 
     def forward(self, batch: Batch) -> Cond:
         """Raises ValueError as ``ClassLabel`` does."""
-        return Cond(vector=checked(batch, self.classes))
+        return Cond(label=checked(batch, self.classes))
 
     def null(self, count: int) -> Cond:
-        return Cond(vector=torch.full((count,), self.classes))
+        return Cond(label=torch.full((count,), self.classes))
 
 
 class Valid(Conditioner):
@@ -88,8 +88,8 @@ class Valid(Conditioner):
 class CombinedConditioner(Conditioner):
     """Several conditioners as one.
 
-    Vectors are joined along their features and concat maps along their channels; tokens follow each other, with their
-    masks. Any other slot may be filled by one conditioner only.
+    Vectors and numbers are joined along their features and concat maps along their channels; tokens follow each other,
+    with their masks. Any other slot may be filled by one conditioner only.
     """
 
     def __init__(self, parts: Sequence[Conditioner]) -> None:
@@ -123,7 +123,7 @@ def join(conds: Sequence[Cond]) -> Cond:
     return widest(**joined)
 
 
-_AXIS = {"vector": 1, "tokens": 1, "mask": 1, "concat": 1}
+_AXIS = {"vector": 1, "number": 1, "tokens": 1, "mask": 1, "concat": 1}
 
 
 def _with_masks(conds: Sequence[Cond]) -> list[Cond]:
