@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.options import flags_of, flags_of_function, read
+from app.options import Flag, flags_of, flags_of_function, read, typed
 from app.processes import side_by_side
 from core.flags import option
 from core.registry import find, parameters
 
 if TYPE_CHECKING:
+    from core.finetune import Beginning
     from core.recipe import Recipe
     from core.train.loop import Run
 
@@ -23,8 +24,14 @@ same settings, a run that was stopped or killed goes on as if nothing had happen
 
 Example:
   langevin train edm --preset tiny --out runs/edm-tiny
+  langevin train --from runs/edm-tiny --data pictures             fine-tune a model on other data
+  langevin train --from runs/ldm-tiny --data pictures --lora 8    or a LoRA of rank 8 on it
 
 On several machines: torchrun --nnodes ... -m app.main -- train ..."""
+
+
+FROM = Flag("from", Path, None, "fine-tune a checkpoint, the newest of a run's folder, or a published folder")
+LORA = Flag("lora", int, None, "with --from: train a LoRA of this rank, and leave the model as it is", "RANK")
 
 
 @dataclass(frozen=True)
@@ -57,28 +64,38 @@ class Options:
 def main(words: Sequence[str], system: str | None = None) -> None:
     """Read the options, train, say where the checkpoint lies."""
     own_words = ["train", *([] if system is None else [system]), *words]
-    if system is None:
-        if not words or words[0].startswith("-"):
-            _explain(words)
-            return
+    if system is None and words and not words[0].startswith("-"):
         system, words = words[0], words[1:]
+    begun = _begun(system, words)
+    if system is None and begun is None:
+        _explain(words)
+        return
     from core.recipe import build
     from core.train.loop import train
 
     preset = _preset_in(words)
-    name, function = find(system, preset)
-    program = f"langevin train {system}"
+    name, function = find(system or "", preset) if begun is None else (begun.name, begun.function)
+    program = "langevin train" if system is None else f"langevin train {system}"
     about = f"{ABOUT}\n\nThis preset: {(function.__doc__ or '').strip().splitlines()[0]}"
     every = flags_of_function(function, parameters())
-    own = [flag for flag in every if flag.name not in {f.name for f in flags_of(Options)}]
-    values = read(program, about, [], [*flags_of(Options), *own], words)
+    if begun is not None:
+        every = [flag._replace(default=begun.arguments.get(flag.name, flag.default)) for flag in every]
+    shared = [*flags_of(Options), FROM, LORA]
+    own = [flag for flag in every if flag.name not in {f.name for f in shared}]
+    values = read(program, about, [], [*shared, *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
-    recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
+    if begun is None:
+        made = build(name, {flag.name: values[flag.name] for flag in own})
+    else:
+        say = print if os.environ.get("RANK", "0") == "0" else lambda sentence: None
+        made = begun.recipe({flag.name: values[flag.name] for flag in own if typed(flag.name, words)}, say)
+    recipe = with_settings(made, options)
     if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
         if status := side_by_side(own_words, processes):
             raise SystemExit(status)
         return
-    folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
+    usual = f"{(system or '').replace('.', '-')}-{preset}" if begun is None else begun.label
+    folder = options.out or Path("runs") / usual
     path = train(recipe, run_of(folder, options))
     print(path)
     print(f"Next: langevin sample {folder} --out {folder}/samples{recipe.modality.suffixes[0]}")
@@ -135,13 +152,23 @@ def run_of(folder: Path, options: Options) -> Run:
     )
 
 
+def _begun(system: str | None, words: Sequence[str]) -> Beginning | None:
+    """How the model of --from is fine-tuned; None without it. Raises ValueError where that cannot be."""
+    path, rank = typed("from", words), typed("lora", words)
+    if path is None:
+        if rank is not None:
+            raise ValueError("--lora is for a trained model: give it with --from")
+        return None
+    if rank is not None and not rank.isdecimal():
+        raise ValueError(f"--lora is the rank, a whole number, not '{rank}'")
+    from core.finetune import beginning
+
+    preset, other_data = typed("preset", words), typed("data", words) is not None
+    return beginning(Path(path), system, preset, None if rank is None else int(rank), other_data)
+
+
 def _preset_in(words: Sequence[str]) -> str:
-    for index, word in enumerate(words):
-        if word.startswith("--preset="):
-            return word.removeprefix("--preset=")
-        if word == "--preset" and index + 1 < len(words):
-            return words[index + 1]
-    return "tiny"
+    return typed("preset", words) or "tiny"
 
 
 def _explain(words: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ class Classes:
     """A model of ``count`` classes: "3", or "0,1,2" in turn. By default sample i is of class i mod ``count``."""
 
     count: int
+    names: Sequence[str] = ()
 
     def default(self, seed: int, samples: Sequence[int]) -> Conditions:
         import torch

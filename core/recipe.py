@@ -143,6 +143,7 @@ class Recipe:
     prompts: Prompts = Unconditional()
     evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
     initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
+    source: str | None = None  # the trained model whose weights a run begins with
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 

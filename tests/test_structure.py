@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "names": set(),
     "parameters": set(),
     "flags": set(),
-    "prompts": set(),
+    "prompts": {"random"},
     "cond": set(),
     "random": set(),
     "nn": {"cond"},
@@ -72,6 +72,7 @@ MAY_IMPORT |= {
     "settings": {"flags", "grid", "model", "sample", "systems.sampling"},
     "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
     "registry": {"model", "names", "parameters", "recipe"},
+    "finetune": BELOW_SYSTEMS | {"model", "recipe", "registry", "systems", "systems.sampling"},
     "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
 

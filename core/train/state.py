@@ -95,6 +95,7 @@ def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: boo
         "batch": recipe.training.batch,
         "seed": recipe.training.seed,
         "seconds": state.seconds,
+        "source": recipe.source,
     }
     if main:
         write(path, tensors, metadata)
@@ -117,6 +118,7 @@ def resume(state: State, recipe: Recipe, path: Path) -> None:
         "arguments": dict(recipe.arguments),
         "batch": recipe.training.batch,
         "seed": recipe.training.seed,
+        "source": recipe.source,
     }
     for name, value in ours.items():
         if metadata.get(name) != value:
