@@ -24,8 +24,10 @@ same settings, a run that was stopped or killed goes on as if nothing had happen
 
 Example:
   langevin train edm --preset tiny --out runs/edm-tiny
-  langevin train --from runs/edm-tiny --data pictures             fine-tune a model on other data
-  langevin train --from runs/ldm-tiny --data pictures --lora 8    or a LoRA of rank 8 on it
+
+With --from a trained model is fine-tuned on other data, or a LoRA on it; its recipe may be left out.
+  langevin train --from runs/edm-tiny --data pictures
+  langevin train --from runs/ldm-tiny --data pictures --lora 8
 
 On several machines: torchrun --nnodes ... -m app.main -- train ..."""
 

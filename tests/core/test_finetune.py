@@ -1,4 +1,4 @@
-"""Fine-tuning in itself: which weights are copied where, which classes stay, and what is said of the rest."""
+"""Fine-tuning in itself: which weights are copied where, which classes stay, and which sentences a person gets."""
 
 from __future__ import annotations
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.cond import Cond
-from core.condition import CombinedConditioner, Labels
-from core.condition.number import NumberEmbedding, Numbers
+from core.condition import CombinedConditioner, Labels, NumberEmbedding, Numbers
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.objective import Objective, flow
