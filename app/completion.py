@@ -59,7 +59,8 @@ def following(words: Sequence[str]) -> list[str]:
     own = [value for value in names.values() if isinstance(value, Flag)]
     own += flags_of(names["Options"]) if "Options" in names else []
     if command in ("train", "info") and not rest:
-        return list(systems())
+        alone = [value for value in names.values() if isinstance(value, Flag)]  # flags that may stand first
+        return [*systems(), *as_typed(flag.name for flag in alone)]
     if command == "train" and rest[0] in systems():
         presets = systems()[rest[0]].presets
         if rest[-1] == "--preset":

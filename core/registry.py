@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from core.model import Modality, Model, Operation, Request
 
 ROOT = Path(__file__).parents[1]
+USUAL = ("own", "tiny")  # presets, where none is named
 INDEX = "model_index.json"  # the table of contents of a published folder
 
 
@@ -92,6 +93,16 @@ def find(system: str, preset: str) -> tuple[str, Callable[..., object]]:
     look_up(f"preset of {system}", preset, dict.fromkeys(outline.presets), f"langevin info {system}")
     module = importlib.import_module(outline.module)
     return f"{module.__name__}.{preset}", presets(module)[preset]
+
+
+def find_in(domain: str, system: str, preset: str | None) -> tuple[str, Callable[..., object]]:
+    """``find`` among the recipes of one domain; without a preset, the first of ``USUAL`` that there is."""
+    table = {name.split(".")[-1]: each for name, each in systems().items() if each.module.split(".")[0] == domain}
+    outline = look_up(f"recipe of {domain}", system, table, "langevin list")
+    name = next((each for each in USUAL if each in outline.presets), "") if preset is None else preset
+    look_up(f"preset of {system}", name, dict.fromkeys(outline.presets), f"langevin info {system}")
+    module = importlib.import_module(outline.module)
+    return f"{module.__name__}.{name}", presets(module)[name]
 
 
 def requests() -> dict[str, type[Request]]:

@@ -173,16 +173,34 @@ def wrap(
     return Model(CoreModel(system, tuple(shape), usual, modalities()[modality], prompts, "network"))
 
 
-def train(recipe: str, folder: PathLike, preset: str = "tiny", **arguments: Any) -> Model:
-    """Train a preset of a recipe, or go on with the run in ``folder``, and open it.
+def train(
+    recipe: str | None,
+    folder: PathLike,
+    preset: str | None = None,
+    *,
+    start: PathLike | None = None,
+    lora: int | None = None,
+    **arguments: Any,
+) -> Model:
+    """Train a preset of a recipe, by default ``tiny``, or go on with the run in ``folder``, and open it.
 
-    arguments: of the recipe, as ``langevin train RECIPE --preset PRESET --help`` lists them.
+    start: a trained model to fine-tune, as ``--from``: a checkpoint, a run's folder or a published one, whose recipe it
+    is where ``recipe`` is None; lora: train a LoRA of this rank on it; arguments: of the recipe, as ``langevin train
+    RECIPE --preset PRESET --help`` lists them. Raises ValueError for what does not go together.
     """
+    from core.finetune import beginning
     from core.recipe import build
     from core.train.loop import train as run
     from core.train.run import Run
 
-    return open(run(build(find(recipe, preset)[0], arguments), Run(Path(folder), tensorboard=False)))
+    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in arguments.items()}
+    if start is not None:
+        made = beginning(Path(start), recipe, preset, lora, "data" in given).recipe(given)
+    elif recipe is None or lora is not None:
+        raise ValueError("name a recipe to train, or give the trained model to start from: start")
+    else:
+        made = build(find(recipe, preset or "tiny")[0], given)
+    return open(run(made, Run(Path(folder), tensorboard=False)))
 
 
 class _Foreign(nn.Module):
@@ -194,7 +212,7 @@ class _Foreign(nn.Module):
         self.labelled = labelled
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        return self.network(x, time, cond.vector) if self.labelled else self.network(x, time)
+        return self.network(x, time, cond.label) if self.labelled else self.network(x, time)
 
 
 def _filled(kind: type[Any], flags: Mapping[str, Any]) -> Any:
