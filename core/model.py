@@ -328,3 +328,10 @@ class Modality(ABC, Generic[Object]):
     def open_published(self, path: Path, request: Request | None) -> Model:
         """The model of a folder that others published, opened for a request. Raises ValueError where it cannot be."""
         raise ValueError(f"the modality {self.name} opens no published models")
+
+    def export(self, path: Path, out: Path, layout: str) -> str:
+        """Write a checkpoint of ours where other programs read it, in a layout of theirs, and say what was written.
+
+        Raises ValueError where they have none.
+        """
+        raise ValueError(f"{path} is of the modality {self.name}, whose checkpoints are converted to no other layout")

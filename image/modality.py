@@ -73,5 +73,10 @@ class Pictures(Modality[Picture]):
         size = request.size if isinstance(request, ImageRequest) else None
         return open_pipeline(path, None if size is None else (size[0], size[-1])).model(self, path)
 
+    def export(self, path: Path, out: Path, layout: str) -> str:
+        from image.published.export import export
+
+        return export(path, out, layout)
+
 
 MODALITY = Pictures()

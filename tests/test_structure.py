@@ -47,10 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "guidance": PATH,
     "likelihood": PATH | {"sample"},
     "edit": PATH | {"sample", "grid", "likelihood"},
+    "inverse": PATH,
     "verify": PATH | {"sample", "grid"},
     "objective": PATH,
     "distill": PATH | {"sample", "grid", "guidance", "objective"},
-    "condition": {"cond", "nn"},
+    "condition": {"cond"},
+    "text": {"cond", "condition", "nn"},
     "codec": {"autoencoder", "nn", "random"},
     "evaluation": set(),
     "aliases": set(),
@@ -58,13 +60,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train.ema": set(),
     "train.precision": set(),
     "data": {"random"},
+    "cache": {"codec", "data", "weights"},
     "media": {"data", "files", "provenance"},
 }
 BELOW_SYSTEMS = set(MAY_IMPORT)
 MAY_IMPORT |= {
-    "train.order": {"data", "random"},
-    "train.cache": BELOW_SYSTEMS | {"train.order"},
-    "train.latents": BELOW_SYSTEMS | {"train.order", "train.cache"},
     "train.logger": {"weights"},
     "systems.sampling": {"cond", "denoiser", "grid", "guidance", "sample"},
     "systems": BELOW_SYSTEMS,
