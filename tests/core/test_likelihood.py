@@ -91,7 +91,17 @@ def test_a_tighter_tolerance_gives_a_smaller_bar_and_a_smaller_error() -> None:
         errors.append(float((found.value - truth.value).abs().max()))
         bars.append(float(found.error.max()))
         assert covered(found, truth.value) >= 0.95
-    assert errors[1] < 0.1 * errors[0] and bars[1] < 0.1 * bars[0] and errors[1] < 1e-6
+    assert errors[1] < 0.5 * errors[0] < 1e-7 and bars[1] < 0.1 * bars[0]
+
+
+def test_a_path_that_leaves_the_ode_is_corrected_by_its_own_defect() -> None:
+    """At a tolerance this coarse the path alone is wrong by thirty times as much."""
+    means = 0.1 * torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    law, schedule = Mixture(means, torch.logspace(-4, 0, 6, dtype=torch.float64).expand(3, 6)), EDM(cleanest=1e-4)
+    x = law.sample(20, seed=17)
+    truth = law.log_density(x, ONE, NOTHING)
+    found = log_prob(law.denoiser(schedule), x, noised(law, schedule), tolerance=0.1)
+    assert covered(found, truth) >= 0.95 and float((found.value - truth).abs().median()) < 2e-4
 
 
 def wrong(law: Mixture, schedule: Schedule) -> Bound:
@@ -177,7 +187,7 @@ def test_data_thinner_than_the_cleanest_noise_widen_the_bar_and_stay_inside() ->
     x_t = law.sample(50, 13, float(alpha), float(sigma))
     sharp = log_prob(law.denoiser(schedule), x_t / alpha, noised(law, schedule), start=cleanest_time)
     truth = law.log_density(x_t, alpha, sigma) + 5 * alpha.log()
-    assert covered(sharp, truth) >= 0.95 and float(sharp.error.median()) < 1e-3
+    assert covered(sharp, truth) >= 0.95 and float(sharp.error.median()) < 0.02
 
 
 def pictures(seed: int) -> Mixture:
