@@ -116,17 +116,22 @@ class Model:
         settings |= {"source_sha256": digest(Path(source))} if file else {}
         return Samples(tuple(objects), modality, settings)
 
-    def log_prob(self, x: Tensor, conditions: Conditions | None = None, probes: int = 8) -> Any:
-        """log p(x) of data (B, ...) in nats, with its error bar: a ``core.likelihood.Likelihood``."""
-        from core.likelihood import exact_trace, hutchinson, log_prob
+    def log_prob(
+        self, x: Tensor, conditions: Conditions | None = None, probes: int = 2, bar: float = 0.02, seed: int = 0
+    ) -> Any:
+        """log p(x) of data (B, ...) in nats, with its error bar: a ``core.likelihood.Likelihood``.
+
+        Exact in few dimensions; beyond, random probes of ``seed`` estimate a trace: ``probes`` at each place of the
+        path and then as many as leave a bar of ``bar`` bits per dimension.
+        """
+        from core.likelihood import EXACT, Hutchinson, log_prob
         from core.random import SamplingRNG
 
         system = self.model.diffusion
         code = system.codec.encode(x.to(system.like))
         bound = system.denoiser.bind(system.conditioner(conditions or {}).to(system.like.device))
-        small = code[0].numel() <= probes
-        trace = exact_trace if small else hutchinson(SamplingRNG(0, range(len(code))), code, probes)
-        return log_prob(bound, code, trace=trace)
+        trace = Hutchinson(SamplingRNG(seed, range(len(code))), bar, probes=probes)
+        return log_prob(bound, code, trace=None if code[0].numel() <= EXACT else trace)
 
     def _opened_for(self, asked: Request | Operation) -> CoreModel:
         """The model, reopened where a published one is needed in another size."""
