@@ -1,0 +1,152 @@
+"""Recordings of your own as training reads them: windows of one length, from a raw source or a prepared folder.
+
+Windows overlap by half. In training each begins anywhere in its half, so that all beginnings are met; held-out windows
+begin where they begin. Recordings that are shorter than a window are one, padded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+
+from core.data.dataset import DataError
+from core.data.survey import Track, plainly
+from motion.cleaning import SHORTEST
+from motion.data import UNIT, MotionFiles, Piece, published
+from motion.features import Normal
+from motion.feet import Feet
+from motion.mirror import mirror_words
+from motion.preparation import INDEX, Prepared, prepare, read_index
+from motion.splitting import Rows
+
+RARE = 4  # times that windows of a rare class are met at most, for one of the most frequent
+MEASURED = 256  # clips of a published folder by which its feet are known
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained on and what is held out, of one normalisation."""
+
+    train: MotionFiles
+    held_out: MotionFiles
+    classes: tuple[str, ...]
+    captioned: bool  # whether captions say more than the classes
+    normal: Normal
+    measured: Feet | None = None
+
+    @cached_property
+    def feet(self) -> Feet:
+        """How feet rest and slide in the training part."""
+        if self.measured is not None:
+            return self.measured
+        some = self.train.get(range(min(MEASURED, len(self.train))))
+        return Feet.of([self.normal.undo(x[valid]) for x, valid in zip(some["x"], some["valid"])])
+
+    def usual_rows(self, caption: str) -> int:
+        """Rows that clips of a caption or class usually have, those of all clips where it is unknown."""
+        rows = [min(piece.stop - piece.start, self.train.length) for piece in self.train.pieces]
+        own = [count for count, piece in zip(rows, self.train.pieces) if caption in piece.captions]
+        middle = sorted(own or rows)[len(own or rows) // 2]
+        return middle - middle % UNIT or middle
+
+
+def is_published(path: Path) -> bool:
+    """Whether a folder is laid out as HumanML3D is."""
+    return (path / "train.txt").is_file() and (path / "new_joint_vecs").is_dir()
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether a folder was made by ``motion.preparation.prepare``."""
+    return (path / INDEX).is_file()
+
+
+def prepared_beside(path: Path) -> Path:
+    """Where a raw source is prepared when a recipe is given it: beside it, with "-prepared" after its name."""
+    return path.with_name(f"{path.stem if path.is_file() else path.resolve().name}-prepared")
+
+
+def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
+    """The parts of whatever a person has: a published or prepared folder, or a raw source, which is prepared beside it.
+
+    Raises DataError, in one sentence, for what is none.
+    """
+    if is_published(path):
+        part = "test" if (path / "test.txt").is_file() else "val"
+        train, held_out = published(path, "train"), published(path, part)
+        return Parts(train, held_out, (), True, train.normal)
+    folder = path
+    if not is_prepared(path):
+        folder = prepared_beside(path)
+        if not is_prepared(folder):
+            print(f"langevin: recordings are prepared into {folder}", file=sys.stderr)
+        prepare(path, folder, track)
+    index = read_index(folder)
+    if index is None:
+        raise DataError(f"{folder} was prepared by another version: delete it and prepare the recordings again")
+    normal = Normal.read(folder)
+    texts = {caption for recording in index.recordings for caption in recording.captions}
+    shown = _windows(index.recordings, index.classes, folder, frames, lambda recording: recording.train, frames // 2)
+    hidden = _windows(index.recordings, index.classes, folder, frames, lambda recording: recording.held_out, 0)
+    known = {caption for piece in shown for caption in piece.captions}
+    mirrored = not index.classes or all(mirror_words(name) in known for name in known & {*map(spoken, index.classes)})
+    return Parts(
+        MotionFiles(tuple(_evened(shown)), normal, length=frames, mirrored=mirrored),
+        MotionFiles(tuple(_in_turn(hidden)), normal, length=frames),
+        index.classes,
+        len(texts) > len(index.classes),
+        normal,
+        index.feet,
+    )
+
+
+def spoken(label: str) -> str:
+    """The name of a class as a caption has it: "basketball_signal" -> "basketball signal"."""
+    return " ".join(label.replace("_", " ").replace("-", " ").split())
+
+
+def _windows(
+    recordings: Iterable[Prepared],
+    classes: Sequence[str],
+    folder: Path,
+    frames: int,
+    rows_of: Callable[[Prepared], Rows],
+    spare: int,
+) -> list[Piece]:
+    """Windows of recordings, each with ``spare`` rows more for training to begin in."""
+    found = []
+    for recording in recordings:
+        first, last = rows_of(recording)
+        captions = _captions(recording)
+        label = classes.index(recording.label) if recording.label in classes else -1
+        starts = range(first, max(last - frames, first) + 1, max(frames // 2, 1))
+        for start in starts:
+            stop = last if start == starts[-1] else min(start + frames + spare, last)
+            stop = stop if spare else min(stop, start + frames)
+            if stop - start >= SHORTEST:
+                found.append(Piece(folder / recording.file, start, stop, captions, label))
+    return found
+
+
+def _captions(recording: Prepared) -> tuple[str, ...]:
+    """What a recording is asked for by: its captions and its class; without either the empty caption."""
+    own = (*recording.captions, *([spoken(recording.label)] if recording.label else []))
+    return tuple(dict.fromkeys(own)) or ("",)
+
+
+def _evened(pieces: Sequence[Piece]) -> list[Piece]:
+    """Windows of which those of rare classes are met more often, by the root of how rare they are."""
+    counts = Counter(piece.label for piece in pieces)
+    most = max(counts.values(), default=1)
+    times = {label: min(round((most / count) ** 0.5), RARE) for label, count in counts.items()}
+    return [piece for piece in pieces for _ in range(times[piece.label])]
+
+
+def _in_turn(pieces: Sequence[Piece]) -> list[Piece]:
+    """Windows of all classes in turn, so that the first few show each."""
+    by_label = [[piece for piece in pieces if piece.label == label] for label in sorted({p.label for p in pieces})]
+    return [piece for row in zip_longest(*by_label) for piece in row if piece is not None]
