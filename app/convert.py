@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> None:
     known = [("what", "a .safetensors file or a folder of diffusers"), ("out", "the file or folder to write")]
     options, given = parse(Options, "langevin convert", ABOUT, words, known)
     from app.conversion import PRECISIONS, latents, opened, own_checkpoint, prefixes, write_file, write_folders
-    from app.export import export
+    from core.registry import modality_of
     from core.weights.conversion import cast, convert
 
     if options.to not in (DIFFUSERS, ORIGINAL):
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> None:
     if own is not None:
         if dtype is not None:
             raise ValueError("our own checkpoints are written as they are: convert the folder to another precision")
-        print(export(own, out, options.to))
+        print(modality_of(own).export(own, out, options.to))
         return
     sources = opened(path)
     family = next((source.found.family for source in sources.values() if source.found.family), "")

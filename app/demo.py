@@ -69,10 +69,11 @@ def table(model: Model, options: Options) -> None:
     from rich.table import Table
 
     from core.evaluation.interval import ConfidenceInterval
+    from core.evaluation.options import EvaluationOptions
     from core.sample import SAMPLERS
 
     assert model.evaluate is not None
-    evaluate = model.evaluate()
+    evaluate = model.evaluate(EvaluationOptions())
     request = Request(count=options.count, seed=options.seed, batch=250)
     conditions = request.conditions(model, request.samples())
     shown = Table("sampler", "steps", "evaluations", "Frechet distance [95 %]", "asked digit", "seconds", box=None)

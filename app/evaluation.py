@@ -30,6 +30,7 @@ def main(words: Sequence[str]) -> None:
     import torch
 
     from core.evaluation.interval import ConfidenceInterval
+    from core.evaluation.options import EvaluationOptions
     from core.settings import settings_of
     from core.weights.checkpoint import write_whole
 
@@ -42,7 +43,7 @@ def main(words: Sequence[str]) -> None:
     samples = torch.cat([data for data, _ in model.batches(request)])
     seconds = time.perf_counter() - started
     conditions = request.conditions(model, request.samples())
-    figures = dict(model.evaluate()(samples, conditions)) | {"seconds": round(seconds, 2)}
+    figures = dict(model.evaluate(EvaluationOptions())(samples, conditions)) | {"seconds": round(seconds, 2)}
     show(figures)
     if values["out"] is not None:
         plain = {

@@ -80,8 +80,8 @@ def of_others(modality: Modality[Any]) -> dict[str, str]:
 
 def warn_of_cuts(model: Model, typed: Sequence[str | None]) -> None:
     """Say on stderr which ends of what was typed are longer than the model reads."""
-    from core.condition.pretrained import PretrainedText
     from core.systems.diffusion import Diffusion
+    from core.text.pretrained import PretrainedText
 
     if isinstance(model.system, Diffusion) and isinstance(model.system.conditioner, PretrainedText):
         for cut in model.system.conditioner.truncated([text for text in typed if text]):

@@ -24,11 +24,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from core.autoencoder import KLAutoencoder
+from core.cache.latents import encoded_once
+from core.data.order import BatchSharding, OrderedDataset
 from core.media.sheet import picture
 from core.recipe import Recipe, build
-from core.train.latents import encoded_once
 from core.train.loop import StepResult, steps
-from core.train.order import BatchSharding, OrderedDataset
 from core.train.precision import Precision
 from core.train.state import prepare
 from image.captions import captioned_digits

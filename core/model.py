@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from core import provenance
+from core.evaluation.options import Evaluate, EvaluationOptions
 from core.flags import option
 from core.prompts import Conditions, Prompts, Unconditional
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Object = TypeVar("Object")
 Metadata = Mapping[str, object]
 OnStep = Callable[["Step"], None]  # called after each step of a sampler
-Evaluate = Callable[["Tensor", Conditions], Mapping[str, object]]  # samples, their conditions -> figures by name
+Prepare = Callable[[EvaluationOptions], Evaluate]  # trains the judges, if any; lazy, as that takes time
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Model:
     path: Path | None = None  # the file or folder that it was opened from
     average: str | None = None  # that was asked for
     metadata: Mapping[str, Any] = field(default_factory=dict)  # of a checkpoint: "step", "recipe", "averages" ...
-    evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    evaluate: Prepare | None = None
     published: bool = False  # whether it was opened from what others published
     usual: tuple[int, int] = (64, 256)  # samples of a request that names no count, and how many are made at once
 
@@ -328,3 +329,10 @@ class Modality(ABC, Generic[Object]):
     def open_published(self, path: Path, request: Request | None) -> Model:
         """The model of a folder that others published, opened for a request. Raises ValueError where it cannot be."""
         raise ValueError(f"the modality {self.name} opens no published models")
+
+    def export(self, path: Path, out: Path, layout: str) -> str:
+        """Write a checkpoint of ours where other programs read it, in a layout of theirs, and say what was written.
+
+        Raises ValueError where they have none.
+        """
+        raise ValueError(f"{path} is of the modality {self.name}, whose checkpoints are converted to no other layout")

@@ -1,15 +1,19 @@
 """Prompts: from what a person types, or from nothing, to the conditions that samples are made under.
 
-Conditions are named as in a batch: "label" (B,), "caption" (list of str), "valid" (B, N) and what else a system reads.
+Conditions are named as in a batch: "label" (B,), "caption" (list of str), "valid" (B, N) and what else a system reads;
+"class_name" (list of str) says what a label is called, for those who see the samples.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 Conditions = Mapping[str, Any]
+SHOWN = 20  # names of classes in a message
 Default = Callable[[int, Sequence[int]], Conditions]  # seed, sample numbers -> their conditions
 
 
@@ -36,22 +40,60 @@ class Unconditional:
 
 @dataclass(frozen=True)
 class Classes:
-    """A model of ``count`` classes: "3", or "0,1,2" in turn. By default sample i is of class i mod ``count``."""
+    """A model of ``count`` classes: "3", "sneaker", or "0, bag" in turn. By default sample i has class i mod ``count``.
+
+    names: of the classes, by label, where they have any; without regard to capitals. A name that is a number is a name
+    first. Checkpoints of old recipes know the count alone. Raises ValueError for names that are not ``count``.
+    """
 
     count: int
+    names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.names and len(self.names) != self.count:
+            raise ValueError(f"{self.count} classes have {len(self.names)} names: give each one")
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Classes:
+        """The classes of these names."""
+        return cls(len(names), tuple(names))
 
     def default(self, seed: int, samples: Sequence[int]) -> Conditions:
-        import torch
-
-        return {"label": torch.tensor([number % self.count for number in samples])}
+        return self._conditions([number % self.count for number in samples])
 
     def parse(self, text: str, count: int) -> Conditions:
+        """Commas or semicolons separate several. Raises ValueError for what is no class, the nearest name offered."""
+        whole = self._known(text)  # a name may hold a comma
+        parts = [text] if whole is not None else re.split("[,;]", text)
+        labels = [self._label(part.strip()) for part in parts]
+        return self._conditions(repeated(labels, count))
+
+    def _label(self, word: str) -> int:
+        found = self._known(word)
+        if found is not None:
+            return found
+        if self.names and not word.isdecimal():
+            folded = {name.casefold(): name for name in self.names}
+            close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
+            shown = ", ".join(self.names[:SHOWN]) + (", ..." if len(self.names) > SHOWN else "")
+            offer = f"did you mean '{folded[close[0]]}'?" if close else f"they are {shown}"
+            raise ValueError(f"'{word}' is no class of this model: {offer}")
+        raise ValueError(f"'{word}' asks for no class: give one of 0 to {self.count - 1}, or several as 0,1,2")
+
+    def _known(self, word: str) -> int | None:
+        word = word.strip()
+        if word in self.names:
+            return self.names.index(word)
+        folded = [name.casefold() for name in self.names]
+        if word.casefold() in folded:
+            return folded.index(word.casefold())
+        return int(word) if word.isdecimal() and int(word) < self.count else None
+
+    def _conditions(self, labels: Sequence[int]) -> Conditions:
         import torch
 
-        words = text.split(",")
-        if not all(word.strip().isdecimal() and int(word) < self.count for word in words):
-            raise ValueError(f"'{text}' asks for no class: give one of 0 to {self.count - 1}, or several as 0,1,2")
-        return {"label": torch.tensor(repeated([int(word) for word in words], count))}
+        found: dict[str, Any] = {"label": torch.tensor(labels)}
+        return found | {"class_name": [self.names[label] for label in labels]} if self.names else found
 
 
 @dataclass(frozen=True)

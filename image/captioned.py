@@ -11,19 +11,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from core.data.dataset import Batch, Dataset
+from core.data.dataset import Batch, DataError, Dataset
 from core.data.source import Source, split_source
 from core.evaluation.distances import features, frechet, kernel, neighbours
-from core.model import Evaluate
+from core.evaluation.options import Evaluate
 from core.prompts import Captions, Conditions
 from core.random import Stream, TrainingRNG
 from core.recipe import Initialize, Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
+from image.data import Images, open_parts
 from image.detector import Detector, caption_accuracy, train_detector
 from image.folder import open_source
 from image.modality import MODALITY
-from image.source import Captioned
+from image.source import PictureFiles
 
 NEIGHBOURS = 3  # how many real pictures, or samples, a ball of precision and recall reaches
 
@@ -71,7 +72,7 @@ def digits_recipe(
         data or parts,
         MODALITY,
         Captions(unseen_captions),
-        evaluate=lambda: caption_evaluation(*parts()),
+        evaluate=lambda options: caption_evaluation(*parts()),
         initialize=start,
     )
 
@@ -86,22 +87,32 @@ def captioned_recipe(
     start: Initialize | None = None,
     cut: Callable[[Source], Dataset] | None = None,
 ) -> Recipe:
-    """A recipe on captioned pictures of your own (see ``image.folder``), asked for the captions that are held out.
+    """A recipe on captioned pictures of your own (see ``image.data``), asked for the captions that are held out.
 
     cut: makes a data set of the training pictures, which are squares of ``size`` without it.
     """
 
     @cache
-    def parts() -> tuple[Dataset, Captioned]:
+    def parts() -> tuple[Dataset, Images]:
+        if cut is None:
+            return captioned_parts(Path(data), size)
         train, held_out = split_source(open_source(Path(data)))
-        return Captioned(train, size) if cut is None else cut(train), Captioned(held_out, size)
+        return cut(train), PictureFiles(held_out, size)
 
     def validation(seed: int, samples: Sequence[int]) -> Conditions:
-        held_out = parts()[1].source
+        held_out = parts()[1]
         return {"caption": [held_out.caption(number % len(held_out)) for number in samples]}
 
     prompts = Captions(validation)
     return Recipe(system, shape, sampling, training, parts, MODALITY, prompts, initialize=start)
+
+
+def captioned_parts(path: Path, size: int) -> tuple[Images, Images]:
+    """The training and the held-out part of captioned pictures. Raises DataError for pictures without captions."""
+    found = open_parts(path, size)
+    if not found.captioned:
+        raise DataError(f"{path} has no captions: add a table such as captions.csv, or a .txt file for each picture")
+    return found.train, found.held_out
 
 
 def unseen_captions(seed: int, samples: Sequence[int]) -> Conditions:

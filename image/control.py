@@ -13,12 +13,12 @@ from pathlib import Path
 from torch import Tensor
 
 from core.codec import Latents
-from core.condition.control import ControlPicture
 from core.model import Model
-from core.systems.controlnet import with_controlnet
 from core.systems.diffusion import Diffusion
 from core.weights.controlnet import load_diffusers
 from core.weights.lora import path_and_weight
+from image.condition.control import ControlPicture
+from image.controlnet import with_controlnet
 from image.edges import read_control
 
 

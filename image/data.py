@@ -1,95 +1,37 @@
-"""Images as data sets: scikit-learn's real digits, folders, class folders and npz files.
+"""Pictures as data sets: everything that a person has, opened in one place, and scikit-learn's real digits.
 
-A data set answers ``len(data)`` and ``data.get(indices) -> {"x": (B, C, H, W) in [-1, 1], "label": (B,)}``; the label
-is there only if the data has classes. Everything is checked when the data set is opened, not in the middle of training.
+A data set answers ``len(data)`` and ``data.get(indices) -> {"x": (B, C, H, W) in [-1, 1], ...}`` with "label" (B,)
+where there are classes, "caption" where there are captions, and "size", "crop" and "target" of pictures in files.
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.data.dataset import DataError
-from core.data.source import divided
-from core.media.picture import SUFFIXES, Size, decode, resize_and_crop, size_of, to_tensor
+from core.data.folder import FolderSource
+from core.data.source import Facts, Part, check_left_out, divided, divided_by
+from core.data.survey import LeftOut, Track, plainly
+from core.media.picture import CENTRE, Size, resize_and_crop, to_tensor
+from image.arrays import Frame, ImageArray, cover, in_channels, open_arrays, to_bytes
+from image.folder import open_files
+from image.source import PictureFiles, decode
 
-
-@dataclass(frozen=True)
-class ImageArray:
-    """Images in memory: (N, C, H, W) float in [-1, 1], and their classes (N,) or None."""
-
-    images: Tensor
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of every image."""
-        return tuple(self.images.shape[1:])
-
-    def get(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The images, and their labels if any, at some indices."""
-        rows = torch.as_tensor(indices, dtype=torch.long)
-        batch = {"x": self.images[rows]}
-        return batch if self.labels is None else batch | {"label": self.labels[rows]}
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images on disk, decoded when asked for: resized on the shorter side and cropped in the middle to ``size``."""
-
-    paths: tuple[Path, ...]
-    labels: Tensor | None
-    size: int
-    channels: int = 3
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of every image."""
-        return (self.channels, self.size, self.size)
-
-    def get(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The images, and their labels if any, at some indices."""
-        images = torch.stack([_read(self.paths[index], self.size, self.channels) for index in indices])
-        if self.labels is None:
-            return {"x": images}
-        return {"x": images, "label": self.labels[torch.as_tensor(indices, dtype=torch.long)]}
-
-
-def digits() -> tuple[ImageArray, ImageArray]:
-    """Scikit-learn's 1,797 real handwritten digits at 8x8: 1,297 to train on and 500 held out, in a fixed shuffle."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = torch.tensor(found.images, dtype=torch.float32)[:, None] / 8 - 1  # (1797, 1, 8, 8)
-    labels = torch.tensor(found.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    images, labels = images[order], labels[order]
-    return ImageArray(images[:1297], labels[:1297]), ImageArray(images[1297:], labels[1297:])
-
-
-def split(data: ImageArray | ImageFiles, held_out: float = 0.1) -> tuple[Subset, Subset]:
-    """A training part and a held-out part, by a fixed shuffle; both have at least one image."""
-    kept, out = divided(len(data), held_out)
-    return Subset(data, kept), Subset(data, out)
+MEMORY = 2**29  # bytes of decoded pictures that are kept in memory; more are decoded when they are asked for
 
 
 @dataclass(frozen=True)
 class Subset:
     """Some of a data set's images."""
 
-    data: ImageArray | ImageFiles
+    data: ImageArray
     indices: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -105,117 +47,111 @@ class Subset:
         """The classes of these images, if any."""
         return None if self.data.labels is None else self.data.labels[list(self.indices)]
 
-    def get(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The images, and their labels if any, at some indices."""
+    def caption(self, index: int) -> str:
+        """What an image shows."""
+        return self.data.caption(self.indices[index])
+
+    def get(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The images, and what is known of them, at some indices."""
         return self.data.get([self.indices[index] for index in indices])
 
 
-def open_images(path: Path, size: int | None = None, channels: int = 3) -> ImageArray | ImageFiles:
-    """Images of an .npz file, a folder of images, or a folder of class folders.
+Images = ImageArray | Subset | PictureFiles
 
-    ``size`` is the height and width to resize and crop to; without it all images must have one size already. Raises
-    DataError, in one sentence, for whatever cannot be used.
+
+@dataclass(frozen=True)
+class Parts:
+    """Pictures to train on, and pictures held out: a given test split, or else a tenth, by whole groups."""
+
+    train: Images
+    held_out: Images
+    classes: tuple[str, ...] = ()  # names, by label
+    captioned: bool = False
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def open_parts(path: Path, size: Size | int, channels: int = 3, track: Track = plainly) -> Parts:
+    """The pictures of a folder, of tar shards or of an .npz file, scaled to cover ``size`` and cropped in the middle.
+
+    size: height and width, or the side of a square. What fits into memory is decoded here, once. Raises DataError, in
+    one sentence, for whatever cannot be used; a few files that are broken are left out.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give a folder of images or an .npz file")
-    if path.is_dir():
-        return _open_folder(path, size, channels)
-    if path.suffix == ".npz":
-        return _open_npz(path, size)
-    raise DataError(f"{path} is neither a folder nor an .npz file: give one of these")
+    target = size if isinstance(size, tuple) else (size, size)
+    if min(target) < 1 or channels < 1:
+        raise DataError(f"{target} with {channels} channels is no picture: give a size, and 1 or 3 channels")
+    if path.suffix.casefold() == ".npz" and path.is_file():
+        images, facts = open_arrays(path)
+        frame_size, count = tuple(images.shape[-2:]), len(images)
+        images, crop = cover(in_channels(images, channels, path), target)
+        rows = (torch.tensor([pair], dtype=torch.float32).expand(count, 2) for pair in (frame_size, crop))
+        return _divided(ImageArray(images, frame=Frame(*rows)), facts, ())
+    source = open_files(path, track)
+    left_out = source.left_out if isinstance(source, FolderSource) else ()
+    check_left_out(left_out, len(source))
+    files = PictureFiles(source, target, channels)
+    if len(files) * channels * target[0] * target[1] <= MEMORY:
+        array, kept, broken = _decoded(files, track)
+        left_out = (*left_out, *broken)
+        check_left_out(left_out, len(kept))
+        facts = source.facts.some(kept)
+        if source.captioned and facts.captions is None:
+            facts = Facts([source.caption(index) for index in kept], facts.labels, facts.classes)
+        return _divided(array, facts, left_out)
+    sides = divided_by(source.facts, len(source))
+    train, held_out = (PictureFiles(Part(source, indices), target, channels) for indices in sides)
+    return Parts(train, held_out, source.facts.classes, source.captioned, left_out)
 
 
-def _open_folder(path: Path, size: int | None, channels: int) -> ImageFiles:
-    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    loose = [child for child in sorted(path.iterdir()) if child.is_file() and not child.name.startswith(".")]
-    labels: list[int] = []
-    paths: list[Path] = []
-    if loose:
-        paths = loose
-    for label, folder in enumerate(folders if not loose else []):
-        members = [child for child in sorted(folder.iterdir()) if child.is_file() and not child.name.startswith(".")]
-        paths += members
-        labels += [label] * len(members)
-    if not paths:
-        raise DataError(
-            f"{path} holds no images: put {', '.join(sorted(SUFFIXES))} files into it or into class folders"
-        )
-    sizes = {_size(file): file for file in paths}
-    if size is None:
-        if len(sizes) > 1:
-            (one, first), (two, second) = list(sizes.items())[:2]
-            raise DataError(
-                f"images differ in size ({first.name} is {one[1]}x{one[0]}, {second.name} {two[1]}x{two[0]}): "
-                "give the size to resize them to"
-            )
-        height, width = next(iter(sizes))
-        if width != height:
-            raise DataError(f"images are {width}x{height}: give the size of the square to crop them to")
-        size = width
-    return ImageFiles(tuple(paths), torch.tensor(labels) if labels else None, size, channels)
+def _decoded(files: PictureFiles, track: Track) -> tuple[ImageArray, list[int], list[LeftOut]]:
+    """The pictures that can be decoded, in memory as bytes; which these are; and what is wrong with the others."""
+    count = len(files)
+    images = torch.empty(count, *files.shape, dtype=torch.uint8)
+    frames = torch.empty(2, count, 2)
+    kept: list[int] = []
+    broken: list[LeftOut] = []
+    for index in track(range(count), "decoding pictures"):
+        try:
+            picture = decode(files.source, index, files.channels)
+        except DataError as error:
+            broken.append(LeftOut(files.source.name(index), str(error)))
+            continue
+        cut, crop = resize_and_crop(picture, files.target, CENTRE)
+        row = len(kept)
+        images[row] = to_bytes(to_tensor(cut))
+        frames[0, row], frames[1, row] = torch.tensor((picture.height, picture.width)), torch.tensor(crop)
+        kept.append(index)
+    rows = len(kept)
+    return ImageArray(images[:rows], frame=Frame(frames[0, :rows], frames[1, :rows])), kept, broken
 
 
-def _size(path: Path) -> Size:
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path} is not an image: remove it, or convert it to PNG")
-    with path.open("rb") as file:
-        return size_of(file, str(path))
+def _divided(data: ImageArray, facts: Facts, left_out: Sequence[LeftOut]) -> Parts:
+    data = data.with_facts(facts)
+    rows = divided_by(facts, len(data), same=same_images(data.images))
+    train, held_out = (Subset(data, indices) for indices in rows)
+    return Parts(train, held_out, facts.classes, facts.captions is not None, tuple(left_out))
 
 
-def _read(path: Path, size: int, channels: int) -> Tensor:
-    with path.open("rb") as file:
-        picture = decode(file, str(path), channels)
-    return to_tensor(resize_and_crop(picture, (size, size))[0])
+def same_images(images: Tensor) -> list[list[int]]:
+    """Sets of images (N, C, H, W) that are the same in every number."""
+    found: dict[bytes, list[int]] = {}
+    for index, image in enumerate(images.numpy()):
+        found.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), []).append(index)
+    return [rows for rows in found.values() if len(rows) > 1]
 
 
-def _open_npz(path: Path, size: int | None) -> ImageArray:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            f"{path} is not a readable .npz file of plain arrays: save it again with numpy.savez"
-        ) from error
-    if "latents" in arrays:
-        return ImageArray(_latents(path, arrays["latents"]), _labels(path, arrays, len(arrays["latents"])))
-    names = [name for name in ("images", "x", "arr_0", "x_train") if name in arrays]
-    if not names:
-        raise DataError(f"{path} has no array named 'images': it holds {', '.join(sorted(arrays)) or 'nothing'}")
-    images = _channels_first(path, arrays[names[0]])
-    if size is not None and images.shape[-2:] != (size, size):
-        images = torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    return ImageArray(images, _labels(path, arrays, len(images)))
+def digits() -> tuple[ImageArray, ImageArray]:
+    """Scikit-learn's 1,797 real handwritten digits at 8x8: 1,297 to train on and 500 held out, in a fixed shuffle."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = torch.tensor(found.images, dtype=torch.float32)[:, None] / 8 - 1  # (1797, 1, 8, 8)
+    labels = torch.tensor(found.target)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    images, labels = images[order], labels[order]
+    return ImageArray(images[:1297], labels[:1297]), ImageArray(images[1297:], labels[1297:])
 
 
-def _labels(path: Path, arrays: Mapping[str, np.ndarray], count: int) -> Tensor | None:
-    labels = next((arrays[name] for name in ("labels", "label", "y", "arr_1", "y_train") if name in arrays), None)
-    if labels is None:
-        return None
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise DataError(f"the labels in {path} must be one whole number for each of the {count} images")
-    return torch.from_numpy(labels.astype(np.int64))
-
-
-def _latents(path: Path, array: np.ndarray) -> Tensor:
-    """(N, C, H, W) numbers of any range and any channels, as an autoencoder made them."""
-    if array.ndim != 4 or len(array) == 0 or array.dtype.kind != "f" or not bool(np.isfinite(array).all()):
-        raise DataError(f"the latents in {path} must be finite floats of shape (N, C, H, W), not {array.shape}")
-    return torch.from_numpy(np.ascontiguousarray(array)).float()
-
-
-def _channels_first(path: Path, array: np.ndarray) -> Tensor:
-    """(N, H, W), (N, H, W, C) or (N, C, H, W), whole numbers of [0, 255] or floats of [-1, 1] -> (N, C, H, W) float."""
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or array.shape[1] not in (1, 3) or len(array) == 0:
-        raise DataError(f"the images in {path} have shape {array.shape}: they must be (N, H, W) or (N, H, W, 1 or 3)")
-    if array.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(array)).float() / 127.5 - 1
-    images = torch.from_numpy(np.ascontiguousarray(array)).float()
-    if not bool(images.isfinite().all()):
-        raise DataError(f"the images in {path} contain NaN or infinity: clean them first")
-    if float(images.abs().max()) > 1.001:
-        raise DataError(f"the images in {path} are floats outside [-1, 1]: store them as uint8, or scale them")
-    return images
+def split(data: ImageArray, held_out: float = 0.1) -> tuple[Subset, Subset]:
+    """A training part and a held-out part, by a fixed shuffle; both have at least one image."""
+    kept, out = divided(len(data), held_out)
+    return Subset(data, kept), Subset(data, out)

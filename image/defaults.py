@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,17 +13,22 @@ from core.prompts import Classes, Unconditional
 from core.random import Stream, TrainingRNG
 from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
-from image.data import ImageArray, Subset, digits, open_images, split
+from image.data import Images, digits, open_parts
 from image.evaluation import evaluator
 from image.modality import MODALITY
 
-Images = ImageArray | Subset
-Parts = Callable[[], tuple[Images, Images]]  # the training and the held-out part, read when called
+TwoParts = Callable[[], tuple[Images, Images]]  # the training and the held-out part, read when called
 
 
-def image_files(data: str, size: int, channels: int = 3) -> Parts:
-    """The images of a folder, of class folders or of an .npz file, cropped to a square of ``size``."""
-    return lambda: split(open_images(Path(data), size, channels))
+def image_files(data: str, size: int | tuple[int, int], channels: int = 3) -> TwoParts:
+    """The training and the held-out part of pictures of one's own, cropped to ``size``: see ``image.data``."""
+
+    @cache
+    def parts() -> tuple[Images, Images]:
+        found = open_parts(Path(data), size, channels)
+        return found.train, found.held_out
+
+    return parts
 
 
 def real_digits() -> tuple[Images, Images]:
@@ -33,13 +39,14 @@ def real_digits() -> tuple[Images, Images]:
 def image_recipe(
     system: Callable[[], Diffusion],
     shape: tuple[int, int, int],
-    data: Parts,
+    data: TwoParts,
     sampling: Sampling,
     training: Training,
-    classes: int = 0,
+    classes: int | Sequence[str] = 0,
 ) -> Recipe:
-    """A recipe whose samples are images (C, H, W) in [-1, 1], of one of ``classes`` if there are any."""
-    prompts = Classes(classes) if classes else Unconditional()
+    """A recipe whose samples are images (C, H, W) in [-1, 1], of one of ``classes``, a number or names, if any."""
+    count, names = (classes, ()) if isinstance(classes, int) else (len(classes), tuple(classes))
+    prompts = Classes(count, names) if count else Unconditional()
     return Recipe(system, shape, sampling, training, data, MODALITY, prompts, evaluate=evaluator(data))
 
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.dataset import Batch, DataError, Dataset, HasAugmentation, varies
+from core.data.order import example_order
 from core.media.picture import decode, resize_and_crop
 from core.random import TrainingRNG
-from core.train.order import example_order
 
 
 def edges(x: Tensor) -> Tensor:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from core.evaluation.distances import features, frechet, kernel, nearest_median, neighbours
-from core.model import Evaluate
-from image.data import ImageArray, ImageFiles, Subset
+from core.evaluation.options import Evaluate, EvaluationOptions
+from core.model import Prepare
+from image.data import Images
 from image.metrics import accuracy, train_classifier
 
-Images = ImageArray | ImageFiles | Subset
 LIMIT = 10_000  # real images that are compared with
 
 
-def evaluator(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evaluate]:
+def evaluator(parts: Callable[[], tuple[Images, Images]]) -> Prepare:
     """An evaluation that reads the data and trains its classifier when it is called."""
 
-    def prepare() -> Evaluate:
+    def prepare(options: EvaluationOptions) -> Evaluate:
         train, held_out = (part.get(range(min(len(part), LIMIT))) for part in parts())
         return evaluate_against(train, held_out)
 

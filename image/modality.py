@@ -30,7 +30,8 @@ class Pictures(Modality[Picture]):
     operations = OPERATIONS
 
     def decode(self, data: Tensor, conditions: Conditions) -> list[Picture]:
-        captions = [str(caption) for caption in conditions.get("caption", [""] * len(data))]
+        shown = conditions.get("caption", conditions.get("class_name", [""] * len(data)))
+        captions = [str(caption) for caption in shown]
         return [Picture(pixels, caption) for pixels, caption in zip(data, captions, strict=True)]
 
     def encode(self, objects: Sequence[Picture]) -> Tensor:
@@ -72,6 +73,11 @@ class Pictures(Modality[Picture]):
 
         size = request.size if isinstance(request, ImageRequest) else None
         return open_pipeline(path, None if size is None else (size[0], size[-1])).model(self, path)
+
+    def export(self, path: Path, out: Path, layout: str) -> str:
+        from image.published.export import export
+
+        return export(path, out, layout)
 
 
 MODALITY = Pictures()

@@ -1,4 +1,4 @@
-"""Captioned pictures of any size, and the square (or rectangle) of each that a model is trained on.
+"""Pictures of a source, of any size, and the rectangle of each that a model is trained on.
 
 A source gives pictures undecoded, by index; a data set decodes them when they are asked for. A picture is scaled until
 it just covers its target, and the rest is cropped. SDXL is conditioned on both (2307.01952, section 2.2): "size", the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,8 +26,8 @@ _DOWN, _ACROSS = 1, 2  # parts of Stream.AUGMENT; mirroring takes part 0
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Pictures of a source at one size, with their captions; decoded when asked for.
+class PictureFiles:
+    """Pictures of a source at one size, with their captions or classes if any; decoded when asked for.
 
     ``random_crop`` draws a new crop each time a picture is used in training, as a function of its position in the
     run; ``get`` alone always crops the middle.
@@ -56,8 +57,12 @@ class Captioned:
         """(C, H, W) of every picture."""
         return (self.channels, *self.target)
 
+    def caption(self, index: int) -> str:
+        """What a picture shows."""
+        return self.source.caption(index)
+
     def get(self, indices: Sequence[int]) -> Batch:
-        """ "x" (B, C, H, W) in [-1, 1], "caption" a list, and "size", "crop", "target" (B, 2) as height, width."""
+        """ "x" (B, C, H, W) in [-1, 1], what is known of the pictures, "size", "crop", "target" (B, 2)."""
         return read_batch(self.source, indices, self.target, [CENTRE] * len(indices), self.channels)
 
     @property
@@ -94,12 +99,16 @@ def read_batch(
         sizes.append((decoded.height, decoded.width))
         crops.append(crop)
     x = torch.stack(pixels)  # (B, C, H, W)
-    captions = [source.caption(index) for index in indices]
-    return {"x": x, "caption": captions, "size": _rows(sizes), "crop": _rows(crops), "target": _rows([target] * len(x))}
+    known = source.facts.batch(indices)
+    if source.captioned:
+        known["caption"] = [source.caption(index) for index in indices]
+    return {"x": x, **known, **micro_conditions(sizes, crops, target)}
 
 
-def _rows(pairs: Sequence[tuple[int, int]]) -> Tensor:
-    return torch.tensor(pairs, dtype=torch.float32)  # (B, 2)
+def micro_conditions(sizes: Sequence[Size], crops: Sequence[tuple[int, int]], target: Size) -> dict[str, Any]:
+    """ "size", "crop" and "target" of a batch (B, 2), as height and width."""
+    rows = {"size": sizes, "crop": crops, "target": [target] * len(sizes)}
+    return {name: torch.tensor(pairs, dtype=torch.float32) for name, pairs in rows.items()}
 
 
 def decode(source: Source, index: int, channels: int = 3) -> Image.Image:

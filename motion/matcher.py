@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.condition.words import Words
 from core.data.dataset import Dataset
 from core.evaluation.judge import contrastive_loss, train_judge
 from core.nn.text import TextEncoder
+from core.text.words import Words
 from motion.nn.mdm import Encoder
 
 LONGEST = 40  # words of a caption

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from core.condition import CombinedConditioner, Conditioner, Valid
-from core.condition.words import Words
 from core.data.dataset import Dataset
 from core.nn.text import TextEncoder
 from core.objective import LogNormal, Weight
@@ -18,6 +17,7 @@ from core.prompts import Captions, Conditions
 from core.recipe import Recipe, Sampling, Training
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Guide
+from core.text.words import Words
 from motion.curves import FRAMES
 from motion.data import LONGEST, MotionFiles, published
 from motion.evaluation import evaluator
@@ -99,5 +99,5 @@ def _recipe(
         parts,
         MotionModality(normal, frames),
         Captions(validation, lambda count: {"valid": torch.ones(count, frames, dtype=torch.bool)}),
-        evaluate=lambda: evaluator(*parts(), normal()),
+        evaluate=lambda options: evaluator(*parts(), normal()),
     )

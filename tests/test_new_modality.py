@@ -96,3 +96,5 @@ def test_its_edits_are_operations(house: House) -> None:
     assert "the same" in langevin(house, "replay", "raised.csv")
     assert "has no inpaint" in langevin(house, "edit", "inpaint", "edited", "day.csv", "--mask", "m", status=2)
     assert "--size is for models of" in langevin(house, "sample", "edited", "--size", "8", status=2)
+    refusal = langevin(house, "convert", "edited", "folder", status=2)
+    assert "modality tides" in refusal and not (house / "folder").exists()

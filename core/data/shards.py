@@ -1,8 +1,9 @@
 """Tar shards of captioned files (the WebDataset layout), by index.
 
 Members that share a name up to its first dot are one example: ``000123.jpg`` and ``000123.txt`` (the caption), or
-``000123.json`` with "caption" or "text". Only the headers are read when shards are opened; each member is then found by
-its offset, so that examples come in any order and a run resumes exactly, as with any other data set.
+``000123.json`` with "caption" or "text", ``000123.cls`` (its class), or neither. Only the headers and classes are read
+when shards are opened; each member is then found by its offset, so that examples come in any order and a run resumes
+exactly, as with any other data set.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from core.data.captions import classes_of
 from core.data.dataset import DataError
-from core.data.source import Kind
+from core.data.source import Facts, Kind
 
 BLOCK = 512  # bytes: tar is made of these, and ends with blocks of zeros
 
@@ -38,7 +41,8 @@ class Example(NamedTuple):
     shard: int
     key: str
     content: Member
-    caption: Member
+    caption: Member | None
+    label: Member | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,20 @@ class Shards:
 
     paths: tuple[Path, ...]
     examples: tuple[Example, ...]
+
+    @cached_property
+    def facts(self) -> Facts:
+        """The classes, where every example has one; captions are read when they are asked for."""
+        words = [self._text(example, example.label)[1] for example in self.examples if example.label is not None]
+        if len(words) < len(self.examples):
+            return Facts()
+        labels, classes = classes_of(words)
+        return Facts(labels=labels, classes=classes)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether each has a caption."""
+        return self.examples[0].caption is not None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -64,18 +82,26 @@ class Shards:
     def caption(self, index: int) -> str:
         """What it shows. Raises DataError where it is empty or not text."""
         example = self.examples[index]
-        name = f"{example.key}.{example.caption.kind} in {self.paths[example.shard]}"
-        with Window(self.paths[example.shard], example.caption) as file:
-            content = file.readall()
+        if example.caption is None:
+            raise DataError(f"{self.name(index)} has no caption: put {example.key}.txt right after it")
+        name, content = self._text(example, example.caption)
         try:
-            text = CAPTIONS[example.caption.kind](content.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name} is not UTF-8 text: write the shard again") from error
-        except (json.JSONDecodeError, AttributeError) as error:
+            text = CAPTIONS[example.caption.kind](content)
+        except (json.JSONDecodeError, AttributeError, RecursionError) as error:
             raise DataError(f"{name} is not a JSON object: write the shard again") from error
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{name} holds no caption: write one there")
         return text.strip()
+
+    def _text(self, example: Example, member: Member) -> tuple[str, str]:
+        """What messages call a member, and the text in it."""
+        name = f"{example.key}.{member.kind} in {self.paths[example.shard]}"
+        with Window(self.paths[example.shard], member) as file:
+            content = file.readall()
+        try:
+            return name, content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is not UTF-8 text: write the shard again") from error
 
 
 def _of_json(text: str) -> object:
@@ -136,6 +162,10 @@ def open_shards(pattern: Path, kind: Kind) -> Shards:
     examples = [example for number, path in enumerate(paths) for example in _examples(number, path, kind)]
     if not examples:
         raise DataError(f"{paths[0]} holds no captioned {kind.name}s: put {_first(kind)} and NAME.txt into it")
+    silent = [example for example in examples if example.caption is None]
+    if silent and len(silent) < len(examples):
+        key, shard = silent[0].key, paths[silent[0].shard]
+        raise DataError(f"{key}.{silent[0].content.kind} in {shard} has no caption: put {key}.txt right after it")
     return Shards(tuple(paths), tuple(examples))
 
 
@@ -180,9 +210,8 @@ def _examples(number: int, path: Path, kind: Kind) -> Iterator[Example]:
         captions = [name for name in CAPTIONS if name in kinds]
         if len(found) != 1:
             raise DataError(f"{path} holds {len(found)} {kind.name}s for '{key}': put exactly one there")
-        if not captions:
-            raise DataError(f"{key}.{found[0]} in {path} has no caption: put {key}.txt right after it")
-        yield Example(number, key, kinds[found[0]], kinds[captions[0]])
+        caption = kinds[captions[0]] if captions else None
+        yield Example(number, key, kinds[found[0]], caption, kinds.get("cls"))
 
 
 def _members(path: Path) -> Iterator[tuple[str, Member]]:

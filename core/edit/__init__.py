@@ -1,20 +1,12 @@
-"""Editing with any denoiser: from an image, around a mask, back to the noise, and through a measurement."""
+"""Editing with any denoiser: from an image, around a mask, back to the noise, and in parts."""
 
 from core.edit.image import image_to_image, noise_to_level, partial_grid
 from core.edit.inpaint import Inpainted, inpaint, masked_condition, repaint
-from core.edit.inverse import DPS, MeasurementPosterior, scalar_variance
 from core.edit.invert import invert, invert_exactly
-from core.edit.operator import Blur, Downsample, LinearOperator, Mask
 from core.edit.parts import Part, in_parts, ramp
 
 __all__ = [
-    "DPS",
-    "Blur",
-    "Downsample",
     "Inpainted",
-    "LinearOperator",
-    "Mask",
-    "MeasurementPosterior",
     "Part",
     "image_to_image",
     "in_parts",
@@ -26,5 +18,4 @@ __all__ = [
     "partial_grid",
     "ramp",
     "repaint",
-    "scalar_variance",
 ]

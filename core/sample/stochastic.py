@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
+from core.sample.ancestral import euler_ancestral
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large
 from core.sample.info import SamplerInfo
+from core.sample.solvers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral
 from core.sample.solvers.consistency import consistency
 from core.sample.solvers.edm import edm
 from core.sample.solvers.er_sde import er_sde

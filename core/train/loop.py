@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.cache.latents import Process, encoded_once
 from core.data.dataset import Dataset, First
+from core.data.order import BatchSharding, OrderedDataset, stream
 from core.random import SamplingRNG, Stream, TrainingRNG, network_seed
 from core.recipe import Recipe, Training
 from core.systems.diffusion import Diffusion
-from core.train.latents import Process, encoded_once
 from core.train.logger import Figures, RunLogger, peak_memory
-from core.train.order import BatchSharding, OrderedDataset, stream
 from core.train.precision import Precision, autocast
 from core.train.state import State, gathered, newest, prepare, resume, save
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.denoiser import DenoiserLike
-    from core.edit.operator import Operator
+    from core.inverse.operator import Operator
 
     Measured = tuple[Operator, Tensor]  # the measurement operator, and what it gave
 
@@ -46,7 +46,7 @@ class Restore(PictureOperation):
         import torch
 
         from core.codec import Latents
-        from core.edit import LinearOperator
+        from core.inverse import LinearOperator
         from core.sample.step import noise_at
 
         system, shape = job.system, job.model.shape
@@ -69,8 +69,8 @@ class Restore(PictureOperation):
 
 def blurred(operation: Restore, job: Job) -> Measured:
     """The picture is blurred."""
-    from core.edit import Blur
-    from core.edit.operator import gaussian_kernel
+    from core.inverse import Blur
+    from core.inverse.operator import gaussian_kernel
 
     side = min(job.shape[1:])
     reach = min(math.ceil(3 * operation.blur), (side - 1) // 2)
@@ -79,7 +79,7 @@ def blurred(operation: Restore, job: Job) -> Measured:
 
 def downsampled(operation: Restore, job: Job) -> Measured:
     """The picture is smaller by a factor."""
-    from core.edit import Downsample
+    from core.inverse import Downsample
 
     _, height, width = job.shape
     factor = operation.factor
@@ -90,7 +90,7 @@ def downsampled(operation: Restore, job: Job) -> Measured:
 
 def masked(operation: Restore, job: Job) -> Measured:
     """The picture is known outside of the mask."""
-    from core.edit import Mask
+    from core.inverse import Mask
 
     assert operation.mask is not None
     known = 1 - job.mask(operation.mask)
@@ -103,7 +103,7 @@ OPERATORS: dict[str, Callable[[Restore, Job], Measured]] = {"blur": blurred, "do
 
 def pigdm(operation: Restore, denoiser: DenoiserLike, operator: Operator, measured: Tensor) -> DenoiserLike:
     """With the variance of the picture itself for that of the data."""
-    from core.edit import MeasurementPosterior, scalar_variance
+    from core.inverse import MeasurementPosterior, scalar_variance
 
     return MeasurementPosterior(
         denoiser, operator, measured, operation.noise, scalar_variance(max(float(measured.var()), 1e-3))
@@ -112,14 +112,14 @@ def pigdm(operation: Restore, denoiser: DenoiserLike, operator: Operator, measur
 
 def covariance(operation: Restore, denoiser: DenoiserLike, operator: Operator, measured: Tensor) -> DenoiserLike:
     """With the model's own covariance."""
-    from core.edit import MeasurementPosterior
+    from core.inverse import MeasurementPosterior
 
     return MeasurementPosterior(denoiser, operator, measured, operation.noise)
 
 
 def dps(operation: Restore, denoiser: DenoiserLike, operator: Operator, measured: Tensor) -> DenoiserLike:
     """Which knows nothing of the noise."""
-    from core.edit import DPS
+    from core.inverse import DPS
 
     return DPS(denoiser, operator, measured, operation.pull)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from core.condition.pretrained import open_clip, open_t5
-from core.condition.t5 import Sd3Text
 from core.denoiser import Denoiser, thousandths
 from core.prediction import FlowVelocity
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
+from core.text.pretrained import open_clip, open_t5
 from core.weights import mmdit
+from image.condition.t5 import Sd3Text
 from image.published.folder import PipelineFolder
 from image.published.pipeline import Pipeline, Size, downsampling, open_latents, picture_size
 from image.published.scheduler import read_flow

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from core.condition.clip import ClipText, SdxlText
-from core.condition.pretrained import open_clip
 from core.denoiser import Denoiser
 from core.nn.text_unet import TextUNet
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
+from core.text.clip import ClipText
+from core.text.pretrained import open_clip
 from core.weights import text_unet
+from image.condition.sdxl import SdxlText
 from image.published.folder import PipelineFolder
 from image.published.pipeline import Pipeline, Size, downsampling, open_latents, picture_size
 from image.published.scheduler import read_diffusion

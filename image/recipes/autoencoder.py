@@ -16,8 +16,8 @@ from core.sample.heun import heun
 from core.systems.autoencoder import AutoencoderTraining, Weights
 from core.train.ema import Constant
 from image.captions import captioned_digits
+from image.defaults import image_files
 from image.features import timm_maps
-from image.folder import image_parts
 from image.modality import MODALITY
 from image.presets import tiny_plan
 
@@ -32,7 +32,7 @@ def paper(data: str, features: str, size: int = 256) -> Recipe:
         return AutoencoderTraining(KLAutoencoder(sd_vae()), Weights(), Perceptual(feature_maps), PatchDiscriminator())
 
     training = Training(12, 360_000, 5.4e-5, betas=(0.5, 0.9), clip=None, ema={"ema": Constant(0.999)})
-    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, image_parts(data, size), MODALITY)
+    return Recipe(system, (4, size // 8, size // 8), UNUSED, training, image_files(data, size), MODALITY)
 
 
 def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
@@ -45,7 +45,7 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
         )
 
     training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
-    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, image_parts(data, size), MODALITY)
+    return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, image_files(data, size), MODALITY)
 
 
 def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:

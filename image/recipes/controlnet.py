@@ -21,11 +21,11 @@ from core.data.dataset import Dataset
 from core.nn.text_unet import TextUNet
 from core.prompts import Captions, Conditions
 from core.recipe import Recipe, Training, build, constant, cosine, load, read_header, tiny_training
-from core.systems.controlnet import ControlNetDiffusion, hint_widths
 from core.systems.diffusion import Diffusion
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import CaptionDropout, captioned_recipe
+from image.controlnet import ControlNetDiffusion, hint_widths
 from image.edges import WithEdges
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd3_vae
 from core.codec import Latents
-from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
 from core.distill import GuidanceDistillation, Teacher, embed_guidance, load_partial
 from core.grid import shifted, trailing
@@ -22,6 +21,7 @@ from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
+from core.text.words import Words
 from core.train.ema import Constant, Power
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError

@@ -5,7 +5,6 @@ from __future__ import annotations
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd_vae
 from core.codec import Latents
-from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
 from core.grid import trailing
 from core.nn import text_unet_plan as unet
@@ -18,6 +17,7 @@ from core.sample.ddim import ddim
 from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, Flow, scaled_linear_betas
 from core.systems.diffusion import Diffusion
+from core.text.words import Words
 from core.train.ema import Constant, Power
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder

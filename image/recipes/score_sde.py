@@ -15,6 +15,7 @@ from core.schedule import VE, VP, SubVP
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
+from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
 from image.nn.fir import BOX, FIR
 from image.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
 
@@ -76,6 +77,33 @@ def small(data: str, size: int = 32, channels: int = 3, width: int = 64) -> Reci
         system, (channels, size, size), image_files(data, size, channels), sampling, published(200_000, 0.9999)
     )
 
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    classes: tuple[str, ...] = (),
+    fold: int = 0,
+    width: int = 32,
+    depth: int = 1,
+    dropout: float = 0.0,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 2e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own pictures on a VP path, by class where they have classes; sized to them, your machine and your time."""
+
+    shape = Shape(size, channels, classes, fold)
+
+    def system() -> Diffusion:
+        net = unet(shape, width, depth, dropout)
+        denoiser = Denoiser(net, VP(), Epsilon(), lambda t: 999 * t)
+        objective = Objective(weight=epsilon, drop=shape.drop)
+        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
+
+    sampling = Sampling(predictor_corrector, linspace, steps=200)
+    return own_recipe(system, data, shape, sampling, own_training(batch, steps, lr, warmup), UNET_SIZES)
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
     """VP on scikit-learn's real handwritten digits: minutes on two CPU cores."""

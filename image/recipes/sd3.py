@@ -8,7 +8,6 @@ from collections.abc import Callable
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd3_vae
 from core.codec import Latents
-from core.condition.words import Words
 from core.denoiser import Denoiser, thousandths
 from core.grid import between, linspace, shifted, trailing
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
@@ -20,6 +19,7 @@ from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.text.words import Words
 from core.train.ema import Constant, Power
 from core.train.precision import Precision
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe

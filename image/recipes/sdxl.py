@@ -9,8 +9,6 @@ from functools import partial
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd_vae
 from core.codec import Latents
-from core.condition.micro import NUMBER_COUNT, SCORED_NUMBER_COUNT, MicroConditioning
-from core.condition.words import Words
 from core.data.buckets import bucket_sizes
 from core.data.source import Source
 from core.denoiser import Denoiser
@@ -25,9 +23,11 @@ from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.schedule import Discrete, scaled_linear_betas
 from core.systems.diffusion import Diffusion
+from core.text.words import Words
 from core.train.ema import Constant, Power
 from image.buckets import Bucketed
 from image.captioned import CaptionDropout, captioned_recipe, digits_recipe
+from image.condition.micro import NUMBER_COUNT, SCORED_NUMBER_COUNT, MicroConditioning
 from image.framed import framed_digits
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
 from image.presets import tiny_plan

@@ -8,7 +8,6 @@ from functools import partial
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.net import sd_vae
 from core.codec import Latents
-from core.condition.words import Words
 from core.denoiser import Denoiser
 from core.grid import leading, trailing
 from core.nn import text_unet_plan as unet
@@ -23,6 +22,7 @@ from core.sample.solvers.plms import plms
 from core.sample.step import Sampler
 from core.schedule import Discrete, scaled_linear_betas
 from core.systems.diffusion import Diffusion
+from core.text.words import Words
 from core.train.ema import Constant, Power
 from image.captioned import captioned_recipe, digits_recipe
 from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder

@@ -16,20 +16,10 @@ from torch import Tensor
 
 from app.main import main
 from core.denoiser import DenoiserLike
-from core.edit import (
-    DPS,
-    Blur,
-    Downsample,
-    Mask,
-    MeasurementPosterior,
-    inpaint,
-    invert,
-    partial_grid,
-    repaint,
-    scalar_variance,
-)
-from core.edit.operator import Operator, gaussian_kernel
+from core.edit import inpaint, invert, partial_grid, repaint
 from core.grid import trailing
+from core.inverse import DPS, Blur, Downsample, Mask, MeasurementPosterior, scalar_variance
+from core.inverse.operator import Operator, gaussian_kernel
 from core.media.sheet import picture as save_picture
 from core.media.sheet import read_settings
 from core.model import Model

@@ -15,11 +15,12 @@ from core.denoiser import Denoiser, change_schedule, spread
 from core.grid import linspace
 from core.prediction import X0, Epsilon, F, FlowVelocity, LearnedRange, Prediction, Score, V
 from core.random import SamplingRNG
-from core.sample.ancestral import dpm2_ancestral, euler_ancestral
+from core.sample.ancestral import euler_ancestral
 from core.sample.ddpm import ddpm
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.sample.heun import heun
+from core.sample.solvers.ancestral import dpm2_ancestral
 from core.sample.solvers.dpm import dpmpp_3m
 from core.sample.solvers.unipc import unipc
 from core.sample.step import Sampler

@@ -16,6 +16,7 @@ from toy.modality import PointModality
 
 from core.cond import Cond
 from core.condition import Conditioner
+from core.data.order import BatchSharding, OrderedDataset
 from core.denoiser import Denoiser, DenoiserLike
 from core.distill import GuidanceDistillation, Teacher, embed_guidance, load_partial
 from core.grid import trailing
@@ -30,7 +31,6 @@ from core.schedule import VP, Flow, Schedule
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant
 from core.train.loop import steps
-from core.train.order import BatchSharding, OrderedDataset
 from core.train.state import State, prepare, resume, save
 from core.verify.mixture import Exact, Mixture
 from core.weights.checkpoint import CheckpointError, read

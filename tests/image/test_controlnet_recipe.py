@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from app.main import main
 from core.nn.controlnet import ControlCond
 from core.recipe import load
-from core.systems.controlnet import OWN, ControlNetDiffusion
+from image.controlnet import OWN, ControlNetDiffusion
 from tests.support.runs import QUIET, checkpoint, text_to_image
 
 

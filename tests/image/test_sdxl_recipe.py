@@ -11,16 +11,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from app.export import save_parts
+from core.data.order import OrderedDataset
 from core.nn.text_unet import TextUNet
 from core.random import SamplingRNG, TrainingRNG
 from core.recipe import build
 from core.sample.step import run
 from core.systems.diffusion import Diffusion
-from core.train.order import OrderedDataset
 from image.buckets import Bucketed
 from image.captioned import CaptionDropout
 from image.published import Pipeline, hand_off
+from image.published.export import save_parts
 
 PUBLISHED = {"paper": 2_567_463_684, "refiner": 2_259_526_660}
 SIZES = {"width": 16, "text_width": 16, "count": 40, "batch": 4}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.data.dataset import DataError
-from core.train.order import OrderedDataset
+from core.data.order import OrderedDataset
 from motion.data import prepare, published
 from motion.features import Normal, decode
 from motion.files import Take, write

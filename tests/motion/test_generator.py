@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.data.dataset import check
-from core.train.order import OrderedDataset
+from core.data.order import OrderedDataset
 from motion.acts import Style, jump, kick, walk
 from motion.body import Proportions, pose
 from motion.curves import FPS, SIDES, Track

@@ -30,10 +30,11 @@ from core.cond import Cond
 from core.denoiser import Denoiser, change_schedule
 from core.grid import exponential, karras, leading, trailing
 from core.prediction import Epsilon, F, Score
-from core.sample.ancestral import dpm2_ancestral, euler_ancestral
+from core.sample.ancestral import euler_ancestral
 from core.sample.euler import euler
 from core.sample.heun import dpm2, heun
 from core.sample.solvers.adams import lms
+from core.sample.solvers.ancestral import dpm2_ancestral
 from core.sample.solvers.consistency import consistency
 from core.sample.solvers.predictor_corrector import batch_mean, predictor_corrector
 from core.sample.solvers.sde import dpmpp_sde

@@ -12,13 +12,14 @@ from core.denoiser import Bound, Estimate
 from core.grid import karras, trailing
 from core.random import SamplingRNG
 from core.sample import STOCHASTIC, run
-from core.sample.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
+from core.sample.ancestral import euler_ancestral
 from core.sample.ddim import ddim
 from core.sample.ddpm import ddpm, large, learned, small
 from core.sample.dpm import dpmpp_2m
 from core.sample.euler import euler
 from core.sample.heun import dpm2, heun
 from core.sample.renoise import flow_rule
+from core.sample.solvers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral
 from core.sample.solvers.dpm import dpmpp_2s
 from core.sample.solvers.edm import edm
 from core.sample.solvers.er_sde import er_sde, ode

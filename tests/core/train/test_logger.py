@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from core.data.order import BatchSharding, OrderedDataset
 from core.recipe import build
 from core.train.logger import peak_memory
 from core.train.logger import read as read_log
 from core.train.loop import steps, train
-from core.train.order import BatchSharding, OrderedDataset
 from core.train.state import prepare
 from tests.support.runs import quiet
 

@@ -16,12 +16,12 @@ from toy.modality import PointModality
 from toy.nursery import digest
 from toy.recipes.points import Points
 
+from core.data.order import BatchSharding, OrderedDataset
 from core.model import Metadata
 from core.recipe import Recipe, build, load
 from core.train.ema import Constant, Power
 from core.train.logger import read as read_log
 from core.train.loop import BINS, Run, StoppedError, held_out_loss, steps, train
-from core.train.order import BatchSharding, OrderedDataset
 from core.train.state import State, newest, prepare
 from core.weights.checkpoint import CheckpointError, read, read_metadata
 from tests.support.runs import quiet

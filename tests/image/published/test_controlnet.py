@@ -18,8 +18,8 @@ from torch import Tensor
 
 from core.random import SamplingRNG
 from core.sample.step import run
-from core.systems.controlnet import with_controlnet
 from core.weights.controlnet import load_diffusers
+from image.controlnet import with_controlnet
 from image.published import open_pipeline
 from tests.support import pipelines
 

@@ -9,8 +9,8 @@ import torch
 from toy.recipes.points import Points
 
 from core.data.dataset import Batch, check
+from core.data.order import BatchSharding, OrderedDataset, stream
 from core.random import Stream, TrainingRNG
-from core.train.order import BatchSharding, OrderedDataset, stream
 
 
 def shift(batch: Batch, rng: TrainingRNG) -> Batch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.condition.words import Words, hashes, words
 from core.nn.text import TextEncoder
+from core.text.words import Words, hashes, words
 
 
 @pytest.fixture(scope="module")

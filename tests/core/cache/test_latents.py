@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from toy.modality import PointModality
 
 from core.autoencoder import KLAutoencoder, Plan
+from core.cache.latents import SAMPLED, InMemory, Process, encoded_once
 from core.codec import Chain, Codec, Latents, Scale
 from core.cond import Cond
 from core.data.dataset import Batch, Dataset
@@ -26,7 +27,6 @@ from core.recipe import Recipe, Sampling, Training
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.train.latents import SAMPLED, InMemory, Process, encoded_once
 from core.train.loop import StoppedError, train
 from core.weights.checkpoint import read
 from tests.support.runs import checkpoint, quiet

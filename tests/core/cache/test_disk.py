@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from core.cache.disk import Cached, latents, model_hash, texts
 from core.codec import Chain, Codec, Scale
 from core.condition import ClassLabel
 from core.data.dataset import Batch
+from core.data.order import BatchSharding, OrderedDataset, stream
 from core.denoiser import Denoiser
 from core.prediction import FlowVelocity
 from core.random import Stream, TrainingRNG
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.train.cache import Cached, latents, model_hash, texts
-from core.train.order import BatchSharding, OrderedDataset, stream
 from core.weights.checkpoint import CheckpointError
 
 COUNT = 23

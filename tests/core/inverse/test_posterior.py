@@ -8,10 +8,10 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.denoiser import Bound
-from core.edit import DPS, Blur, Downsample, LinearOperator, Mask, MeasurementPosterior, scalar_variance
-from core.edit.inverse import conjugate_gradients
-from core.edit.operator import Operator, gaussian_kernel
 from core.grid import trailing
+from core.inverse import DPS, Blur, Downsample, LinearOperator, Mask, MeasurementPosterior, scalar_variance
+from core.inverse.operator import Operator, gaussian_kernel
+from core.inverse.posterior import conjugate_gradients
 from core.random import SamplingRNG
 from core.sample.heun import heun
 from core.sample.solvers.sde import dpmpp_2m_sde

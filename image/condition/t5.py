@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.condition import Batch
-from core.condition.pretrained import T5, Clip, PretrainedEncoder, PretrainedText, captions_of
+from core.text.pretrained import T5, Clip, PretrainedEncoder, PretrainedText, captions_of
 
 
 class Sd3Text(PretrainedText):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.condition.control import ControlPicture
 from core.denoiser import Denoiser
 from core.nn.controlnet import HINT_WIDTHS, ControlledUNet, ControlNet
 from core.nn.text_unet import TextUNet
 from core.systems.diffusion import Diffusion
 from core.systems.lora import save_only
+from image.condition.control import ControlPicture
 
 OWN = "denoiser.net.controls."  # how the names of what is saved begin
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from core.condition.micro import NUMBER_COUNT, SCORED_NUMBER_COUNT, MicroConditioning
-from core.condition.words import Words
 from core.nn.text import TextEncoder
+from core.text.words import Words
+from image.condition.micro import NUMBER_COUNT, SCORED_NUMBER_COUNT, MicroConditioning
 
 WIDTH = 6
 

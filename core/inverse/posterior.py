@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.cond import Cond
 from core.denoiser import Bound, DenoiserLike, Estimate
-from core.edit.operator import Operator
+from core.inverse.operator import Operator
 from core.schedule import Schedule
 
 Variance = Callable[[float], float]  # sigma / alpha -> the variance of x0 given x_t

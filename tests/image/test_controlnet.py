@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from core.autoencoder.net import sd_vae
 from core.condition import Conditioner
-from core.condition.words import Words
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.guidance.guided import substitute
@@ -24,10 +23,11 @@ from core.random import SamplingRNG, TrainingRNG
 from core.sample.euler import euler
 from core.sample.step import run
 from core.schedule import Flow
-from core.systems.controlnet import OWN, ControlNetDiffusion, hint_widths
 from core.systems.diffusion import Diffusion
 from core.systems.sampling import Sampling
+from core.text.words import Words
 from core.weights.checkpoint import fill
+from image.controlnet import OWN, ControlNetDiffusion, hint_widths
 
 CAPTIONS = ["a red 7", "a blue 1"]
 

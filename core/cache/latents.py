@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core.cache.disk import Cached, Encode, Row, alike, joined, latents, model_hash, split
 from core.codec import Codec
 from core.data.dataset import Augment, Batch, Dataset, changes_x, varies
-from core.train.cache import Cached, Encode, Row, alike, joined, latents, model_hash, split
-from core.train.order import example_order
+from core.data.order import example_order
 
 NUMBERS = 3 * 2**18  # of data that are encoded at once: 256 pictures of 32 x 32
 SAMPLED = 8  # examples from which the size of the cache is estimated

@@ -1,4 +1,4 @@
-"""What `langevin convert` makes of our own checkpoints: folders of diffusers, or a LoRA's file."""
+"""What `langevin convert` makes of our own checkpoints of pictures: folders of diffusers, or a LoRA's file."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 from core.autoencoder import KLAutoencoder
 from core.codec import Latents
-from core.condition.control import ControlPicture
-from core.condition.micro import MicroConditioning
 from core.files import DRAFT
 from core.nn.flux import Flux
 from core.nn.mmdit import MMDiT
 from core.nn.text_unet import TextUNet
 from core.recipe import load
-from core.systems.controlnet import ControlNetDiffusion
 from core.systems.diffusion import Diffusion
 from core.systems.lora import LoRADiffusion
 from core.weights import autoencoder, controlnet, flux, lora, mmdit, text_unet
 from core.weights.checkpoint import CheckpointError
 from core.weights.conversion import DIFFUSERS
+from image.condition.control import ControlPicture
+from image.condition.micro import MicroConditioning
+from image.controlnet import ControlNetDiffusion
 
 
-def export(path: Path, out: Path, to: str) -> str:
+def export(path: Path, out: Path, layout: str) -> str:
     """Write the averaged networks of a checkpoint where other programs read them, and say what was written.
 
     Raises CheckpointError for networks that published layouts have no words for.
@@ -32,10 +32,10 @@ def export(path: Path, out: Path, to: str) -> str:
     if isinstance(system, LoRADiffusion):
         if out.suffix != ".safetensors":
             raise ValueError(f"a LoRA is one file: call it {out.name}.safetensors")
-        save = lora.save_diffusers if to == DIFFUSERS else lora.save_kohya
+        save = lora.save_diffusers if layout == DIFFUSERS else lora.save_kohya
         save(out, system.attached.net, system.lora)
-        return f"{out}: the LoRA with the names of {'diffusers' if to == DIFFUSERS else 'kohya'}"
-    if to != DIFFUSERS:
+        return f"{out}: the LoRA with the names of {'diffusers' if layout == DIFFUSERS else 'kohya'}"
+    if layout != DIFFUSERS:
         raise CheckpointError(f"{path} is a checkpoint of Langevin: convert it to diffusers first, then that folder")
     if isinstance(system, ControlNetDiffusion):
         controlnet.save_diffusers(out, system.control, numbers_of(system))

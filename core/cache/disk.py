@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.data.dataset import Batch, Dataset
-from core.train.order import example_order
+from core.data.order import example_order
 from core.weights.checkpoint import CheckpointError, write_whole
 
 Encode = Callable[[Batch], Batch]

@@ -1,0 +1,1 @@
+"""What slow encoders make of data, kept: on the disk, or in memory."""

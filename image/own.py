@@ -1,0 +1,162 @@
+"""What the presets ``own`` share: models of a person's own pictures, of any size, whose network is fitted (core.fit)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.condition import ClassLabel, Conditioner
+from core.data.dataset import Dataset
+from core.nn.folded import Folded
+from core.nn.unet import UNet
+from core.prompts import Classes, Unconditional
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sizes import Law, Sizes
+from core.systems.diffusion import Diffusion
+from core.train.ema import Power
+from core.train.precision import Precision
+from image.data import open_parts
+from image.evaluation import evaluator
+from image.modality import MODALITY
+
+GRID = 16  # the longest side of a network's own grid, unless another fold is asked for
+COARSEST = 8  # a U-Net's grid is halved until no side is longer; attention is there
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What pictures are like, and into what squares a network folds them (0: as its grid needs)."""
+
+    size: tuple[int, ...]  # height and width; one number is a square
+    channels: int
+    classes: tuple[str, ...]
+    folded: int = 0
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        if len(self.size) not in (1, 2) or min(self.size) < 1:
+            raise ValueError(f"a size of {self.size} is no picture's: give its height and width, or one for a square")
+        return (self.size[0], self.size[-1])
+
+    @property
+    def fold(self) -> int:
+        """The side of the squares of pixels that become channels: a power of two that leaves a grid within GRID."""
+        if self.folded:
+            return self.folded
+        fold = 1
+        while max(self.sides) > GRID * fold:
+            fold *= 2
+        return fold
+
+    @property
+    def levels(self) -> int:
+        """The grids of a U-Net."""
+        grid, levels = -(-max(self.sides) // self.fold), 1
+        while grid > COARSEST and levels < 6:
+            grid, levels = -(-grid // 2), levels + 1
+        return levels
+
+    @property
+    def drop(self) -> float:
+        """The share of the labels that training leaves out, so that guidance has something to move away from."""
+        return 0.1 if self.classes else 0.0
+
+
+def unet(shape: Shape, width: int, depth: int, dropout: float) -> Folded:
+    """A U-Net for pictures of a shape: ``width`` channels on its finest grid, twice as many below."""
+    inside = shape.channels * shape.fold**2
+    net = UNet(
+        inside,
+        inside,
+        width,
+        (1, *[2] * (shape.levels - 1)),
+        depth,
+        (shape.levels - 1,),
+        dropout=dropout,
+        groups=8,
+        head_width=32 if width % 32 == 0 else 16 if width % 16 == 0 else 8,
+        scale_shift=True,
+    )
+    return Folded(net, shape.fold, 2 ** (shape.levels - 1))
+
+
+def class_conditioner(shape: Shape, width: int) -> Conditioner:
+    """A conditioner on classes where there are any; width: of the network's embedding."""
+    return ClassLabel(len(shape.classes), width, deviation=1.0) if shape.classes else Conditioner()
+
+
+def own_training(batch: int, steps: int, lr: float, warmup: int) -> Training:
+    """A short training: a large rate that rises for ``warmup`` steps and falls to 0, an average over the end of it."""
+    return Training(
+        batch,
+        steps,
+        lr,
+        warmup * batch,
+        linear,
+        (0.9, 0.99),
+        precision=Precision.AUTO,
+        threads=1,
+        ema={"ema": Power(0.06)},
+    )
+
+
+def own_recipe(
+    system: Callable[[], Diffusion],
+    data: str,
+    shape: Shape,
+    sampling: Sampling,
+    training: Training,
+    sizes: Sizes,
+) -> Recipe:
+    """A recipe on pictures of one's own, by class where they have classes."""
+
+    @cache
+    def parts() -> tuple[Dataset, Dataset]:
+        found = open_parts(Path(data), shape.sides, shape.channels)
+        return found.train, found.held_out
+
+    prompts = Classes(len(shape.classes), shape.classes) if shape.classes else Unconditional()
+    return Recipe(
+        system,
+        (shape.channels, *shape.sides),
+        sampling,
+        training,
+        parts,
+        MODALITY,
+        prompts,
+        evaluate=evaluator(parts),
+        sizes=sizes,
+    )
+
+
+def dropout(epochs: float) -> float:
+    """None where examples are seen a few times, and more of it the more they are repeated."""
+    return 0.0 if epochs < 20 else 0.1 if epochs < 200 else 0.2
+
+
+def rate_from(width: int, rate: float) -> Callable[[Mapping[str, Any], int], float]:
+    """The learning rate of a width, from that of another: as the inverse root, and less for batches below 64."""
+
+    def rate_of(arguments: Mapping[str, Any], batch: int) -> float:
+        return float(f"{rate * (width / arguments['width']) ** 0.5 * min(1.0, batch / 64) ** 0.5:.2g}")
+
+    return rate_of
+
+
+UNET_SIZES = Sizes(
+    [{"width": width, "depth": 1} for width in (16, 24, 32, 48, 64, 96)]
+    + [{"width": width, "depth": 2} for width in (96, 128, 192, 256)],
+    Law(0.3, 0.35, 3e3),
+    rate_from(32, 2e-3),
+    dropout,
+)
+DIT_SIZES = Sizes(
+    [{"width": width, "depth": depth} for width, depth in ((64, 4), (96, 5), (128, 6), (192, 8), (256, 10), (384, 12))],
+    Law(0.3, 0.35, 3e3),
+    rate_from(128, 1e-3),
+    dropout,
+)
