@@ -1,7 +1,7 @@
 """What recordings need before they are described: a rest pose cut off, a frame rate, a floor.
 
-Converters often put a rest pose before the first frame (cgspeed's conversion of the CMU recordings does): in one or a few
-frames the body is torn from it to where the motion begins, faster than it ever moves afterwards.
+Converters often put a rest pose before the first frame (cgspeed's of the CMU recordings does): in one or a few frames
+the body is torn from it to where the motion begins, faster than it ever moves afterwards.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     new_joint_vecs/<name>.npy, texts/<name>.txt, Mean.npy, Std.npy, train.txt, val.txt, test.txt
 
-A line of a text is ``caption#words#from#to``; where the times are not 0 it is of that part only. Clips are padded to one
-length; of a longer one, training draws a crop each time. Recordings of your own: ``motion.windows``.
+A line of a text is ``caption#words#from#to``; where the times are not 0 it is of that part only. Clips are padded to
+one length; of a longer one, training draws a crop each time. Recordings of your own: ``motion.windows``.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from motion.features import Normal
 from motion.feet import Feet
 from motion.mirror import mirror
 from motion.skeleton import HUMAN
+from motion.smoothing import usual_deviation
 from motion.sources import Recording, Source, grouped, open_source
 from motion.splitting import Rows, split
 
@@ -57,6 +58,7 @@ class Index:
     recordings: tuple[Prepared, ...]
     classes: tuple[str, ...]
     feet: Feet
+    smoothing: float  # see ``motion.smoothing.usual_deviation``
     left_out: tuple[LeftOut, ...]
     duplicates: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
@@ -122,6 +124,7 @@ def _indexed(
         recordings,
         tuple(sorted({recording.label for recording in used} - {""})),
         Feet.of(shown),
+        usual_deviation(shown),
         tuple(left_out),
         tuple(duplicates),
         (*source.notes, *_group_note(recordings)),
@@ -153,7 +156,7 @@ def signature_of(source: Path) -> str:
 
 
 def read_index(folder: Path) -> Index | None:
-    """What a prepared folder holds; None where it is none, or one of another format. Raises DataError if it is broken."""
+    """What a prepared folder holds; None for none, or one of another format. Raises DataError if it is broken."""
     if not (folder / INDEX).is_file():
         return None
     try:
@@ -168,6 +171,7 @@ def read_index(folder: Path) -> Index | None:
             recordings,
             tuple(found["classes"]),
             Feet(**found["feet"]),
+            float(found["smoothing"]),
             tuple(LeftOut(*each) for each in found["left_out"]),
             tuple(tuple(names) for names in found["duplicates"]),
             tuple(found["notes"]),

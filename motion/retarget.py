@@ -124,14 +124,14 @@ def retarget(source: Bvh | Performance, own: Mapping[str, str] | None = None, un
     if up.abs().argmax() == 2:  # z up: turn it about x
         joints = joints[..., [0, 2, 1]] * joints.new_tensor([1.0, 1.0, -1.0])
     joints = joints * unit
-    for side, leg in enumerate((HUMAN.feet[:2], HUMAN.feet[2:])):
-        if HUMAN.names[leg[1]] not in names:
-            joints[:, leg[1]] = _toe(joints, HUMAN.parents[leg[0]], leg[0])
+    for ankle, toe in (HUMAN.feet[:2], HUMAN.feet[2:]):
+        if HUMAN.names[toe] not in names:
+            joints[:, toe] = _toe(joints, HUMAN.parents[ankle], ankle)
     return joints
 
 
 def _toe(joints: Tensor, knee: int, ankle: int) -> Tensor:
-    """Where a toe would be (T, 3): level where the ankle is as low as ever, at right angles to the shin where it is high.
+    """Where a toe would be (T, 3): level where the ankle is low, at right angles to the shin where it is high.
 
     It points where the hips do, smoothed over five frames.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +22,7 @@ from motion.features import Normal
 from motion.feet import Feet
 from motion.mirror import mirror_words
 from motion.preparation import INDEX, Prepared, prepare, read_index
+from motion.smoothing import usual_deviation
 from motion.splitting import Rows
 
 RARE = 4  # times that windows of a rare class are met at most, for one of the most frequent
@@ -37,15 +38,13 @@ class Parts:
     classes: tuple[str, ...]
     captioned: bool  # whether captions say more than the classes
     normal: Normal
-    measured: Feet | None = None
+    feet: Feet  # how feet rest and slide in the training part
+    smoothing: float  # frames over which estimates are smoothed without harm to true motions
 
     @cached_property
-    def feet(self) -> Feet:
-        """How feet rest and slide in the training part."""
-        if self.measured is not None:
-            return self.measured
-        some = self.train.get(range(min(MEASURED, len(self.train))))
-        return Feet.of([self.normal.undo(x[valid]) for x, valid in zip(some["x"], some["valid"])])
+    def captions(self) -> dict[str, int]:
+        """The captions of the training part, each with its class; -1 is none."""
+        return {caption: piece.label for piece in self.train.pieces for caption in piece.captions}
 
     def usual_rows(self, caption: str) -> int:
         """Rows that clips of a caption or class usually have, those of all clips where it is unknown."""
@@ -77,8 +76,10 @@ def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
     """
     if is_published(path):
         part = "test" if (path / "test.txt").is_file() else "val"
-        train, held_out = published(path, "train"), published(path, part)
-        return Parts(train, held_out, (), True, train.normal)
+        train, held_out = (replace(published(path, name), length=frames) for name in ("train", part))
+        some = train.get(range(min(MEASURED, len(train))))
+        clips = [train.normal.undo(x[valid]) for x, valid in zip(some["x"], some["valid"])]
+        return Parts(train, held_out, (), True, train.normal, Feet.of(clips), usual_deviation(clips))
     folder = path
     if not is_prepared(path):
         folder = prepared_beside(path)
@@ -101,6 +102,7 @@ def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
         len(texts) > len(index.classes),
         normal,
         index.feet,
+        index.smoothing,
     )
 
 

@@ -16,6 +16,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from motion.generator import normal_of
 from motion.nn.mdm import MDM, Decoder, mdm
+from motion.own import FRAMES, SIZES, opened, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
@@ -52,6 +53,33 @@ def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
 
     training = Training(64, 200_000, 2e-4, warmup=64_000, ema={"ema": Power(0.05)})
     return folder_recipe(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5), training, data)
+
+
+def own(
+    data: str,
+    frames: int = FRAMES,
+    width: int = 128,
+    depth: int = 4,
+    text_width: int = 64,
+    dropout: float = 0.1,
+    geometry: float = 100.0,
+    batch: int = 48,
+    steps: int = 8000,
+    lr: float = 1.25e-3,
+    warmup: int = 100,
+) -> Recipe:
+    """Recordings of your own, by class or caption as they have them; sized to them, your machine and your time."""
+    parts = opened(data, frames)
+
+    def system() -> Diffusion:
+        net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 4, dropout), text_width, words=True)
+        denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
+        auxiliary = geometric_loss(lambda: parts().normal, geometry)
+        objective = Objective(SEMANTIC_LEVELS, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
+        return Diffusion(denoiser, text_conditioner(text_width), objective=objective)
+
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5)
+    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
 
 
 def tiny(

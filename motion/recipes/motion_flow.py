@@ -23,6 +23,7 @@ from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
 from motion.generator import normal_of
+from motion.own import FRAMES, SIZES, opened, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
@@ -49,6 +50,29 @@ def paper(data: str, width: int = 512, depth: int = 12) -> Recipe:
 def small(data: str, width: int = 256, depth: int = 8) -> Recipe:
     """On HumanML3D or your own recordings: hours on one GPU."""
     return _on_folder(data, width, depth, Training(64, 100_000, 3e-4, warmup=64_000, ema={"ema": Power(0.05)}))
+
+
+def own(
+    data: str,
+    frames: int = FRAMES,
+    width: int = 192,
+    depth: int = 6,
+    text_width: int = 64,
+    geometry: float = 100.0,
+    batch: int = 48,
+    steps: int = 8000,
+    lr: float = 1.25e-3,
+    warmup: int = 100,
+) -> Recipe:
+    """Recordings of your own, by class or caption as they have them; sized to them, your machine and your time."""
+    parts = opened(data, frames)
+
+    def system() -> Diffusion:
+        heads = max(width // 48, 1)
+        return _system(width, depth, heads, text_width, 2, 40, geometric_loss(lambda: parts().normal, geometry))
+
+    sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5)
+    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
 
 
 def tiny(
