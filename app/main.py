@@ -15,6 +15,8 @@ COMMANDS = {
     "info": ("app.info", "what a recipe or a checkpoint is"),
     "inspect": ("app.inspect", "what any file or folder of weights is, from its header"),
     "convert": ("app.convert", "from one layout or precision of weights to another"),
+    "data": ("app.data", "what a folder or file of data is, before training"),
+    "prepare": ("app.preparation", "a folder of data once, ahead of training"),
     "train": ("app.training", "train a recipe"),
     "sample": ("app.sampling", "sample a checkpoint or a published pipeline"),
     "edit": ("app.edit", "edit a file with a model: inpaint, image-to-image, restore, in-between, ..."),

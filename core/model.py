@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from core import provenance
+from core.data.survey import Survey, Track, plainly
 from core.evaluation.options import Evaluate, EvaluationOptions
 from core.flags import option
 from core.prompts import Conditions, Prompts, Unconditional
@@ -27,6 +28,7 @@ from core.prompts import Conditions, Prompts, Unconditional
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.data.preparation import Preparation
     from core.random import SamplingRNG
     from core.sample.step import Step
     from core.systems.diffusion import Diffusion
@@ -179,7 +181,9 @@ class SamplingFlags:
 class Request(SamplingFlags):
     """What to sample."""
 
-    prompt: str | None = option(None, "a class, several in turn (0,1,2), or a caption; `;` separates several", "TEXT")
+    prompt: str | None = option(
+        None, "a class by name or number, several in turn (0,1), or a caption; `;` separates several", "TEXT"
+    )
     negative_prompt: str | None = option(None, "negative prompt: what guidance moves away from", "TEXT")
     count: int | None = option(None, "number of samples (default: 64, or 1 of a published pipeline)")
     first: int = option(0, "number of the first sample")
@@ -269,6 +273,7 @@ class Modality(ABC, Generic[Object]):
     suffixes: ClassVar[Sequence[str]]  # of the files that it writes, the usual one first
     request: ClassVar[type[Request]] = Request
     operations: ClassVar[Mapping[str, type[Operation]]] = {}
+    preparation: ClassVar[type[Preparation] | None] = None  # of data; None where there is nothing to prepare
 
     @abstractmethod
     def decode(self, data: Tensor, conditions: Conditions) -> Sequence[Object]:
@@ -305,6 +310,21 @@ class Modality(ABC, Generic[Object]):
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """The settings in a file that ``write`` wrote, with today's keys; None for a file of another kind."""
         return provenance.read_sidecar(path) if path.suffix.lower() in self.suffixes else None
+
+    def count_data(self, path: Path) -> int:
+        """How many files, or arrays, of a folder or file of data are of this modality, from their names alone."""
+        return 0
+
+    def survey(self, path: Path, track: Track = plainly, thorough: bool = True) -> Survey:
+        """What a folder or file of data is.
+
+        thorough: whether everything is decoded, so that duplicates and damaged files are found; else headers are read.
+        """
+        raise ValueError(f"the modality {self.name} surveys no data")
+
+    def examples(self, path: Path, count: int) -> Sequence[Object]:
+        """At most so many objects of a folder or file of data, from all over it, for a contact sheet."""
+        raise ValueError(f"the modality {self.name} shows no data")
 
     def preview(self, path: Path, objects: Sequence[Object], metadata: Metadata) -> None:
         """Write a sheet for a person who follows a run; ``path`` ends in ``preview_suffix``."""

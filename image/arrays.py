@@ -15,7 +15,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class ImageArray:
     labels: Tensor | None = None
     captions: Sequence[str] | None = None
     frame: Frame | None = None
-    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    numbers: Tensor | None = None  # (N, K)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,8 +75,9 @@ class ImageArray:
         """The images at some indices, "x" as floats in [-1, 1], and what is known of them."""
         rows = torch.as_tensor(indices, dtype=torch.long)
         x = self.images[rows]
-        batch: dict[str, Any] = {name: values[rows] for name, values in self.numbers.items()}
-        batch["x"] = x if x.is_floating_point() else x.float() / 127.5 - 1
+        batch: dict[str, Any] = {"x": x if x.is_floating_point() else x.float() / 127.5 - 1}
+        if self.numbers is not None:
+            batch["number"] = self.numbers[rows]
         if self.labels is not None:
             batch["label"] = self.labels[rows]
         if self.captions is not None:
@@ -88,9 +89,8 @@ class ImageArray:
 
     def with_facts(self, facts: Facts) -> ImageArray:
         """The same images, with these facts in place of those they had."""
-        labels = None if facts.labels is None else torch.tensor(list(facts.labels), dtype=torch.long)
-        numbers = {name: torch.tensor(list(values)) for name, values in facts.numbers.items()}
-        return replace(self, labels=labels, captions=facts.captions, numbers=numbers)
+        known = facts.batch(range(len(self)))
+        return replace(self, labels=known.get("label"), captions=known.get("caption"), numbers=known.get("number"))
 
 
 def open_arrays(path: Path) -> tuple[Tensor, Facts]:
@@ -147,7 +147,16 @@ def _read(path: Path) -> Arrays:
         ) from error
 
 
-def _find(arrays: Arrays, names: Sequence[str], part: str) -> str | None:
+def has_images(path: Path) -> bool:
+    """Whether a file is an .npz file whose arrays are called as pictures are."""
+    if path.suffix.casefold() != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as members:
+        names = {name.casefold().removesuffix(".npy"): None for name in members.namelist()}
+    return "latents" in names or any(_find(names, IMAGES, part) for part in ("", "train"))
+
+
+def _find(arrays: Mapping[str, object], names: Sequence[str], part: str) -> str | None:
     """The array of a part, "" for the whole: x_test or test_x."""
     every = [name for base in names for name in ((f"{base}_{part}", f"{part}_{base}") if part else (base,))]
     return next((name for name in every if name in arrays), None)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from core.data.dataset import DataError
-from core.data.folder import FolderSource
 from core.data.source import Facts, Part, check_left_out, divided, divided_by
-from core.data.survey import LeftOut, Track, plainly
-from core.media.picture import CENTRE, Size, resize_and_crop, to_tensor
-from image.arrays import Frame, ImageArray, cover, in_channels, open_arrays, to_bytes
-from image.folder import open_files
+from core.data.survey import LeftOut, Track, plainly, report
+from core.media.picture import CENTRE, Size, resize_and_crop, to_bytes
+from image.arrays import Frame, ImageArray, cover, in_channels, open_arrays
+from image.folder import arrays_at, list_files, open_files
 from image.source import PictureFiles, decode
 
 MEMORY = 2**29  # bytes of decoded pictures that are kept in memory; more are decoded when they are asked for
@@ -79,24 +78,26 @@ def open_parts(path: Path, size: Size | int, channels: int = 3, track: Track = p
     target = size if isinstance(size, tuple) else (size, size)
     if min(target) < 1 or channels < 1:
         raise DataError(f"{target} with {channels} channels is no picture: give a size, and 1 or 3 channels")
-    if path.suffix.casefold() == ".npz" and path.is_file():
-        images, facts = open_arrays(path)
+    if (file := arrays_at(path)) is not None:
+        images, facts = open_arrays(file)
         frame_size, count = tuple(images.shape[-2:]), len(images)
         images, crop = cover(in_channels(images, channels, path), target)
         rows = (torch.tensor([pair], dtype=torch.float32).expand(count, 2) for pair in (frame_size, crop))
         return _divided(ImageArray(images, frame=Frame(*rows)), facts, ())
-    source = open_files(path, track)
-    left_out = source.left_out if isinstance(source, FolderSource) else ()
+    source, left_out, *_ = list_files(path)
     check_left_out(left_out, len(source))
-    files = PictureFiles(source, target, channels)
-    if len(files) * channels * target[0] * target[1] <= MEMORY:
-        array, kept, broken = _decoded(files, track)
+    if len(source) * channels * target[0] * target[1] <= MEMORY:
+        array, kept, broken = _decoded(PictureFiles(source, target, channels), track)
         left_out = (*left_out, *broken)
         check_left_out(left_out, len(kept))
+        report(path, left_out, len(kept))
         facts = source.facts.some(kept)
         if source.captioned and facts.captions is None:
             facts = Facts([source.caption(index) for index in kept], facts.labels, facts.classes)
         return _divided(array, facts, left_out)
+    source, left_out, *_ = open_files(path, track)
+    check_left_out(left_out, len(source))
+    report(path, left_out, len(source))
     sides = divided_by(source.facts, len(source))
     train, held_out = (PictureFiles(Part(source, indices), target, channels) for indices in sides)
     return Parts(train, held_out, source.facts.classes, source.captioned, left_out)
@@ -106,7 +107,8 @@ def _decoded(files: PictureFiles, track: Track) -> tuple[ImageArray, list[int], 
     """The pictures that can be decoded, in memory as bytes; which these are; and what is wrong with the others."""
     count = len(files)
     images = torch.empty(count, *files.shape, dtype=torch.uint8)
-    frames = torch.empty(2, count, 2)
+    sizes: list[Size] = []
+    crops: list[tuple[int, int]] = []
     kept: list[int] = []
     broken: list[LeftOut] = []
     for index in track(range(count), "decoding pictures"):
@@ -116,12 +118,12 @@ def _decoded(files: PictureFiles, track: Track) -> tuple[ImageArray, list[int], 
             broken.append(LeftOut(files.source.name(index), str(error)))
             continue
         cut, crop = resize_and_crop(picture, files.target, CENTRE)
-        row = len(kept)
-        images[row] = to_bytes(to_tensor(cut))
-        frames[0, row], frames[1, row] = torch.tensor((picture.height, picture.width)), torch.tensor(crop)
+        images[len(kept)] = to_bytes(cut)
+        sizes.append((picture.height, picture.width))
+        crops.append(crop)
         kept.append(index)
-    rows = len(kept)
-    return ImageArray(images[:rows], frame=Frame(frames[0, :rows], frames[1, :rows])), kept, broken
+    frame = Frame(*(torch.tensor(rows, dtype=torch.float32).view(-1, 2) for rows in (sizes, crops)))
+    return ImageArray(images[: len(kept)], frame=frame), kept, broken
 
 
 def _divided(data: ImageArray, facts: Facts, left_out: Sequence[LeftOut]) -> Parts:

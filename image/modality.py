@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.data.survey import Survey, Track, plainly
 from core.media.picture import convert, to_tensor
 from core.media.sheet import picture, read_settings, same_pixels, save_page, save_sheet
 from core.model import Metadata, Modality, Model, Request
@@ -18,6 +19,7 @@ from core.provenance import FORMAT
 from core.registry import INDEX
 from image.operations import OPERATIONS
 from image.picture import Picture
+from image.preparation import PicturePreparation
 from image.request import REQUEST, ImageRequest
 
 
@@ -28,6 +30,7 @@ class Pictures(Modality[Picture]):
     suffixes = (".png",)
     request = REQUEST
     operations = OPERATIONS
+    preparation = PicturePreparation
 
     def decode(self, data: Tensor, conditions: Conditions) -> list[Picture]:
         shown = conditions.get("caption", conditions.get("class_name", [""] * len(data)))
@@ -64,6 +67,21 @@ class Pictures(Modality[Picture]):
     def same(self, old: Path, new: Path, settings: Metadata) -> bool:
         # Settings of an older format are rewritten in today's, so only the pixels can be the same.
         return same_pixels(old, new) if settings["format"] != FORMAT else super().same(old, new, settings)
+
+    def count_data(self, path: Path) -> int:
+        from image.folder import count_pictures
+
+        return count_pictures(path)
+
+    def survey(self, path: Path, track: Track = plainly, thorough: bool = True) -> Survey:
+        from image.survey import survey
+
+        return survey(path, track, thorough)
+
+    def examples(self, path: Path, count: int) -> list[Picture]:
+        from image.survey import examples
+
+        return examples(path, count)
 
     def opens(self, path: Path) -> bool:
         return (path / INDEX).is_file()

@@ -117,10 +117,15 @@ def decode(source: Source, index: int, channels: int = 3) -> Image.Image:
         return picture.decode(file, source.name(index), channels)
 
 
+def header_of(source: Source, index: int) -> picture.Header:
+    """What the header of a picture says. Raises DataError, naming the file, where it cannot be read."""
+    with source.open(index) as file:
+        return picture.header_of(file, source.name(index))
+
+
 def size_of(source: Source, index: int) -> Size:
     """The height and width of an upright picture, from its header alone."""
-    with source.open(index) as file:
-        return picture.size_of(file, source.name(index))
+    return header_of(source, index).size
 
 
 def resized(pixels: Tensor, size: Sequence[int], channels: int) -> Tensor:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ CAPTIONS = ("text", "caption", "captions", "description", "prompt", "title", "se
 LABELS = ("label", "class", "class_name", "category", "labels", "target", "class_id")
 GROUPS = ("group", "subject", "scene", "speaker", "patient", "actor", "session", "video")  # and with _id or _name
 PARTS = ("split", "part", "subset", "partition")
+UNUSED = ("", "index", "unnamed_0", "width", "height")  # numbers that say nothing of what is shown
 
 TRAIN = frozenset({"train", "training"})
 TEST = frozenset({"test", "testing", "val", "valid", "validation", "dev", "eval", "held_out"})
@@ -118,7 +120,7 @@ def _csv(table: Path) -> Rows:
             place = f"{table}, line {rows.line_num}"
             if len(row) > len(names):
                 raise DataError(f"{place}, has {len(row)} fields for {len(names)} columns: put quotes around its text")
-            yield place, dict(zip(names, row))
+            yield place, dict(zip_longest(names, row))
     except csv.Error as error:
         raise DataError(f"{table}, line {rows.line_num}, is not CSV ({error}): correct the quotes") from error
 
@@ -153,8 +155,8 @@ def caption_of(row: Row, columns: Columns) -> str | None:
 
 
 def number_columns(rows: Sequence[Row], columns: Columns) -> dict[str, tuple[float, ...]]:
-    """The columns that hold a finite number in every row, other than those that say something else."""
-    taken = {columns.file, columns.label, columns.group, columns.part, *columns.caption}
+    """The columns that hold a finite number in every row, other than those that say something else or count rows."""
+    taken = {columns.file, columns.label, columns.group, columns.part, *columns.caption, *FILES, *UNUSED}
     found = {}
     for name in rows[0].values if rows else ():
         values = [] if name in taken else [number(row.values.get(name)) for row in rows]

@@ -10,8 +10,9 @@ What cannot be used is left out with a sentence, unless hardly anything else is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from core.data.source import Facts, Kind
 from core.data.survey import LeftOut
 
 USUAL = ("metadata.jsonl", "metadata.csv")  # the tables that count where there are others
+FREE = frozenset({".json", ".jsonl"})
 LINES = 20  # of a table that are read to see what it is about
 FEW, SHARE = 20, 0.5  # a column of labels has at most so many classes, or such a share of the examples
 
@@ -46,7 +48,8 @@ class FolderSource:
     paths: tuple[Path, ...]
     facts: Facts = Facts()
     left_out: tuple[LeftOut, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    layout: str = "in a folder"  # in words
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,68 +73,88 @@ class FolderSource:
             raise DataError(f"{self.paths[index]} has no caption: add a table of captions, or a .txt file for each")
         return self.facts.captions[index]
 
-    def some(self, indices: Sequence[int], left_out: Sequence[LeftOut] = ()) -> FolderSource:
-        """Some of the files; ``left_out`` says why others are not among them."""
-        paths = tuple(self.paths[index] for index in indices)
-        return replace(self, paths=paths, facts=self.facts.some(indices), left_out=(*self.left_out, *left_out))
 
+def open_folder(path: Path, kind: Kind) -> FolderSource:
+    """The files of a kind in a folder and in the folders in it, with all that is known of them.
 
-def files_of(path: Path, kind: Kind) -> list[Path]:
-    """The files of a kind in a folder and in the folders in it, without hidden ones. Raises DataError for none."""
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in kind.suffixes
-        and file.is_file()
-        and not any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(path).parts)
-    )
+    Hidden ones are left aside. Raises DataError where there are none.
+    """
+    every = files_below(path, kind.suffixes | READERS.keys())
+    files = [file for file in every if file.suffix.lower() in kind.suffixes]
     if not files:
         endings = ", ".join(sorted(kind.suffixes))
         raise DataError(f"{path} holds no {kind.name}s: put {endings} files into it")
-    return files
-
-
-def open_folder(path: Path, kind: Kind) -> FolderSource:
-    """The files of a kind in a folder and in the folders in it, with all that is known of them."""
-    files = files_of(path, kind)
     names = _Names(files)
-    tables = _tables_of(path, names, kind)
+    tables = _tables_of(path, [file for file in every if file.suffix.lower() in READERS], names, kind)
     found = _of_tables(tables, names, kind) if tables else _of_text_files(files)
     return _with_folders(path, found, not tables and not found.captioned)
 
 
-def has_captions(path: Path, kind: Kind) -> bool:
-    """Whether the files of a kind in a folder have captions, in a table or beside them."""
-    return path.is_dir() and open_folder(path, kind).captioned
+def files_below(path: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files with some endings in a folder and in the folders in it, hidden ones left aside, by name.
 
-
-def _tables_of(path: Path, names: _Names, kind: Kind) -> list[Path]:
-    """The tables of a folder that name files of a kind: those at its top, or else those of the folders in it.
-
-    Raises DataError where several say the same.
+    Links are followed, those to a folder above them once.
     """
-    usual = [path / name for name in USUAL if (path / name).exists()]
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        if real not in seen:
+            seen.add(real)
+            found += [
+                os.path.join(folder, name)
+                for name in files
+                if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+            ]
+    return sorted(Path(name) for name in found if os.path.isfile(name))
+
+
+class Table(NamedTuple):
+    """A table that names files."""
+
+    path: Path
+    rows: list[Row]
+    columns: Columns
+
+
+def _tables_of(path: Path, candidates: Sequence[Path], names: _Names, kind: Kind) -> list[Table]:
+    """The tables that name files of a kind: those with the usual names, or else those that lie highest.
+
+    Raises DataError where several of one folder do, other than those of a training and a test split.
+    """
+    usual = [file for file in candidates if file.name in USUAL and file.parent == path]
     if len(usual) > 1:
         raise DataError(f"{path} has both {' and '.join(USUAL)}: keep the one that is right")
     if usual:
-        return usual
-    for pattern in ("*", "*/*", "*/*/*"):
-        found = [file for file in sorted(path.glob(pattern)) if file.suffix.lower() in READERS and file.is_file()]
-        found = [file for file in found if not file.name.startswith(".")]
-        about = [file for file in found if _names_files(file, names, kind)]
-        beside = [file for file in about if file.parent == about[0].parent]
-        if len(beside) > 1 and not all(_is_test(file.stem) is not None for file in beside):
-            raise DataError(f"{path} has both {beside[0].name} and {beside[1].name}: keep the one that is right")
-        if about:
-            return about
+        return [_table(usual[0], kind)]
+    for depth in sorted({len(file.parts) for file in candidates}):
+        found = [table for file in candidates if len(file.parts) == depth for table in _naming(file, names, kind)]
+        siblings = [table.path for table in found if table.path.parent == found[0].path.parent]
+        if len(siblings) > 1 and not all(_is_test(file.stem) is not None for file in siblings):
+            raise DataError(f"{path} has both {siblings[0].name} and {siblings[1].name}: keep the one that is right")
+        if found:
+            return found
     return []
 
 
-def _names_files(table: Path, names: _Names, kind: Kind) -> bool:
-    """Whether a table has a column that names files of the kind."""
-    rows = read_table(table)[:LINES]
-    column = columns_of(rows, kind.name).file
-    return column is not None and any(names.find(table.parent, str(row.values.get(column))) for row in rows)
+def _table(file: Path, kind: Kind) -> Table:
+    rows = read_table(file)
+    return Table(file, rows, columns_of(rows, kind.name))
+
+
+def _naming(file: Path, names: _Names, kind: Kind) -> list[Table]:
+    """The table in a file, if it has a column that names files of the kind."""
+    try:
+        table = _table(file, kind)
+    except DataError:
+        if file.suffix.lower() in FREE:  # which may be anything else
+            return []
+        raise
+    column = table.columns.file
+    if column is None or not any(names.find(file.parent, str(row.values.get(column))) for row in table.rows[:LINES]):
+        return []
+    return [table]
 
 
 def _is_test(name: str) -> bool | None:
@@ -159,15 +182,13 @@ class _Names:
         return nearer[0] if len(nearer) == 1 else None
 
 
-def _of_tables(tables: Sequence[Path], names: _Names, kind: Kind) -> FolderSource:
+def _of_tables(tables: Sequence[Table], names: _Names, kind: Kind) -> FolderSource:
     left_out: list[LeftOut] = []
     found: dict[tuple[Path, str | None], Entry] = {}
-    silent = dict.fromkeys(names.files)
+    silent = dict.fromkeys(sorted(names.files))
     every: list[Row] = []
-    for table in tables:
-        rows = read_table(table)
+    for table, rows, columns in tables:
         every += rows
-        columns = columns_of(rows, kind.name)
         for row in rows:
             name, caption = row.values.get(columns.file or ""), caption_of(row, columns)
             if not isinstance(name, str | int) or not str(name):
@@ -185,11 +206,12 @@ def _of_tables(tables: Sequence[Path], names: _Names, kind: Kind) -> FolderSourc
                 left_out.append(LeftOut(str(file), f"{row.place}, is about {name} once more: keep one line for it"))
             else:
                 found[file, caption] = Entry(file, caption, row, _is_test(table.stem) or False)
-    shown = " or ".join(table.name for table in tables[:2])
-    left_out += [LeftOut(str(file), f"{file} has no line in {shown}: give it one, or remove it") for file in silent]
-    entries = list(found.values())
+    shown = " or ".join(table.path.name for table in tables[:2])
+    left_out += [LeftOut(str(file), f"{file} is not in {shown}: give it a line, or remove it") for file in silent]
+    entries = sorted(found.values(), key=lambda entry: entry.path)  # whatever the order of the table is
     paths = tuple(entry.path for entry in entries)
-    return FolderSource(paths, _facts(entries, columns_of(every, kind.name)), tuple(left_out))
+    facts = _facts(entries, columns_of(every, kind.name))
+    return FolderSource(paths, facts, tuple(left_out), layout=f"with a table, {shown}")
 
 
 class Entry(NamedTuple):
@@ -247,7 +269,8 @@ def _of_text_files(files: Sequence[Path]) -> FolderSource:
             captions[file] = caption
         else:
             left_out.append(LeftOut(str(file), f"{texts[file]} is empty: write the caption of {file.name}"))
-    return FolderSource(tuple(captions), Facts(tuple(captions.values())), tuple(left_out))
+    layout = "with a text beside each"
+    return FolderSource(tuple(captions), Facts(tuple(captions.values())), tuple(left_out), layout=layout)
 
 
 def _with_folders(path: Path, source: FolderSource, classes: bool) -> FolderSource:
@@ -270,4 +293,5 @@ def _with_folders(path: Path, source: FolderSource, classes: bool) -> FolderSour
     if label is not None and classes:
         labels, names_of = classes_of(label)
         facts = replace(facts, labels=labels, classes=names_of)
-    return replace(source, facts=replace(facts, test=frozenset(test)), notes=notes)
+    layout = "in class folders" if label is not None and classes else source.layout
+    return replace(source, facts=replace(facts, test=frozenset(test)), notes=notes, layout=layout)

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BufferedReader
 from typing import Any, Protocol
 
@@ -50,10 +51,11 @@ class Facts:
         return Facts(rows(self.captions), rows(self.labels), self.classes, numbers, rows(self.groups), test)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
-        """ "caption", "label" and the numbers of some examples, as a batch has them."""
-        found: dict[str, Any] = {
-            name: torch.tensor([values[index] for index in indices]) for name, values in self.numbers.items()
-        }
+        """What a batch has of some examples: "caption", "label" and "number" (B, columns)."""
+        found: dict[str, Any] = {}
+        if self.numbers:
+            rows = [[values[index] for values in self.numbers.values()] for index in indices]
+            found["number"] = torch.tensor(rows, dtype=torch.float32)
         if self.labels is not None:
             found["label"] = torch.tensor([self.labels[index] for index in indices], dtype=torch.long)
         if self.captions is not None:
@@ -94,7 +96,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         """What is known of them."""
         return self.source.facts.some(self.indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -34,6 +35,14 @@ class Survey:
     duplicates: tuple[tuple[str, ...], ...] = ()  # names of examples whose content is the same, a set each
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = field(default=())  # what else a person should know, a sentence each
+
+
+def report(path: object, left_out: Sequence[LeftOut], kept: int) -> None:
+    """Say on stderr what training leaves out of some data, if anything: the first of it, and where the rest is."""
+    if left_out:
+        total = len(left_out) + kept
+        print(f"{len(left_out)} of {total} are left out, the first because {left_out[0].why}", file=sys.stderr)
+        print(f"`langevin data {path}` lists all", file=sys.stderr)
 
 
 def plainly(items: Sequence[Any], what: str) -> Iterable[Any]:

@@ -10,7 +10,7 @@ EXIF orientation             applied
 from __future__ import annotations
 
 import struct
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -59,15 +59,30 @@ def convert(picture: Image.Image, name: str = "the picture", channels: int = 3) 
     return found.convert(MODES[channels])
 
 
-def size_of(file: IO[bytes], name: str) -> Size:
-    """The height and width of an upright picture, from its header alone. Raises DataError where there is none."""
+class Header(NamedTuple):
+    """What a picture is before it is decoded."""
+
+    size: Size  # upright
+    channels: int  # 1 or 3
+    transparent: bool
+
+
+def header_of(file: IO[bytes], name: str) -> Header:
+    """What the header of a picture says. Raises DataError where there is none."""
     try:
         with Image.open(file) as picture:
             # Asked of the base class, because a PNG would decode itself in search of more.
             turned = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
+            size = (picture.width, picture.height) if turned else (picture.height, picture.width)
+            grey = picture.mode.startswith(("1", "L", "I", "F"))
+            return Header(size, 1 if grey else 3, picture.has_transparency_data)
     except _BROKEN as error:
         raise _unreadable(name) from error
+
+
+def size_of(file: IO[bytes], name: str) -> Size:
+    """The height and width of an upright picture, from its header alone. Raises DataError where there is none."""
+    return header_of(file, name).size
 
 
 def resize_and_crop(
@@ -77,7 +92,7 @@ def resize_and_crop(
     height, width = target
     scale = max(height / picture.height, width / picture.width)
     covering = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-    scaled = picture.resize(covering, Image.Resampling.LANCZOS)
+    scaled = picture if picture.size == covering else picture.resize(covering, Image.Resampling.LANCZOS)
     top = int(place[0] * (scaled.height - height + 1))
     left = int(place[1] * (scaled.width - width + 1))
     return scaled.crop((left, top, left + width, top + height)), (top, left)
@@ -85,8 +100,13 @@ def resize_and_crop(
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """A picture of mode "L" or "RGB" -> (C, H, W) in [-1, 1]."""
-    pixels = np.array(picture, dtype=np.float32).reshape(picture.height, picture.width, -1)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 127.5 - 1
+    return to_bytes(picture).contiguous() / 127.5 - 1
+
+
+def to_bytes(picture: Image.Image) -> Tensor:
+    """A picture of mode "L" or "RGB" -> (C, H, W) bytes."""
+    pixels = np.array(picture).reshape(picture.height, picture.width, -1)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _eight_bits(picture: Image.Image, bits: int) -> Image.Image:

@@ -58,13 +58,15 @@ def empty_table(home: Path) -> Path:
 
 def empty_text(home: Path) -> Path:
     made = folder(home / "data")
-    (made / "2.txt").write_text(" \n")
+    for number in (2, 3):
+        (made / f"{number}.txt").write_text(" \n")
     return made
 
 
 def no_picture(home: Path) -> Path:
     made = folder(home / "data")
-    (made / "2.png").write_bytes(b"this is no picture")
+    for number in (2, 3):
+        (made / f"{number}.png").write_bytes(b"this is no picture")
     return made
 
 
@@ -86,7 +88,7 @@ def one(home: Path) -> Path:
     ("make", "words"),
     [
         (nothing, ["data", "holds no images"]),
-        (empty_table, ["0.png", "has no caption", "3 more", "metadata.jsonl"]),
+        (empty_table, ["0.png", "is not in metadata.jsonl", "3 more"]),
         (empty_text, ["2.txt", "is empty"]),
         (no_picture, ["2.png", "cannot be read as an image"]),
         (cut_shard, ["a.tar", "cut"]),

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from tests.support.commands import ROOT, Command, environment, refused
@@ -103,20 +102,10 @@ def test_data_that_cannot_be_used(command: Command, tmp_path: Path) -> None:
     refused(train(empty), "no images")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "notes.txt").write_text("hello")
-    refused(train(tmp_path / "text"), "not an image")
+    refused(train(tmp_path / "text"), "no images")
     np.savez(tmp_path / "nan.npz", images=np.full((4, 8, 8, 3), np.nan, np.float32))
     refused(train(tmp_path / "nan.npz"), "NaN")
     assert not out.exists() or not list(out.rglob("*.safetensors"))
-
-
-def test_mixed_sizes_are_refused_without_a_size(tmp_path: Path) -> None:
-    from core.data.dataset import DataError
-    from image.data import open_images
-
-    for size in (8, 9):
-        Image.new("RGB", (size, size)).save(tmp_path / f"{size}.png")
-    with pytest.raises(DataError, match="differ in size"):
-        open_images(tmp_path)
 
 
 def test_folders_that_cannot_be_written(command: Command, run_folder: Path, tmp_path: Path) -> None:

@@ -14,13 +14,11 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from core.cache.disk import Cached, latents, model_hash
 from core.codec import Scale
 from core.cond import Cond
 from core.data.buckets import bucket_sizes, nearest_bucket
-from core.data.captions import CaptionedFolder
 from core.data.dataset import Batch, DataError
-from core.data.order import BatchSharding, OrderedDataset, stream
+from core.data.folder import FolderSource
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
@@ -28,7 +26,9 @@ from core.recipe import Recipe, Sampling, Training
 from core.sample.heun import heun
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
+from core.train.cache import Cached, latents, model_hash
 from core.train.loop import steps
+from core.train.order import BatchSharding, OrderedDataset, stream
 from core.train.state import prepare
 from image.buckets import Bucketed
 from image.folder import open_source
@@ -40,14 +40,14 @@ TARGETS = dict(zip(COUNTS, [(8, 16), (16, 8), (12, 12), (8, 32)]))
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> CaptionedFolder:
+def source(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
     home = tmp_path_factory.mktemp("pictures")
     sizes = [size for size, count in COUNTS.items() for _ in range(count)]
     for number, (height, width) in enumerate(sizes):
         Image.new("RGB", (width, height), (number, 0, 0)).save(home / f"{number * 7 % 48:02d}-{number}.png")
         (home / f"{number * 7 % 48:02d}-{number}.txt").write_text(f"{height} {width}")
     found = open_source(home)
-    assert isinstance(found, CaptionedFolder)
+    assert isinstance(found, FolderSource)
     return found
 
 
@@ -73,7 +73,7 @@ def test_every_picture_goes_where_it_is_distorted_least() -> None:
             assert abs(math.log(height * chosen[1] / (width * chosen[0]))) == min(stretch)
 
 
-def test_batches_are_of_one_bucket_and_say_what_was_cut(source: CaptionedFolder) -> None:
+def test_batches_are_of_one_bucket_and_say_what_was_cut(source: FolderSource) -> None:
     data = OrderedDataset(Bucketed(source, SHAPES, batch=4), seed=0)
     seen = set()
     for (batch,) in islice(stream(data, BatchSharding(4), 0), 24):
@@ -85,7 +85,7 @@ def test_batches_are_of_one_bucket_and_say_what_was_cut(source: CaptionedFolder)
     assert seen == set(SHAPES)
 
 
-def test_parts_and_processes_share_a_bucket(source: CaptionedFolder) -> None:
+def test_parts_and_processes_share_a_bucket(source: FolderSource) -> None:
     data = OrderedDataset(Bucketed(source, SHAPES, batch=8), seed=0)
     for step in range(12):
         parts = [data[p] for rank in range(2) for p in BatchSharding(8, 2, rank, 2).positions(step)]
@@ -94,7 +94,7 @@ def test_parts_and_processes_share_a_bucket(source: CaptionedFolder) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 5])
-def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: CaptionedFolder, batch: int) -> None:
+def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: FolderSource, batch: int) -> None:
     data = Bucketed(source, SHAPES, batch)
     step, order = 0, []
     for epoch in range(1, 21):
@@ -115,7 +115,7 @@ def test_every_picture_is_met_once_a_pass_and_none_is_dropped(source: CaptionedF
         assert len(members) < 5 or passes[0] != passes[1]
 
 
-def test_order_is_a_function_of_seed_and_step(source: CaptionedFolder) -> None:
+def test_order_is_a_function_of_seed_and_step(source: FolderSource) -> None:
     data = Bucketed(source, SHAPES, batch=4)
     walk = data.example_order(0, range(400))
     assert data.example_order(0, range(200, 204)) == walk[200:204]
@@ -125,7 +125,7 @@ def test_order_is_a_function_of_seed_and_step(source: CaptionedFolder) -> None:
     assert shapes[:24] != sorted(shapes[:24])  # buckets alternate
 
 
-def test_a_batch_of_two_buckets_is_refused(source: CaptionedFolder) -> None:
+def test_a_batch_of_two_buckets_is_refused(source: FolderSource) -> None:
     data = Bucketed(source, SHAPES, batch=4)
     with pytest.raises(DataError, match="2 buckets at once, but buckets fill batches of 4"):
         data.get([int(data.buckets.members[0][0]), int(data.buckets.members[1][0])])
@@ -145,7 +145,7 @@ class Net(nn.Module):
         return out
 
 
-def test_the_training_loop_takes_them_and_resumes(source: CaptionedFolder) -> None:
+def test_the_training_loop_takes_them_and_resumes(source: FolderSource) -> None:
     data = Bucketed(source, SHAPES, batch=4, random_crop=True)
     recipe = Recipe(
         lambda: Diffusion(Denoiser(Net(), Flow(), FlowVelocity())),
@@ -171,7 +171,7 @@ def test_the_training_loop_takes_them_and_resumes(source: CaptionedFolder) -> No
     assert len({batch["x"].shape for (batch,) in ahead}) > 2
 
 
-def test_latents_of_buckets_are_kept_without_decoding_again(source: CaptionedFolder, tmp_path: Path) -> None:
+def test_latents_of_buckets_are_kept_without_decoding_again(source: FolderSource, tmp_path: Path) -> None:
     class Counting(Bucketed):
         """Counts the pictures it decodes."""
 
@@ -194,8 +194,8 @@ def test_latents_of_buckets_are_kept_without_decoding_again(source: CaptionedFol
             assert all(torch.equal(a[name], b[name]) for name in ("size", "crop", "target"))
 
 
-def test_nothing_depends_on_the_folder_s_place(source: CaptionedFolder, tmp_path: Path) -> None:
-    for path, text in zip(source.paths, source.captions):
+def test_nothing_depends_on_the_folder_s_place(source: FolderSource, tmp_path: Path) -> None:
+    for path, text in zip(source.paths, source.facts.captions or ()):
         (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / path.name).with_suffix(".txt").write_text(text)
     moved, here = Bucketed(open_source(tmp_path), SHAPES, 4), Bucketed(source, SHAPES, 4)

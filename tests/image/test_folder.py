@@ -1,4 +1,4 @@
-"""Captioned folders and arrays are read as they are, or refused in one sentence."""
+"""Captioned pictures in folders are read as they are, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
-from core.data.order import OrderedDataset
 from core.data.source import split_source
 from core.media.picture import resize_and_crop
-from image.folder import CaptionedArray, open_captioned, open_source
-from image.source import Captioned, size_of
+from core.train.order import OrderedDataset
+from image.folder import open_source
+from image.source import PictureFiles, size_of
 
 
 def write(path: Path, size: tuple[int, int] = (8, 8), value: int = 255) -> None:
@@ -50,7 +50,7 @@ def test_all_three_places_of_captions_say_the_same(tmp_path: Path) -> None:
     for name, text in written_captions.items():
         (tmp_path / "beside" / name).with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
     for kind in ("jsonl", "csv", "beside"):
-        data = open_captioned(tmp_path / kind, 8)
+        data = PictureFiles(open_source(tmp_path / kind), 8)
         batch = data.get([2, 0, 1])
         assert batch["caption"] == [
             written_captions["deep/b.png"],
@@ -63,13 +63,13 @@ def test_all_three_places_of_captions_say_the_same(tmp_path: Path) -> None:
 def test_the_picture_covers_its_target_and_the_crop_is_reported(tmp_path: Path) -> None:
     gradient(48, 96).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a slope")
-    batch = open_captioned(tmp_path, 48).get([0])
+    batch = PictureFiles(open_source(tmp_path), 48).get([0])
     x = (batch["x"][0] + 1) * 127.5
     assert batch["size"].tolist() == [[48, 96]] and batch["target"].tolist() == [[48, 48]]
     assert batch["crop"].tolist() == [[0, 24]]
     assert torch.allclose(x[0, :, 0], torch.arange(48.0), atol=1e-3)
     assert torch.allclose(x[1, 0], torch.arange(24.0, 72.0), atol=1e-3)
-    half = open_captioned(tmp_path, (24, 40)).get([0])
+    half = PictureFiles(open_source(tmp_path), (24, 40)).get([0])
     # Scaled by a half to 24 x 48, then 4 columns cut off on the left: pixel i lies between columns 2i + 8 and 2i + 9.
     assert half["x"].shape == (1, 3, 24, 40) and half["crop"].tolist() == [[0, 4]]
     inner = ((half["x"][0, 1, 0] + 1) * 127.5)[4:-4]
@@ -81,7 +81,7 @@ def test_random_crops_are_a_function_of_the_position(tmp_path: Path) -> None:
     gradient(40, 16).save(tmp_path / "b.png")
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(name)
-    data = OrderedDataset(open_captioned(tmp_path, 16, random_crop=True), seed=3)
+    data = OrderedDataset(PictureFiles(open_source(tmp_path), 16, random_crop=True), seed=3)
     whole, again = data[range(40)], data[range(10, 14)]
     for name in ("x", "crop"):
         assert torch.equal(whole[name][10:14], again[name])
@@ -110,12 +110,12 @@ def test_pictures_are_upright_opaque_and_of_eight_bits(tmp_path: Path) -> None:
         (tmp_path / f"{name}.txt").write_text(name)
     source = open_source(tmp_path)
     assert size_of(source, 0) == (16, 8)
-    batch = Captioned(source, (16, 8)).get([0, 1, 2])
+    batch = PictureFiles(source, (16, 8)).get([0, 1, 2])
     assert batch["size"].tolist() == [[16, 8], [8, 8], [8, 8]]
     assert torch.equal(((batch["x"][0] + 1) * 127.5).round()[1, :, 0], torch.arange(16.0))
     assert bool((batch["x"][1] == 1).all())
     assert bool(((batch["x"][2] + 1) * 127.5 == 128).all())
-    assert Captioned(source, 8, channels=1).get([2])["x"].shape == (1, 1, 8, 8)
+    assert PictureFiles(source, 8, channels=1).get([2])["x"].shape == (1, 1, 8, 8)
 
 
 def test_a_source_is_divided_without_loss(tmp_path: Path) -> None:
@@ -125,30 +125,8 @@ def test_a_source_is_divided_without_loss(tmp_path: Path) -> None:
     train, held_out = split_source(open_source(tmp_path), 0.3)
     captions = [[part.caption(index) for index in range(len(part))] for part in (train, held_out)]
     assert len(captions[1]) == 3 and sorted(captions[0] + captions[1]) == [str(number) for number in range(10)]
-    assert Captioned(held_out, 8).get([1])["caption"] == captions[1][1:2]
+    assert PictureFiles(held_out, 8).get([1])["caption"] == captions[1][1:2]
     assert held_out.name(1).endswith(f"{captions[1][1]}.png")
-
-
-def test_arrays_with_captions(tmp_path: Path) -> None:
-    pixels = np.array(gradient(6, 12))[None].repeat(3, axis=0)
-    captions = np.array(["one", "two", "drei ä"])
-    np.savez(tmp_path / "x.npz", images=pixels, captions=captions)
-    data = open_captioned(tmp_path / "x.npz", 6)
-    assert isinstance(data, CaptionedArray) and data.shape == (3, 6, 6)
-    batch = data.get([2, 0])
-    assert batch["caption"] == ["drei ä", "one"]
-    assert batch["size"].tolist() == [[6, 12]] * 2 and batch["crop"].tolist() == [[0, 3]] * 2
-    assert torch.allclose((batch["x"][0, 1, 0] + 1) * 127.5, torch.arange(3.0, 9.0), atol=1e-4)
-    for arrays, message in (
-        ({"images": pixels}, "no array named 'captions'"),
-        ({"images": pixels, "captions": captions[:2]}, "one text for each of the 3"),
-        ({"images": pixels, "captions": np.array(["a", " ", "b"])}, "caption 1 .* is empty"),
-        ({"images": pixels, "captions": np.array(["a", "b", None], dtype=object)}, "plain arrays"),
-        ({"images": pixels[..., 0], "captions": captions}, "1 channels, not 3"),
-    ):
-        np.savez(tmp_path / "x.npz", **arrays)
-        with pytest.raises(DataError, match=message):
-            open_captioned(tmp_path / "x.npz", 6)
 
 
 def say(folder: Path, text: bytes, name: str = "metadata.jsonl") -> None:
@@ -160,15 +138,16 @@ def say(folder: Path, text: bytes, name: str = "metadata.jsonl") -> None:
     ("make", "message"),
     [
         (lambda p: (p / "notes.txt").write_text("hello"), "holds no images"),
-        (lambda p: write(p / "a.png"), "has no captions: add metadata.jsonl"),
-        (lambda p: (write(p / "b.png"), write(p / "c.png"), say(p, b"one", "a.txt")), r"b.png has no caption \(and 1"),
+        (
+            lambda p: (write(p / "b.png"), write(p / "c.png"), say(p, b"one", "a.txt")),
+            r"b.png has no caption.*\(and 1 more",
+        ),
         (lambda p: say(p, b" \n", "a.txt"), "a.txt is empty: write the caption of a.png"),
         (lambda p: say(p, b"\xff\xfe\x00k", "a.txt"), "a.txt is not UTF-8"),
         (
             lambda p: ((p / "b.txt").write_text("b"), (p / "b.png").write_bytes(b"\x89PNG not"), say(p, b"a", "a.txt")),
             "b.png cannot",
         ),
-        (lambda p: say(p, b'{"file_name": "a.png"}'), "line 1, has no 'text'"),
         (lambda p: say(p, b'{"file_name": "a.png", "text": ["a"]}'), "line 1, has no 'text'"),
         (lambda p: say(p, b'{"text": "a"}'), "line 1, has no 'file_name'"),
         (lambda p: say(p, b'{"file_name": "z.png", "text": "a"}'), "line 1, is about z.png, which is no image"),
@@ -176,7 +155,7 @@ def say(folder: Path, text: bytes, name: str = "metadata.jsonl") -> None:
         (lambda p: say(p, b'{"file_name": "a.png", "text": "a"'), "line 1, is not JSON"),
         (lambda p: say(p, b"[1]"), "line 1, is not a JSON object"),
         (lambda p: say(p, b"\xe4"), "metadata.jsonl is not UTF-8"),
-        (lambda p: say(p, b""), "a.png has no caption: give it a line in metadata.jsonl"),
+        (lambda p: say(p, b""), "a.png is not in metadata.jsonl: give it a line"),
         (lambda p: say(p, b'file_name,text\na.png,"open', "metadata.csv"), "is not CSV"),
         (lambda p: say(p, b"file_name,text\na.png", "metadata.csv"), "line 2, has no 'text'"),
         (lambda p: (say(p, b"", "metadata.csv"), say(p, b"")), "has both"),
@@ -185,7 +164,7 @@ def say(folder: Path, text: bytes, name: str = "metadata.jsonl") -> None:
 def test_bad_folders_are_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path)
     with pytest.raises(DataError, match=message):
-        open_captioned(tmp_path, 8)
+        PictureFiles(open_source(tmp_path), 8)
 
 
 def test_what_breaks_later_is_named_too(tmp_path: Path) -> None:
@@ -194,14 +173,14 @@ def test_what_breaks_later_is_named_too(tmp_path: Path) -> None:
     content = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "cut.txt").write_text("half of it")
-    data = open_captioned(tmp_path, 8)
+    data = PictureFiles(open_source(tmp_path), 8)
     with pytest.raises(DataError, match=r"cut.png cannot be read as an image: remove it"):
         data.get([0])
     with pytest.raises(DataError, match="does not exist"):
-        open_captioned(tmp_path / "nowhere", 8)
+        PictureFiles(open_source(tmp_path / "nowhere"), 8)
     with pytest.raises(DataError, match="neither a folder"):
-        open_captioned(tmp_path / "cut.png", 8)
+        PictureFiles(open_source(tmp_path / "cut.png"), 8)
     with pytest.raises(DataError, match="give a size"):
-        open_captioned(tmp_path, 0)
+        PictureFiles(open_source(tmp_path), 0)
     with pytest.raises(DataError, match="at least two"):
         split_source(data.source)

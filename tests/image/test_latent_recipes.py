@@ -15,13 +15,12 @@ from safetensors.torch import save_file
 from core.autoencoder import KLAutoencoder, Plan
 from core.autoencoder.adversary import PatchDiscriminator
 from core.autoencoder.perceptual import Perceptual
-from core.data.captions import has_captions
 from core.random import TrainingRNG
 from core.recipe import Recipe, build, load, restore
 from core.systems.autoencoder import AutoencoderTraining, Weights
 from core.train.loop import train
+from image.data import open_parts
 from image.features import timm_features, timm_maps
-from image.folder import IMAGES, image_parts
 from tests.support.runs import quiet
 
 COUNT, SIZE = 12, 32
@@ -82,16 +81,15 @@ def test_small_presets_learn_from_a_captioned_folder(
 
 
 def test_pictures_with_and_without_captions_are_data(pictures: Path, tmp_path: Path) -> None:
-    train_part, held_out = image_parts(str(pictures), 8)()
-    assert has_captions(pictures, IMAGES) and len(train_part) + len(held_out) == COUNT
-    plain = tmp_path / "plain"
-    plain.mkdir()
+    captioned, bare = open_parts(pictures, 8), tmp_path / "plain"
+    assert captioned.captioned and len(captioned.train) + len(captioned.held_out) == COUNT
+    bare.mkdir()
     for file in pictures.glob("*.png"):
-        (plain / file.name).write_bytes(file.read_bytes())
-    assert not has_captions(plain, IMAGES)
-    bare_train, bare_held_out = image_parts(str(plain), 8)()
-    assert len(bare_train) + len(bare_held_out) == COUNT
-    assert bare_train.get([0])["x"].shape == train_part.get([0])["x"].shape == (1, 3, 8, 8)
+        (bare / file.name).write_bytes(file.read_bytes())
+    found = open_parts(bare, 8)
+    assert not found.captioned and len(found.train) + len(found.held_out) == COUNT
+    assert "caption" not in found.train.get([0]) and len(captioned.train.get([0])["caption"]) == 1
+    assert found.train.get([0])["x"].shape == captioned.train.get([0])["x"].shape == (1, 3, 8, 8)
 
 
 @pytest.fixture(scope="module")

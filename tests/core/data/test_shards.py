@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
-from core.data.order import BatchSharding, OrderedDataset, stream
 from core.data.shards import braces, open_shards
-from image.folder import SHARDED, open_captioned
+from core.train.order import BatchSharding, OrderedDataset, stream
+from image.folder import SHARDED, open_source
+from image.source import PictureFiles
 
 COUNT = 11
 
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_are_the_folder_in_any_order(folder: Path) -> None:
-    plain, packed = open_captioned(folder / "plain", 8), open_captioned(folder / "shards", 8)
+    plain, packed = (PictureFiles(open_source(folder / name), 8) for name in ("plain", "shards"))
     assert len(packed) == COUNT
     rows = [10, 0, 7, 3, 4, 8, 1, 9, 2, 5, 6]
     first, second = plain.get(rows), packed.get(rows)
@@ -70,7 +71,7 @@ def test_shards_are_the_folder_in_any_order(folder: Path) -> None:
 
 
 def test_a_run_over_shards_starts_anywhere(folder: Path) -> None:
-    data = OrderedDataset(open_captioned(folder / "shards", 8, random_crop=True), seed=1)
+    data = OrderedDataset(PictureFiles(open_source(folder / "shards"), 8, random_crop=True), seed=1)
     whole = list(islice(stream(data, BatchSharding(4), 0), 6))
     for step, (mine,) in enumerate(islice(stream(data, BatchSharding(4), 3, workers=2), 3), start=3):
         assert torch.equal(mine["x"], whole[step][0]["x"]) and mine["caption"] == whole[step][0]["caption"]
@@ -84,7 +85,7 @@ def test_patterns_name_shards(folder: Path) -> None:
     with pytest.raises(DataError, match=r"a-004.tar does not exist"):
         open_shards(shards / "a-{003..004}.tar", SHARDED)
     with pytest.raises(DataError, match="no file matches"):
-        open_captioned(shards / "b-*.tar", 8)
+        PictureFiles(open_source(shards / "b-*.tar"), 8)
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -93,7 +94,7 @@ def test_long_and_foreign_names_take_a_header_more(tmp_path: Path, kind: int) ->
     path = tar(
         tmp_path / "a.tar", {f"{long}.png": png(2), f"{long}.txt": b"long", "b.png": png(0), "b.txt": b"b"}, kind
     )
-    data = open_captioned(path, 8)
+    data = PictureFiles(open_source(path), 8)
     assert data.get([1, 0])["caption"] == ["b", "long"] and data.get([1, 0])["size"].tolist() == [[10, 14], [12, 14]]
 
 
@@ -103,7 +104,7 @@ def test_only_headers_are_read_when_shards_are_opened(tmp_path: Path) -> None:
     content[at : at + 5] = b"later"
     content[512:600] = bytes(88)
     (tmp_path / "a.tar").write_bytes(content)
-    data = open_captioned(tmp_path / "a.tar", 8)
+    data = PictureFiles(open_source(tmp_path / "a.tar"), 8)
     assert data.source.caption(0) == "later"
     with pytest.raises(DataError, match=r"a.png in .*a.tar cannot be read as an image"):
         data.get([0])
@@ -153,11 +154,11 @@ def test_bad_shards_are_refused(tmp_path: Path, members: dict[str, bytes], messa
     ],
 )
 def test_bad_captions_are_named_when_they_are_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    data = open_captioned(tar(tmp_path / "a.tar", {"a.png": png(0), name: content}), 8)
+    data = PictureFiles(open_source(tar(tmp_path / "a.tar", {"a.png": png(0), name: content})), 8)
     with pytest.raises(DataError, match=message):
         data.get([0])
 
 
 def test_compressed_shards_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz"), pytest.raises(DataError, match="uncompressed"):
-        open_captioned(tmp_path / "a.tar.gz", 8)
+        PictureFiles(open_source(tmp_path / "a.tar.gz"), 8)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.data.captions import has_captions, open_folder
 from core.data.dataset import DataError
+from core.data.folder import open_folder
 from core.data.shards import open_shards
 from core.data.source import Kind, divided, fingerprint, split_source
 from tests.core.data.test_shards import tar
@@ -20,8 +20,8 @@ def test_captions_beside_files_of_any_kind(tmp_path: Path) -> None:
         (tmp_path / f"{number}.wav").write_bytes(bytes([number]))
         (tmp_path / f"{number}.txt").write_text(f"tone {number}")
     (tmp_path / "cover.png").write_bytes(b"no sound")
-    assert has_captions(tmp_path, SOUNDS) and not has_captions(tmp_path, Kind("film", frozenset({".mp4"})))
     source = open_folder(tmp_path, SOUNDS)
+    assert source.captioned
     train, held_out = split_source(source, 0.25)
     assert sorted(part.caption(i) for part in (train, held_out) for i in range(len(part))) == [
         f"tone {number}" for number in range(4)
