@@ -140,12 +140,12 @@ def open_archive(path: Path) -> Archive:
     try:
         with np.load(path, allow_pickle=False) as file:
             key = next((key for key in POSITIONS if key in file.files), None)
-            if key is None:
-                raise ValueError(f"{path.name} is no motion: it has none of {', '.join(POSITIONS)}")
             small = {name: np.asarray(file[name]) for name in file.files if name not in POSITIONS}
-            shape = _shape(file, key)
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path.name} is no readable .npz file: write it again with numpy.savez") from error
+            shape = () if key is None else _shape(file, key)
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path.name} is no readable .npz file of arrays: write it again with numpy.savez") from error
+    if key is None:
+        raise ValueError(f"{path.name} is no motion: it has none of {', '.join(POSITIONS)}")
     found = Archive(path, small, key, shape)
     if len(shape) not in (3, 4) or shape[-1] != 3:
         raise ValueError(f"'{key}' of {path.name} has the shape {shape}: positions are (frames, joints, 3)")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from core.data.dataset import DataError
-from core.data.survey import LeftOut, Survey, Track
+from core.data.survey import LeftOut, Track
 from core.files import whole
 from motion.cleaning import features_of
 from motion.features import Normal
@@ -66,7 +66,10 @@ class Index:
 
 
 def prepare(source: Path, out: Path, track: Track) -> Index:
-    """Prepare recordings, and go on where an earlier run stopped. Raises DataError if none can be used."""
+    """Prepare recordings, and go on where an earlier run stopped. Raises DataError if none can be used.
+
+    What an earlier preparation of other recordings left in the folder is not used, and stays.
+    """
     signature = signature_of(source)
     if (index := read_index(out)) is not None and index.signature == signature:
         return index
@@ -139,7 +142,7 @@ def _group_note(recordings: Sequence[Prepared]) -> list[str]:
     members = [recording.group for recording in recordings]
     several = {group for group in members if members.count(group) > 1}
     count = sum(group in several for group in members)
-    return [f"{count} recordings are in {len(several)} groups, each kept on one side of the split"] * bool(several)
+    return [f"{count} recordings are in {len(several)} groups that the split keeps together"] * bool(several)
 
 
 def _file_of(recording: Recording, digest: str) -> str:
@@ -179,41 +182,3 @@ def read_index(folder: Path) -> Index | None:
         )
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{folder / INDEX} is broken: delete the folder and prepare the recordings again") from error
-
-
-def survey(path: Path, track: Track) -> Survey:
-    """What recordings are, and what would be left out and why; nothing is written. Raises DataError for no motions."""
-    source = open_source(path)
-    left_out = list(source.left_out)
-    shapes: dict[tuple[int, ...], int] = {}
-    seen: dict[str, list[str]] = {}
-    used: list[Recording] = []
-    rows: list[int] = []
-    for recording in track(source.recordings, "reading recordings"):
-        try:
-            digest = recording.digest()
-            features = features_of(recording.open())
-        except ValueError as error:
-            left_out.append(LeftOut(recording.name, str(error)))
-            continue
-        seen.setdefault(digest, []).append(recording.name)
-        shapes[tuple(features.shape)] = shapes.get(tuple(features.shape), 0) + 1
-        used.append(recording)
-        rows.append(len(features))
-    groups = grouped(used, rows)
-    captions = {caption for recording in used for caption in recording.captions}
-    classes = tuple(sorted({recording.label for recording in used} - {""}))
-    return Survey(
-        kind=f"recordings of motion, {sum(rows) / HUMAN.fps / 60:.1f} minutes",
-        count=len(used),
-        shapes=shapes,
-        classes=classes,
-        members=tuple(sum(recording.label == name for recording in used) for name in classes),
-        captioned=sum(bool(recording.captions) for recording in used),
-        captions=len(captions),
-        groups=len(set(groups)) if len(set(groups)) < len(groups) else 0,
-        test=sum(recording.test is True for recording in used),
-        duplicates=tuple(tuple(names) for names in seen.values() if len(names) > 1),
-        left_out=tuple(left_out),
-        notes=source.notes,
-    )

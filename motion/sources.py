@@ -186,16 +186,20 @@ def _strangers(path: Path) -> list[str]:
 def grouped(recordings: Sequence[Recording], rows: Sequence[int]) -> list[str]:
     """What each recording is kept together with; rows: how long each is.
 
-    Where a source names no groups, recordings of a class that are as long to the frame are taken for two people of one
-    scene, if lengths tell most recordings apart.
+    Where a source names no groups, two recordings of a class that are as long to the frame are taken for two people of
+    one scene, if that is so of most of the class, and of no three.
     """
     if any(recording.group for recording in recordings):
         return [recording.group or f"alone: {recording.name}" for recording in recordings]
     together: dict[tuple[str, int], list[str]] = defaultdict(list)
     for recording, count in zip(recordings, rows):
         together[recording.label, count].append(recording.name)
-    telling = len(set(rows)) >= len(rows) / 2
-    return [
-        f"as long as {together[recording.label, count][0]}" if telling else f"alone: {recording.name}"
-        for recording, count in zip(recordings, rows)
-    ]
+    members = Counter(recording.label for recording in recordings)
+    paired = Counter(label for (label, _), names in together.items() for _ in names if len(names) == 2)
+    more = {label for (label, _), names in together.items() if len(names) > 2}
+    found = []
+    for recording, count in zip(recordings, rows):
+        names = together[recording.label, count]
+        scenes = paired[recording.label] > members[recording.label] / 2 and recording.label not in more
+        found.append(f"scene of {names[0]}" if scenes and len(names) == 2 else f"alone: {recording.name}")
+    return found

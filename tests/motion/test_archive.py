@@ -42,7 +42,10 @@ def test_clips_come_with_names_classes_captions_and_splits(tmp_path: Path) -> No
     assert len(archive) == 2 and archive.clip_names() == ["walk_01", "run_01"]
     assert archive.texts("labels", "content") == ["walks", "runs"] and archive.tests() == [False, True]
     takes = [archive.take(clip) for clip in range(2)]
-    assert [(len(take.joints), take.fps, take.caption) for take in takes] == [(12, 30.0, "someone walks"), (20, 30.0, "")]
+    assert [(len(take.joints), take.fps, take.caption) for take in takes] == [
+        (12, 30.0, "someone walks"),
+        (20, 30.0, ""),
+    ]
     for seed, take in enumerate(takes):
         assert float((take.joints - wander(len(take.joints), seed)).abs().max()) < 1e-4
     assert archive.digest(0) != archive.digest(1)
