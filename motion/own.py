@@ -94,13 +94,13 @@ def own_recipe(
     frames: int,
     sampling: Sampling,
     training: Training,
-    sizes: Sizes,
+    sizes: Sizes | None = None,
 ) -> Recipe:
-    """A recipe on recordings of one's own, by caption or class as they have them."""
+    """A recipe on recordings, published or one's own, by caption or class as they have them."""
     return Recipe(
         system,
         (frames, HUMAN.features),
-        replace(sampling, guide=own_guidance(parts)),
+        sampling,
         training,
         lambda: (parts().train, parts().held_out if len(parts().held_out) else None),
         MotionModality(lambda: parts().normal, frames),

@@ -14,14 +14,14 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, cosine_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
+from motion.data import LONGEST
 from motion.generator import normal_of
 from motion.nn.mdm import MDM, Decoder, mdm
-from motion.own import FRAMES, SIZES, opened, own_recipe, own_training
+from motion.own import FRAMES, SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
     default_guidance,
-    folder_recipe,
     geometric_loss,
     procedural_recipe,
     text_conditioner,
@@ -40,7 +40,8 @@ def paper(data: str) -> Recipe:
         return Diffusion(denoiser, text_conditioner(512, 512, 4, 80), objective=Objective(indices, drop=0.1))
 
     training = Training(64, 600_000, 1e-4, ema={"ema": Constant(0.9999)})
-    return folder_recipe(system, Sampling(ddpm, trailing, steps=1000, guidance=2.5), training, data)
+    sampling = Sampling(ddpm, trailing, steps=1000, guidance=2.5)
+    return own_recipe(system, opened(data, LONGEST), LONGEST, sampling, training)
 
 
 def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
@@ -52,7 +53,9 @@ def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
         return Diffusion(denoiser, text_conditioner(256, depth=4, length=80), objective=Objective(indices, drop=0.1))
 
     training = Training(64, 200_000, 2e-4, warmup=64_000, ema={"ema": Power(0.05)})
-    return folder_recipe(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5), training, data)
+    parts = opened(data, LONGEST)
+    sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5, guide=own_guidance(parts))
+    return own_recipe(system, parts, LONGEST, sampling, training)
 
 
 def own(
@@ -78,7 +81,7 @@ def own(
         objective = Objective(SEMANTIC_LEVELS, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
         return Diffusion(denoiser, text_conditioner(text_width), objective=objective)
 
-    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5)
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=own_guidance(parts))
     return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
 
 

@@ -22,13 +22,13 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
+from motion.data import LONGEST
 from motion.generator import normal_of
-from motion.own import FRAMES, SIZES, opened, own_recipe, own_training
+from motion.own import FRAMES, SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
     default_guidance,
-    folder_recipe,
     geometric_loss,
     procedural_recipe,
     text_conditioner,
@@ -71,7 +71,7 @@ def own(
         heads = max(width // 48, 1)
         return _system(width, depth, heads, text_width, 2, 40, geometric_loss(lambda: parts().normal, geometry))
 
-    sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5)
+    sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5, guide=own_guidance(parts))
     return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
 
 
@@ -108,7 +108,9 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
     def system() -> Diffusion:
         return _system(width, depth, width // 64, 256, 4, 80)
 
-    return folder_recipe(system, Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=25, guidance=3.0), training, data)
+    parts = opened(data, LONGEST)
+    sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=25, guidance=3.0, guide=own_guidance(parts))
+    return own_recipe(system, parts, LONGEST, sampling, training)
 
 
 def _system(
