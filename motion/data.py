@@ -31,13 +31,14 @@ UNIT = 4  # lengths are multiples of this
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of a file of features, their captions, and their class; -1 is none."""
+    """Rows of a file of features, their captions, their class and that of their mirror image; -1 is none."""
 
     path: Path
     start: int
     stop: int
     captions: tuple[str, ...]
     label: int = -1
+    mirrored_label: int = -1
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,12 @@ class MotionFiles:
         sides = torch.tensor(turned) >= 0.5
         x[sides] = mirror(x[sides], self.skeleton)
         x = self.normal.apply(x) * valid[..., None]
-        labels = torch.tensor([self.pieces[index].label for index in indices])
         batch = {"x": x, "valid": valid, "caption": captions}
-        return batch | {"label": labels} if self.labelled else batch
+        if not self.labelled:
+            return batch
+        pieces = [self.pieces[index] for index in indices]
+        labels = [piece.mirrored_label if side else piece.label for piece, side in zip(pieces, sides.tolist())]
+        return batch | {"label": torch.tensor(labels)}
 
     @cached_property
     def labelled(self) -> bool:

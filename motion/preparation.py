@@ -70,6 +70,10 @@ def prepare(source: Path, out: Path, track: Track) -> Index:
 
     What an earlier preparation of other recordings left in the folder is not used, and stays.
     """
+    if (source / INDEX).is_file() or (source / "new_joint_vecs").is_dir():
+        raise DataError(f"{source} holds features already: train on it as it is")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies in {source}, whose files are read: give a folder elsewhere")
     signature = signature_of(source)
     if (index := read_index(out)) is not None and index.signature == signature:
         return index

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from core.data.captions import READERS, TEST, TRAIN, Columns, caption_of, columns_of, read_table
 from core.data.captions import Row as TableRow
+from core.data.dataset import DataError
 
 KIND = "motion"
 
@@ -28,7 +29,12 @@ def rows_of(folder: Path) -> dict[str, Row]:
         return {}
     found: dict[str, Row] = {}
     for table in sorted(file for file in folder.glob("*") if file.suffix.lower() in READERS and file.is_file()):
-        rows = read_table(table)
+        try:
+            rows = read_table(table)
+        except DataError:
+            if table.suffix.lower() != ".json":  # which need not be a table: settings of samples are JSON, too
+                raise
+            continue
         columns = columns_of(rows, KIND)
         about = [row for row in rows if columns.file and row.values.get(columns.file)]
         for row in about:

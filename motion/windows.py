@@ -6,6 +6,8 @@ begin where they begin. Recordings that are shorter than a window are one, padde
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -65,8 +67,16 @@ def is_prepared(path: Path) -> bool:
 
 
 def prepared_beside(path: Path) -> Path:
-    """Where a raw source is prepared when a recipe is given it: beside it, with "-prepared" after its name."""
-    return path.with_name(f"{path.stem if path.is_file() else path.resolve().name}-prepared")
+    """Where a raw source is prepared when a recipe is given it: beside it, with "-prepared" after its name.
+
+    Where nothing can be written there, it is in the user's cache, under a hash of the source's path.
+    """
+    path = path.resolve()
+    name = f"{path.stem if path.is_file() else path.name}-prepared"
+    if (path.parent / name).is_dir() or os.access(path.parent, os.W_OK):
+        return path.parent / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "langevin" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:12]}-{name}"
 
 
 def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
@@ -93,8 +103,7 @@ def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
     texts = {caption for recording in index.recordings for caption in recording.captions}
     shown = _windows(index.recordings, index.classes, folder, frames, lambda recording: recording.train, frames // 2)
     hidden = _windows(index.recordings, index.classes, folder, frames, lambda recording: recording.held_out, 0)
-    known = {caption for piece in shown for caption in piece.captions}
-    mirrored = not index.classes or all(mirror_words(name) in known for name in known & {*map(spoken, index.classes)})
+    mirrored = all(mirror_words(name) in index.classes for name in index.classes)
     return Parts(
         MotionFiles(tuple(_evened(shown)), normal, length=frames, mirrored=mirrored),
         MotionFiles(tuple(_in_turn(hidden)), normal, length=frames),
@@ -124,13 +133,15 @@ def _windows(
     for recording in recordings:
         first, last = rows_of(recording)
         captions = _captions(recording)
-        label = classes.index(recording.label) if recording.label in classes else -1
+        label, other = (
+            classes.index(name) if name in classes else -1 for name in (recording.label, mirror_words(recording.label))
+        )
         starts = range(first, max(last - frames, first) + 1, max(frames // 2, 1))
         for start in starts:
             stop = last if start == starts[-1] else min(start + frames + spare, last)
             stop = stop if spare else min(stop, start + frames)
             if stop - start >= SHORTEST:
-                found.append(Piece(folder / recording.file, start, stop, captions, label))
+                found.append(Piece(folder / recording.file, start, stop, captions, label, other))
     return found
 
 

@@ -163,7 +163,7 @@ def value_of(figure: Any) -> float:
     return float(getattr(figure, "value", figure))
 
 
-def test_feet_that_slide_more_than_those_of_the_data_are_held(parts: Parts) -> None:
+def test_feet_that_slide_more_than_those_of_the_data_rest(parts: Parts) -> None:
     """Glided clips come back with feet that rest; the guidance takes its thresholds and its filter from the data."""
     real = parts.held_out.get(range(4))
     glide = parts.normal.undo(real["x"])

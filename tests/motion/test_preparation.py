@@ -150,10 +150,10 @@ def test_raw_recordings_are_prepared_beside_and_windows_overlap(
     assert [piece.start for piece in one] == list(range(0, one[-1].start + 1, 12))
     ordered = OrderedDataset(parts.train, 0)
     drawn = ordered[range(400)]
-    # Mirror images of "walks left" walk right: they carry that caption, and turn the other side.
-    asked = drawn["caption"]
-    kept = [parts.classes[label] for label in drawn["label"].tolist()]
-    assert 0.3 < sum(a != b for a, b in zip(asked, kept)) / 400 < 0.7
+    # Mirror images of what walks left walk right, by caption and class, and so half of each are of the other.
+    assert [parts.classes[label] for label in drawn["label"].tolist()] == drawn["caption"]
+    of_pieces = [parts.train.pieces[index].label for index in ordered.indices(range(400))]
+    assert 0.3 < sum(a != b for a, b in zip(of_pieces, drawn["label"].tolist())) / 400 < 0.7
 
 
 def test_a_class_without_its_mirror_image_is_not_mirrored(recordings: Path) -> None:
@@ -223,6 +223,10 @@ def test_a_broken_index_and_nothing_to_prepare_are_refused(tmp_path: Path, recor
     (tmp_path / "ready" / preparation.INDEX).write_text(json.dumps({"format": preparation.FORMAT}))
     with pytest.raises(DataError, match="is broken"):
         open_parts(tmp_path / "ready", 24)
+    with pytest.raises(DataError, match="lies in"):
+        prepare(recordings, recordings / "ready", plainly)
+    with pytest.raises(DataError, match="features already"):
+        prepare(tmp_path / "ready", tmp_path / "ready2", plainly)
     with pytest.raises(DataError, match="does not exist"):
         prepare(tmp_path / "nothing", tmp_path / "ready2", plainly)
     (tmp_path / "empty").mkdir()
