@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
+from app.stopping import prompt_stop
 from core.names import look_up
+from core.progress import StoppedError
 from langevin import __version__
 
 COMMANDS = {
@@ -18,6 +21,7 @@ COMMANDS = {
     "data": ("app.data", "what a folder or file of data is, before training"),
     "prepare": ("app.preparation", "a folder of data once, ahead of training"),
     "train": ("app.training", "train a recipe"),
+    "watch": ("app.watch", "follow a run: where it is, its losses, the time left"),
     "sample": ("app.sampling", "sample a checkpoint or a published pipeline"),
     "edit": ("app.edit", "edit a file with a model: inpaint, image-to-image, restore, in-between, ..."),
     "replay": ("app.replay", "make a file again from the settings in it, and compare"),
@@ -50,7 +54,7 @@ def commands() -> dict[str, tuple[str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; bad input is one sentence on stderr and exit status 2, an interrupt is 130, a closed pipe 141."""
+    """Run a command; the exit status is 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM, 141 for a closed pipe."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: idle threads must not spin
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -60,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"langevin {__version__}")
         return 0
     try:
-        module, _ = look_up("command", words[0], commands(), "langevin --help")
-        importlib.import_module(module).main(words[1:])
+        with prompt_stop():
+            module, _ = look_up("command", words[0], commands(), "langevin --help")
+            importlib.import_module(module).main(words[1:])
     except KeyboardInterrupt as stop:
         print(f"langevin: {stop or 'interrupted'}", file=sys.stderr)
-        return 130
+        return 128 + (stop.number if isinstance(stop, StoppedError) else signal.SIGINT)
     except BrokenPipeError:  # who reads the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 141

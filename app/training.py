@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.options import flags_of, flags_of_function, read
-from app.processes import side_by_side
+from app.processes import PARENT, side_by_side
+from app.stopping import end_with
 from core.flags import option
-from core.registry import find, parameters
+from core.registry import find, modalities, parameters, systems
 
 if TYPE_CHECKING:
     from core.recipe import Recipe
-    from core.train.loop import Run
+    from core.train.run import Run
 
 ABOUT = """Train a recipe. Its data are read, checkpoints and sample sheets written to a folder; started again with the
 same settings, a run that was stopped or killed goes on as if nothing had happened.
@@ -27,11 +28,20 @@ Example:
 On several machines: torchrun --nnodes ... -m app.main -- train ..."""
 
 
+OWN = "own"  # the preset that is fitted to data, machine and time
+
+
 @dataclass(frozen=True)
 class Options:
     """What `langevin train` takes besides the recipe's own options."""
 
-    preset: str = option("tiny", "which preset of the recipe: paper, small, tiny, ...")
+    preset: str | None = option(
+        None, "preset of the recipe: own, tiny, small, paper (default: own with --data, or tiny)"
+    )
+    time: str | None = option(
+        None, "wall-clock time for everything, evaluation included, of the preset own: 90s, 15m, 1h30m", "TIME"
+    )
+    dry_run: bool = option(False, "say what the preset own would choose and when it would end, and stop")
     out: Path | None = option(None, "the run's folder (default: runs/RECIPE-PRESET)")
     seed: int = option(0, "seed of data order, noise and initial weights")
     seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
@@ -65,7 +75,7 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     from core.recipe import build
     from core.train.loop import train
 
-    preset = _preset_in(words)
+    preset = _preset_in(words, system)
     name, function = find(system, preset)
     program = f"langevin train {system}"
     about = f"{ABOUT}\n\nThis preset: {(function.__doc__ or '').strip().splitlines()[0]}"
@@ -73,15 +83,32 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     own = [flag for flag in every if flag.name not in {f.name for f in flags_of(Options)}]
     values = read(program, about, [], [*flags_of(Options), *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
-    recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
-    if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
-        if status := side_by_side(own_words, processes):
-            raise SystemExit(status)
-        return
+    if PARENT in os.environ:
+        end_with(int(os.environ.pop(PARENT)))
     folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
-    path = train(recipe, run_of(folder, options))
+    arguments = {flag.name: values[flag.name] for flag in own}
+    if preset == OWN:
+        from app.own import Asked, train_own
+
+        given = {flag.name: arguments[flag.name] for flag in own if typed(flag.name, words)}
+        asked = Asked(name, given, folder, options.time, options.dry_run, options.processes, options.cpu)
+        path = train_own(
+            own_words, asked, lambda recipe: with_settings(recipe, options), lambda place: run_of(place, options)
+        )
+        if path is None:
+            return
+    elif options.time is not None or options.dry_run:
+        raise ValueError("--time and --dry-run are for the preset own: leave them out, or give --data and no --preset")
+    else:
+        recipe = with_settings(build(name, arguments), options)
+        if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
+            if status := side_by_side(own_words, processes):
+                raise SystemExit(status)
+            return
+        path = train(recipe, run_of(folder, options))
     print(path)
-    print(f"Next: langevin sample {folder} --out {folder}/samples{recipe.modality.suffixes[0]}")
+    suffix = modalities()[name.split(".")[0]].suffixes[0]
+    print(f"Next: langevin sample {folder} --out {folder}/samples{suffix}")
 
 
 def with_settings(recipe: Recipe, options: Options) -> Recipe:
@@ -119,7 +146,7 @@ def run_of(folder: Path, options: Options) -> Run:
     for name in ("workers", "log", "save", "hold_out", "show", "keep", "memory"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
-    from core.train.loop import Run
+    from core.train.run import Run
 
     return Run(
         folder,
@@ -135,13 +162,22 @@ def run_of(folder: Path, options: Options) -> Run:
     )
 
 
-def _preset_in(words: Sequence[str]) -> str:
+def _preset_in(words: Sequence[str], system: str) -> str:
+    """The preset that the words ask for; without one it is own where data are given and the recipe has it."""
     for index, word in enumerate(words):
         if word.startswith("--preset="):
             return word.removeprefix("--preset=")
         if word == "--preset" and index + 1 < len(words):
             return words[index + 1]
-    return "tiny"
+    short = {name.split(".")[-1]: outline for name, outline in systems().items()}
+    outline = (short | systems()).get(system)
+    return OWN if typed("data", words) and outline is not None and OWN in outline.presets else "tiny"
+
+
+def typed(name: str, words: Sequence[str]) -> bool:
+    """Whether a flag is among the words."""
+    flag = name.replace("_", "-")
+    return any(word.split("=")[0] in (f"--{flag}", f"--no-{flag}") for word in words)
 
 
 def _explain(words: Sequence[str]) -> None:

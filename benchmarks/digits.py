@@ -21,7 +21,8 @@ import torch
 
 from core.evaluation.distances import frechet, nearest_median
 from core.recipe import Recipe, build, load
-from core.train.loop import Run, train
+from core.train.loop import train
+from core.train.run import Run
 from image.data import digits
 from image.metrics import Classifier, accuracy, train_classifier
 

@@ -28,7 +28,8 @@ from core.cache.latents import encoded_once
 from core.data.order import BatchSharding, OrderedDataset
 from core.media.sheet import picture
 from core.recipe import Recipe, build
-from core.train.loop import StepResult, steps
+from core.train.loop import steps
+from core.train.monitor import StepResult
 from core.train.precision import Precision
 from core.train.state import prepare
 from image.captions import captioned_digits

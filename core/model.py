@@ -283,6 +283,13 @@ class Modality(ABC, Generic[Object]):
     def write(self, path: Path, objects: Sequence[Object], metadata: Metadata) -> None:
         """Write objects with the settings that made them, whole or not at all; the suffix was checked before."""
 
+    def write_each(self, folder: Path, objects: Sequence[Object], metadata: Metadata) -> list[Path]:
+        """Write each object to a file of its own in a folder, in the usual format; the files."""
+        paths = [folder / f"{number:05d}{self.suffixes[0]}" for number in range(len(objects))]
+        for number, (path, thing) in enumerate(zip(paths, objects, strict=True)):
+            self.write(path, [thing], {**metadata, "item": number})
+        return paths
+
     def encode(self, objects: Sequence[Object]) -> Tensor:
         """Objects -> the data (B, ...) that a codec encodes."""
         raise ValueError(f"the modality {self.name} does not encode files: its samples cannot be edited")
@@ -341,6 +348,10 @@ class Modality(ABC, Generic[Object]):
             raise ValueError(f"{path} cannot be written: give a name that ends in {', '.join(self.suffixes)}")
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give the name of a file")
+
+    def own_arguments(self, data: Path) -> Mapping[str, Any]:
+        """What data decide of the arguments of a preset ``own``, such as a size, by name."""
+        return {}
 
     def opens(self, path: Path) -> bool:
         """Whether a folder is a published model of this modality."""

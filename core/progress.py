@@ -45,6 +45,25 @@ class Part(NamedTuple):
     began: float  # ``time.monotonic``
     ended: bool = False
 
+    @property
+    def share(self) -> float:
+        """How much of it is done; 0 where that is not known."""
+        return self.done / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        count = str(self.done) if self.total is None else f"{self.done}/{self.total}"
+        spent = time.monotonic() - self.began
+        if self.ended:
+            return f"{self.name}: {count} in {clock(spent)}"
+        return f"{self.name}: {count}" + (f", {clock(spent / self.share - spent)} left" if self.share else "")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 0:42, 12:40, 3:05:00."""
+    whole = math.ceil(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
 
 def _never() -> int | None:
     return None

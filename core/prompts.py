@@ -126,3 +126,19 @@ def repeated(values: Sequence[Any], count: int) -> list[Any]:
 def empty_captions(seed: int, samples: Sequence[int]) -> Conditions:
     """The empty prompt for each sample."""
     return {"caption": [""] * len(samples)}
+
+
+@dataclass(frozen=True)
+class WithDefault:
+    """Prompts whose default is that of ``chosen``, as far as their own has it too."""
+
+    prompts: Prompts
+    chosen: Default
+
+    def default(self, seed: int, samples: Sequence[int]) -> Conditions:
+        own = self.prompts.default(seed, samples)
+        found = {name: value for name, value in self.chosen(seed, samples).items() if name in own} if own else {}
+        return found or own
+
+    def parse(self, text: str, count: int) -> Conditions:
+        return self.prompts.parse(text, count)

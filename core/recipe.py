@@ -33,10 +33,11 @@ from core.systems.sampling import Sampling
 from core.systems.system import System
 from core.train.ema import Constant, Power, Profile
 from core.train.precision import Precision
+from core.train.run import Run
 from core.weights.checkpoint import FORMAT, CheckpointError, fill, read, read_metadata
 
 S = TypeVar("S", bound=System)
-Initialize = Callable[[System, Path], None]  # a system with new weights, the run's folder -> weights from elsewhere
+Initialize = Callable[[System, Run], None]  # a system with new weights, the run that begins -> weights from elsewhere
 Decay = Callable[[float], float]  # the share [0, 1] of the run that is over -> a factor of the learning rate
 
 

@@ -29,6 +29,7 @@ class Before:
     folder: str  # within the run's folder
     share: float  # of the time for training
     shared: tuple[str, ...]  # arguments that both recipes have
+    taken: Mapping[str, str]  # arguments of the recipe that are what was chosen for another of the first
     steps: int  # where no time is given
 
 

@@ -7,6 +7,8 @@ langevin train ldm --preset tiny --autoencoder runs/ae        the second, in the
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,32 +19,45 @@ from core.recipe import Initialize, Recipe, build, read_header, restore
 from core.systems.autoencoder import AutoencoderTraining
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
-from core.train.loop import Run, train
-from core.train.state import newest
+from core.train.loop import train
+from core.train.run import Run
+from core.train.state import newest, time_spent
 from core.weights.checkpoint import CheckpointError, fill, read
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
 SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"
+OWN_AUTOENCODER = "image.recipes.autoencoder.own"
+SHARE = 0.25  # of the time of a run that its autoencoder may take
 PIXELS = 2**18  # of the pictures that are encoded at once
 
 
-def from_autoencoder(autoencoder: str, first: Recipe) -> Initialize:
+def from_autoencoder(autoencoder: str, first: Recipe, share: float = SHARE) -> Initialize:
     """Initialize a run from the autoencoder of a checkpoint or a run's folder, or else train ``first``.
 
-    Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open.
+    Then shift and scale of the latents are measured. ``first`` comes from ``build``, or its checkpoint would not open;
+    share: of the time until the run's deadline, where it has one, that training the autoencoder may take.
     """
     if not first.name:
         raise ValueError("the recipe of the autoencoder has no name: make it by build()")
 
-    def start(system: System, folder: Path) -> None:
+    def start(system: System, run: Run) -> None:
         if not isinstance(system, Diffusion) or not isinstance(system.codec, Latents):
             raise ValueError("only latent diffusion is initialized from an autoencoder")
-        path = Path(autoencoder) if autoencoder else train(first, Run(folder / "autoencoder", sample_every=0))
+        path = Path(autoencoder) if autoencoder else train(first, stage_of(run, share))
         path = newest(path) or path if path.is_dir() else path
         fill(system.codec.autoencoder, open_autoencoder(path).autoencoder.state_dict(), path)
         system.codec.measure(encoded_examples(first.data()[0], system.codec))
 
     return start
+
+
+def stage_of(run: Run, share: float) -> Run:
+    """The part of a run that trains its autoencoder, with its share of the time: the sessions before this one count."""
+    folder, deadline = run.folder / "autoencoder", run.deadline
+    if deadline is not None:
+        now, spent = time.monotonic(), time_spent(run.folder)
+        deadline = min(deadline, now + share * (spent + deadline - now) - spent)
+    return replace(run, folder=folder, deadline=deadline, stage="autoencoder", sample_every=0, tensorboard=False)
 
 
 def open_autoencoder(path: Path) -> AutoencoderTraining:

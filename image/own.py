@@ -1,25 +1,30 @@
-"""What the presets ``own`` share: models of a person's own pictures, of any size, whose network is fitted (core.fit)."""
+"""What the presets ``own`` share: models of a person's own pictures, of any size, whose network is fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core.autoencoder import Plan
 from core.condition import ClassLabel, Conditioner
-from core.data.dataset import Dataset
+from core.data.dataset import DataError
+from core.media.picture import Size
+from core.nn import text_unet_plan as text_plan
 from core.nn.folded import Folded
+from core.nn.text_unet import TextUNet
 from core.nn.unet import UNet
-from core.prompts import Classes, Unconditional
-from core.recipe import Recipe, Sampling, Training, linear
-from core.sizes import Law, Sizes
+from core.prompts import Captions, Classes, Conditions, Unconditional
+from core.recipe import Initialize, Recipe, Sampling, Training, linear
+from core.sizes import Before, Law, Sizes
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
 from core.train.precision import Precision
-from image.data import open_parts
+from image.data import Images, open_parts
 from image.evaluation import evaluator
+from image.latent import OWN_AUTOENCODER
 from image.modality import MODALITY
 
 GRID = 16  # the longest side of a network's own grid, unless another fold is asked for
@@ -114,12 +119,8 @@ def own_recipe(
 ) -> Recipe:
     """A recipe on pictures of one's own, by class where they have classes."""
 
-    @cache
-    def parts() -> tuple[Dataset, Dataset]:
-        found = open_parts(Path(data), shape.sides, shape.channels)
-        return found.train, found.held_out
-
-    prompts = Classes(len(shape.classes), shape.classes) if shape.classes else Unconditional()
+    parts = own_pictures(data, shape.sides, shape.channels)
+    prompts = Classes.of(shape.classes) if shape.classes else Unconditional()
     return Recipe(
         system,
         (shape.channels, *shape.sides),
@@ -133,6 +134,89 @@ def own_recipe(
     )
 
 
+def own_pictures(data: str, size: Size, channels: int) -> Callable[[], tuple[Images, Images]]:
+    """The training and the held-out part of pictures, when called."""
+
+    @cache
+    def parts() -> tuple[Images, Images]:
+        found = open_parts(Path(data), size, channels)
+        return found.train, found.held_out
+
+    return parts
+
+
+def divided_size(size: Sequence[int], factor: int) -> Size:
+    """Height and width, less what does not divide by an autoencoder's factor. Raises ValueError for too small ones."""
+    height, width = (side // factor * factor for side in Shape(tuple(size), 1, ()).sides)
+    if min(height, width) < factor:
+        raise ValueError(f"pictures of {tuple(size)} are too small for latents, a side of {factor} to one: use edm")
+    return (height, width)
+
+
+def own_plan(channels: int, size: Sequence[int], fold: int, width: int, latent: int) -> Plan:
+    """An autoencoder that makes each side a quarter as long, or an eighth where they are longer than 96."""
+    factor = 4 if max(size, default=0) <= 96 else 8
+    fold = fold or factor // 2
+    widths = [width]
+    while fold * 2 ** (len(widths) - 1) < factor:
+        widths.append(2 * width)
+    return Plan(channels, latent, tuple(widths), 1, groups=8, middle_attention=False, fold=fold)
+
+
+def text_unet(channels: int, size: Size, width: int, depth: int, text_width: int, dropout: float) -> Folded:
+    """A U-Net for latents (C, H, W) that reads text on all grids but its finest, if that is large."""
+    grid, levels = max(size), 1
+    while grid > 4 and levels < 4:
+        grid, levels = -(-grid // 2), levels + 1
+    depths = [0 if max(size) >> level > 8 else 1 for level in range(levels)]
+    widths = tuple(width * (level + 1) for level in range(levels))
+    head = 32 if width % 32 == 0 else 16 if width % 16 == 0 else 8
+    plan = text_plan.Plan(
+        channels, channels, widths, tuple(depths), text_width, blocks=depth, head_width=head, groups=8, dropout=dropout
+    )
+    return Folded(TextUNet(plan), 1, 2 ** (levels - 1))
+
+
+def own_captioned(
+    system: Callable[[], Diffusion],
+    shape: tuple[int, ...],
+    sampling: Sampling,
+    training: Training,
+    data: str,
+    size: Size,
+    channels: int,
+    start: Initialize,
+    sizes: Sizes,
+) -> Recipe:
+    """A recipe on captioned pictures of one's own, asked for the captions that are held out."""
+    pictures = own_pictures(data, size, channels)
+
+    @cache
+    def parts() -> tuple[Images, Images]:
+        train, held_out = pictures()
+        if "caption" not in train.get([0]):
+            raise DataError(f"{data} has no captions: add a table such as captions.csv, or train edm, which needs none")
+        return train, held_out
+
+    def validation(seed: int, samples: Sequence[int]) -> Conditions:
+        held_out = parts()[1]
+        captions: list[str] = held_out.get([number % len(held_out) for number in samples])["caption"]
+        return {"caption": captions}
+
+    return Recipe(
+        system,
+        shape,
+        sampling,
+        training,
+        parts,
+        MODALITY,
+        Captions(validation),
+        evaluate=evaluator(parts),
+        initialize=start,
+        sizes=sizes,
+    )
+
+
 def dropout(epochs: float) -> float:
     """None where examples are seen a few times, and more of it the more they are repeated."""
     return 0.0 if epochs < 20 else 0.1 if epochs < 200 else 0.2
@@ -142,21 +226,41 @@ def rate_from(width: int, rate: float) -> Callable[[Mapping[str, Any], int], flo
     """The learning rate of a width, from that of another: as the inverse root, and less for batches below 64."""
 
     def rate_of(arguments: Mapping[str, Any], batch: int) -> float:
-        return float(f"{rate * (width / arguments['width']) ** 0.5 * min(1.0, batch / 64) ** 0.5:.2g}")
+        return float(f"{rate * (width / arguments['width']) ** 0.5 * min(1.0, batch / 64) ** 0.25:.2g}")
 
     return rate_of
 
 
+LAW = Law(0.3, 0.3, 0.66)  # measured, see docs/own_data.md
 UNET_SIZES = Sizes(
     [{"width": width, "depth": 1} for width in (16, 24, 32, 48, 64, 96)]
     + [{"width": width, "depth": 2} for width in (96, 128, 192, 256)],
-    Law(0.3, 0.35, 3e3),
+    LAW,
     rate_from(32, 2e-3),
     dropout,
 )
 DIT_SIZES = Sizes(
     [{"width": width, "depth": depth} for width, depth in ((64, 4), (96, 5), (128, 6), (192, 8), (256, 10), (384, 12))],
-    Law(0.3, 0.35, 3e3),
+    LAW,
     rate_from(128, 1e-3),
     dropout,
+)
+AUTOENCODER_SIZES = Sizes(
+    [{"width": width} for width in (16, 24, 32, 48, 64, 96, 128)], LAW, rate_from(32, 2e-3), dropout
+)
+TEXT_UNET_SIZES = Sizes(
+    [{"width": width, "depth": 1} for width in (16, 24, 32, 48, 64, 96)]
+    + [{"width": width, "depth": 2} for width in (96, 128, 192, 256)],
+    LAW,
+    rate_from(32, 2e-3),
+    dropout,
+    Before(
+        "autoencoder",
+        OWN_AUTOENCODER,
+        "autoencoder",
+        0.35,
+        ("data", "size", "channels", "fold", "latent"),
+        {"latent_width": "width"},
+        3_000,
+    ),
 )

@@ -179,8 +179,8 @@ def train(recipe: str, folder: PathLike, preset: str = "tiny", **arguments: Any)
     arguments: of the recipe, as ``langevin train RECIPE --preset PRESET --help`` lists them.
     """
     from core.recipe import build
-    from core.train.loop import Run
     from core.train.loop import train as run
+    from core.train.run import Run
 
     return open(run(build(find(recipe, preset)[0], arguments), Run(Path(folder), tensorboard=False)))
 

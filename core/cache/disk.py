@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from core.data.dataset import Batch, Dataset
 from core.data.order import example_order
+from core.progress import Progress
 from core.weights.checkpoint import CheckpointError, write_whole
 
 Encode = Callable[[Batch], Batch]
@@ -33,6 +34,7 @@ Row = Mapping[str, Tensor | str]  # one example
 Name = TypeVar("Name")
 
 KEY = "langevin-cache"  # the metadata entry of a shard that says whose it is and what it holds
+ENCODING = "encoding the data, in batches"  # what is shown of it
 TEXT = ":text"  # how the names of texts end, which are kept as bytes of UTF-8
 
 
@@ -69,6 +71,7 @@ class Cached:
         ranks: int = 1,
         wait: Callable[[], None] = lambda: None,
         shard: int = 256,
+        progress: Progress = Progress(),
     ) -> None:
         """key: what the encoding depends on besides the example, see ``model_hash``; batch: examples encoded at once;
         rank, ranks, wait: which of the processes this is, and how it waits for the others; shard: entries in a file.
@@ -82,11 +85,11 @@ class Cached:
         self.key = key
         self.folder = folder / key[:32]
         self._entries = self._known()
-        self._digests = [content_hash(data, index) for index in range(len(data))]
+        self._digests = [content_hash(data, index) for index in progress.track(range(len(data)), "reading the data")]
         missing = {digest: i for i, digest in enumerate(self._digests) if digest not in self._entries}
         # The encoder itself is not kept: what reads ahead in other processes must not carry it along.
         wait()  # until all have seen what is missing, so that they share the same
-        self._fill(list(missing.items())[rank::ranks], encode, batch, shard)
+        self._fill(list(missing.items())[rank::ranks], encode, batch, shard, progress)
         if ranks > 1:
             wait()
             self._entries = self._known()
@@ -132,9 +135,11 @@ class Cached:
         return found
 
     @torch.no_grad()
-    def _fill(self, missing: Sequence[tuple[str, int]], encode: Encode, batch: int, shard: int) -> None:
+    def _fill(
+        self, missing: Sequence[tuple[str, int]], encode: Encode, batch: int, shard: int, progress: Progress
+    ) -> None:
         made: dict[str, Row] = {}
-        for start in range(0, len(missing), batch):
+        for start in progress.track(range(0, len(missing), batch), ENCODING):
             for group in alike(self.data, missing[start : start + batch]):
                 encoded = encode(joined([row for _, row in group]))
                 made |= zip((digest for digest, _ in group), split(encoded, len(group)), strict=True)

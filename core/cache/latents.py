@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.cache.disk import Cached, Encode, Row, alike, joined, latents, model_hash, split
+from core.cache.disk import ENCODING, Cached, Encode, Row, alike, joined, latents, model_hash, split
 from core.codec import Codec
 from core.data.dataset import Augment, Batch, Dataset, changes_x, varies
 from core.data.order import example_order
+from core.progress import Progress
 
 NUMBERS = 3 * 2**18  # of data that are encoded at once: 256 pictures of 32 x 32
 SAMPLED = 8  # examples from which the size of the cache is estimated
@@ -41,6 +42,7 @@ def encoded_once(
     folder: Path,
     memory: int,
     process: Process = Process(),
+    progress: Progress = Progress(),
 ) -> Dataset:
     """The data with ``codec.moments(x)`` under "moments" in place of "x", or as they are where that saves nothing.
 
@@ -60,18 +62,20 @@ def encoded_once(
     largest = max(sum(value.nbytes for value in row.values() if isinstance(value, Tensor)) for row in rows)
     batch = max(1, NUMBERS // math.prod(data.get([0])["x"].shape[1:]))
     if largest * len(data) <= memory:
-        return InMemory(data, encode, batch)
-    return Cached(data, encode, folder, model_hash(codec), batch, process.rank, process.ranks, process.wait)
+        return InMemory(data, encode, batch, progress)
+    return Cached(
+        data, encode, folder, model_hash(codec), batch, process.rank, process.ranks, process.wait, progress=progress
+    )
 
 
 class InMemory:
     """The data set ``encode(data.get(...))``, encoded when it is opened."""
 
-    def __init__(self, data: Dataset, encode: Encode, batch: int = 256) -> None:
+    def __init__(self, data: Dataset, encode: Encode, batch: int = 256, progress: Progress = Progress()) -> None:
         """batch: examples encoded at once."""
         self.data = data
         self.rows: list[Row] = [{}] * len(data)
-        for start in range(0, len(data), batch):
+        for start in progress.track(range(0, len(data), batch), ENCODING):
             for group in alike(data, ((index, index) for index in range(start, min(start + batch, len(data))))):
                 encoded = split(encode(joined([row for _, row in group])), len(group))
                 for (index, _), row in zip(group, encoded, strict=True):

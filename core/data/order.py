@@ -8,6 +8,7 @@ positions; each process takes its contiguous share, cut again into equal parts w
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,11 +105,21 @@ def stream(
             yield [data[positions] for positions in sharding.positions(step)]
             step += 1
     loader: Any = DataLoader(
-        _MapStyle(data), sampler=_PositionsFrom(sharding, start), batch_size=None, num_workers=workers, pin_memory=pin
+        _MapStyle(data),
+        sampler=_PositionsFrom(sharding, start),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_stopping_to_the_run,
     )
     batches = iter(loader)
     while True:
         yield [next(batches) for _ in range(sharding.parts)]
+
+
+def _leave_stopping_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, and the run still needs its data to finish a step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

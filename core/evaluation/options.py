@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from core.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-T = TypeVar("T")
 Conditions = Mapping[str, Any]
 Evaluate = Callable[["Tensor", Conditions], Mapping[str, object]]  # samples, their conditions -> figures by name
 # A batch of data and the numbers of its examples -> what the model's objective costs each of them (B,).
 Loss = Callable[[Mapping[str, Any], Sequence[int]], "Tensor"]
-Track = Callable[[Iterable[Any], str], Iterable[Any]]  # items and what is done with them -> the items, progress shown
-
-
-def untracked(items: Iterable[T], what: str) -> Iterable[T]:
-    """The items themselves."""
-    return items
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How a model is measured: its judges' time, how progress is shown, and what is at hand.
+    """How a model is measured: the time of its judges, whom to report to, and what is at hand."""
 
-    Figures are named alike in every domain: that of real data stands under the same name with ``REAL`` behind it, that
-    of blind chance with ``CHANCE``.
-    """
-
-    seconds: float = 60.0  # of wall clock in which judges are trained, all together
-    track: Track = untracked
+    seconds: float = 60.0  # of wall clock in which data are read and judges are trained, all together
+    progress: Progress = Progress()
     features: Path | None = None  # a network in a file or folder, whose features take the place of a judge's
     loss: Loss | None = None  # of the model, for the loss of training and of held-out examples
-
-
-REAL, CHANCE = ", real", ", chance"
 
 
 @runtime_checkable

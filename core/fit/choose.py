@@ -1,7 +1,7 @@
 """Which size of a family of networks to train, and how: the largest that the time can teach.
 
-The held-out loss of a network of P parameters after S samples is near ``E + a / P^x + b / S^y`` (2001.08361; 2203.15556,
-equation 10). The time fixes S for each size, as its measured cost says, so only the ratio of the two terms decides:
+The held-out loss of a network of P parameters after S samples is near ``E + a / P^x + b / S^y`` (2203.15556, equation
+10). The time fixes S for each size, as its measured cost says, so only the ratio of the two terms decides:
 
     minimise  P^-x + (r / S)^y          over the sizes that memory allows
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from core.random import TrainingRNG
 from core.recipe import Recipe
 from core.systems.diffusion import Diffusion
 from core.systems.system import System
-from core.train.precision import autocast
+from core.train.precision import Precision, autocast
 
 BATCHES = (4, 16)  # samples of the steps that are timed
 STATE = 5  # numbers kept for each weight: itself, its gradient, two moments and an average
@@ -46,20 +48,12 @@ def measure(recipe: Recipe, data: Dataset, device: torch.device, seconds: float 
     system = recipe.system().to(device).train()
     parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
     adam = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
-    began, took, kept = time.monotonic(), [], 0
+    began, took, kept = time.monotonic(), list[float](), 0
     for batch in BATCHES:
-        rows = _batch(system, data, batch, device)
-
-        def step() -> None:
-            with autocast(training.precision, device):
-                loss = system(rows, TrainingRNG(0, range(batch))).mean
-            loss.backward()
-            adam.step()
-            adam.zero_grad()
-
+        step = partial(_step, system, adam, _batch(system, data, batch, device), batch, training.precision, device)
         kept = _activations(step)
-        best, until = float("inf"), began + seconds * (1 if batch == BATCHES[-1] else 0.3)
-        while best == float("inf") or time.monotonic() < until:
+        best, until = math.inf, began + seconds * (1 if batch == BATCHES[-1] else 0.3)
+        while best == math.inf or time.monotonic() < until:
             _wait(device)
             start = time.perf_counter()
             step()
@@ -73,6 +67,21 @@ def measure(recipe: Recipe, data: Dataset, device: torch.device, seconds: float 
     return Cost(count, max(took[0] - small * sample, 0.0), sample, every + 4 * (STATE - 1) * count, kept // large)
 
 
+def _step(
+    system: System,
+    adam: torch.optim.Optimizer,
+    rows: Mapping[str, Any],
+    batch: int,
+    precision: Precision,
+    device: torch.device,
+) -> None:
+    with autocast(precision, device):
+        loss = system(rows, TrainingRNG(0, range(batch))).mean
+    loss.backward()
+    adam.step()
+    adam.zero_grad()
+
+
 def _batch(system: System, data: Dataset, count: int, device: torch.device) -> dict[str, Any]:
     """The first examples, as training reads them: of a costly codec its moments, which are made once."""
     found: Mapping[str, Any] = data.get([index % len(data) for index in range(count)])
@@ -83,7 +92,7 @@ def _batch(system: System, data: Dataset, count: int, device: torch.device) -> d
     return rows
 
 
-def _activations(step: Any) -> int:
+def _activations(step: Callable[[], None]) -> int:
     """Bytes that a step keeps for its backward pass."""
     seen: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""Plan: the stages of a run, each with its recipe, its arguments and its time; stored with the run and repeated exactly.
+"""Plan: the stages of a run, each with its recipe, its arguments and its time; stored with the run.
 
 A recipe that can be fitted says in ``Recipe.sizes`` which of its arguments make a network larger. Arguments that are
 given are kept; the others are chosen for the data, the machine and the time (see ``choose``).
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,19 @@ def read_plan(folder: Path) -> Plan | None:
             raise ValueError("another format")
         return Plan(**{**found, "stages": tuple(Stage(**stage) for stage in found["stages"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the plan of a run ({error}): delete it, and the run is planned again") from error
+        raise ValueError(
+            f"{path} is not the plan of a run ({error}): delete it, and the run is planned again"
+        ) from error
+
+
+def _words(value: object) -> str:
+    return (
+        " x ".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def clock(seconds: float) -> str:
@@ -117,15 +130,14 @@ def make_plan(
     asked: Mapping[str, Any],
     machine: Machine,
     seconds: float | None,
-    steps: int | None = None,
     processes: int | None = None,
 ) -> Plan:
     """Fit a recipe to its data, the machine and the time.
 
     name: of a recipe with ``sizes``; given: the arguments that are decided; seconds: of wall clock, for everything that
-    is left to do; steps: of the last stage. Raises ValueError for a recipe that cannot be fitted, or a time too short.
+    is left to do. Raises ValueError for a recipe that cannot be fitted, or a time too short.
     """
-    recipe = build(name, given)
+    recipe, steps = build(name, given), given.get("steps")
     if recipe.sizes is None:
         raise ValueError(f"{name} has nothing to choose: leave --time out, or take the preset own")
     count = processes or (machine.devices or machine.cores)
@@ -135,9 +147,11 @@ def make_plan(
     before = recipe.sizes.before
     if before is not None and not arguments.get(before.argument):
         shared = {key: recipe.arguments[key] for key in before.shared}
+        shared |= {source: given[name] for name, source in before.taken.items() if name in given}
         part = None if seconds is None else before.share * (seconds - plan.evaluation) - STARTING
         stages.append(_stage(before.recipe, shared, before.folder, before.share, machine, plan, part, before.steps))
         arguments[before.argument] = str(folder / before.folder)
+        arguments |= {name: stages[0].arguments[source] for name, source in before.taken.items()}
     share = 1 - sum(stage.share for stage in stages)
     part = None if seconds is None else share * (seconds - plan.evaluation) - STARTING
     if part is not None and part < 5:
@@ -161,17 +175,18 @@ def _stage(
     assert first.sizes is not None
     sizes = [{**size, **given} for size in first.sizes.arguments]
     sizes = [size for index, size in enumerate(sizes) if size not in sizes[:index]]
-    costs = _costs(name, sizes, machine, seconds)
-    choice = choose(
-        costs,
-        first.sizes.law,
-        plan.examples,
-        machine.device_memory * plan.processes if machine.devices else machine.memory,
-        plan.processes,
-        seconds,
-        steps,
-        given.get("batch") or None,
+    chosen = partial(
+        choose,
+        law=first.sizes.law,
+        examples=plan.examples,
+        memory=machine.device_memory * plan.processes if machine.devices else machine.memory,
+        processes=plan.processes,
+        seconds=seconds,
+        steps=steps,
+        batch=given.get("batch") or None,
     )
+    costs = _costs(name, sizes, machine, lambda costs: chosen(costs).index == len(costs) - 1)
+    choice = chosen(costs)
     arguments = dict(build(name, {**sizes[choice.index], "batch": choice.batch}).arguments)
     arguments |= _schedule(first, arguments, choice, plan.examples, steps)
     recipe = build(name, {**arguments, **given, "batch": choice.batch})
@@ -179,8 +194,10 @@ def _stage(
     return Stage(name, recipe.arguments, folder, share, cost.parameters, choice.steps, choice.samples, choice.bytes)
 
 
-def _costs(name: str, sizes: Sequence[Mapping[str, Any]], machine: Machine, seconds: float | None) -> list[Cost]:
-    """The costs of the sizes, from small to large, as far as they can be of use."""
+def _costs(
+    name: str, sizes: Sequence[Mapping[str, Any]], machine: Machine, better: Callable[[Sequence[Cost]], bool]
+) -> list[Cost]:
+    """The costs of the sizes, from small to large, until larger ones are no better."""
     device = torch.device(machine.device if machine.devices else "cpu")
     before, costs = torch.get_num_threads(), list[Cost]()
     torch.set_num_threads(1)
@@ -188,8 +205,7 @@ def _costs(name: str, sizes: Sequence[Mapping[str, Any]], machine: Machine, seco
         data = First(build(name, sizes[0]).data()[0], 64)
         for size in sizes:
             costs.append(measure(build(name, size), data, device, MEASURING))
-            # A size that sees fewer samples than this is never chosen, and those above it see fewer still.
-            if seconds is not None and seconds / costs[-1].sample < 2000:
+            if not better(costs):
                 break
     finally:
         torch.set_num_threads(before)

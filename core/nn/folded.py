@@ -1,4 +1,4 @@
-"""A network over a grid, given pictures of any size: squares of pixels become channels, sides that do not divide are padded.
+"""A network over a grid, given pictures of any size: squares of pixels become channels, other sides are padded.
 
     y = crop(unfold(net(fold(pad(x)))))          fold: (B, C, H, W) -> (B, C p^2, H / p, W / p)
 
@@ -17,7 +17,7 @@ from core.cond import Cond
 
 
 class Folded(nn.Module):
-    """``net`` on pictures folded by ``fold``, padded to a multiple of ``fold * multiple``; it sees C fold^2 channels."""
+    """``net`` on pictures folded by ``fold`` and padded to a multiple of ``fold * multiple``: C fold^2 channels."""
 
     def __init__(self, net: nn.Module, fold: int, multiple: int) -> None:
         """multiple: what the sides of the network's own grid must divide by."""
@@ -37,3 +37,11 @@ class Folded(nn.Module):
         if self.fold == 1:
             return inside(padded)[..., :height, :width]
         return F.pixel_shuffle(inside(F.pixel_unshuffle(padded, self.fold)), self.fold)[..., :height, :width]
+
+    def prepare(self, cond: Cond) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network with its condition inside, whose share of the work is done once where it can be."""
+        prepare = getattr(self.net, "prepare", None)
+        if prepare is None:
+            return lambda x, time: self(x, time.expand(len(x)), cond)
+        inside: Callable[[Tensor, Tensor], Tensor] = prepare(cond)
+        return lambda x, time: self._around(x, lambda small: inside(small, time))

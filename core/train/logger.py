@@ -1,33 +1,24 @@
-"""The record of a run: one JSON line an event, the same figures for TensorBoard, and a progress bar."""
+"""The record of a run: one JSON line an event, the same figures for TensorBoard, and what a person sees of it."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from core.console import Throttle, live
+from core.progress import Part
+from core.train.run import Run
+from core.train.status import LOG, Status
 from core.weights.checkpoint import write_whole
-
-
-class Figures(NamedTuple):
-    """What a line of the log says, as means since the last one."""
-
-    loss: float
-    gradient_norm: float  # before it is clipped
-    samples_per_second: float
-    seconds_per_step: float
-    peak_memory: int  # bytes of this process, so far
-
-    def __str__(self) -> str:
-        return (
-            f"loss {self.loss:.4f}, gradient norm {self.gradient_norm:.3g}, {self.samples_per_second:.0f} samples/s, "
-            f"{self.seconds_per_step:.3g} s a step, {self.peak_memory / 2**30:.2f} GiB at most"
-        )
 
 
 def peak_memory() -> int:
@@ -39,62 +30,70 @@ def peak_memory() -> int:
 
 
 class RunLogger:
-    """Writes what happens in a run to ``folder``; on resuming, what came after the resumed step is forgotten."""
+    """Writes what happens in a run to its folder; on resuming, what came after the resumed step is forgotten."""
 
-    def __init__(self, folder: Path, first: int, total: int, tensorboard: bool = True) -> None:
-        """first: the step from which the run (re)starts; total: the steps of the whole run."""
-        self.path = folder / "log.jsonl"
-        self.total = total
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = [json.dumps(event) + "\n" for event in read(folder) if event["step"] <= first] if first else []
-        write_whole(self.path, "".join(kept).encode())
-        self._writer = _tensorboard(folder, first) if tensorboard else None
-        self._bar = _bar(first, total) if sys.stderr.isatty() else None
+    def __init__(self, run: Run, first: int, steps: int, progress: float = 0.0) -> None:
+        """first: the step from which the run (re)starts; steps: of the whole run; progress: the share that is over."""
+        self.path = run.folder / LOG
+        run.folder.mkdir(parents=True, exist_ok=True)
+        events = [event for event in read(run.folder) if event["step"] <= first] if first else []
+        write_whole(self.path, "".join(json.dumps(event) + "\n" for event in events).encode())
+        self._writer = _tensorboard(run.folder, first) if run.tensorboard else None
+        self._status = Status(run.folder)
+        for event in events:
+            self._status.update(event)
+        self._throttle = Throttle()
+        self._live = live(lambda: self._status.view(time.time()))
+        session = {
+            "stage": run.stage,
+            "steps": steps,
+            "progress": progress,
+            "deadline": None if run.deadline is None else time.time() + run.deadline - time.monotonic(),
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        self.write(first, session)
 
     def write(self, step: int, event: Mapping[str, object]) -> None:
         """One event at a step; its numbers also go to TensorBoard."""
+        full = {"step": step, "time": time.time(), **event}
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **event}) + "\n")
+            file.write(json.dumps(full) + "\n")
+        self._status.update(full)
+        sentence = self._status.sentence(full) if self._live is None else None
+        if sentence is not None:
+            print(sentence, file=sys.stderr, flush=True)
         if self._writer is not None:
             for name, value in event.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(name, value, step)
 
-    def progress(self, step: int, figures: Figures) -> None:
-        """Move the bar, or print a line where there is no terminal."""
-        if self._bar is not None:
-            bar, task = self._bar
-            bar.update(task, completed=step, description=str(figures))
-        else:
-            print(f"step {step}/{self.total}: {figures}", file=sys.stderr, flush=True)
+    def show(self, part: Part) -> None:
+        """How far something is that comes before the first step."""
+        event = {"part": part.name, "done": part.done, "total": part.total}
+        if self._throttle(part):
+            self.write(self._status.step, event)
+        elif self._live is not None:
+            self._status.update({"step": self._status.step, **event})
 
-    def close(self) -> None:
-        """Finish the bar and TensorBoard's file."""
-        if self._bar is not None:
-            self._bar[0].stop()
+    def close(self, end: str) -> None:
+        """Say how the session ended, and finish what a person sees and TensorBoard's file."""
+        self.write(self._status.step, {"end": end})
+        if self._live is not None:
+            self._live.close()
         if self._writer is not None:
             self._writer.close()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The events of a run, oldest first; a last line that a kill cut off is left out."""
-    path = folder / "log.jsonl"
+    path = folder / LOG
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _tensorboard(folder: Path, first: int) -> Any:
-    # Imported here, as rich is below, because it costs more than the rest of core.
+    # Imported here because it costs more than the rest of core.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-
-
-def _bar(first: int, total: int) -> tuple[Any, Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    bar.start()
-    return bar, bar.add_task("training", total=total, completed=first)

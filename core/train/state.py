@@ -20,7 +20,8 @@ from core.random import network_seed
 from core.recipe import Recipe, domains, read_header
 from core.systems.system import System
 from core.train.ema import EMA
-from core.weights.checkpoint import CheckpointError, read, remove_drafts, write
+from core.train.run import Run
+from core.weights.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,13 +42,16 @@ class State:
     parameters: list[torch.nn.Parameter]  # those that are trained
     step: int = 0  # steps done
     seconds: float = 0.0  # of training spent, on the clock of the recipe's training
+    loop_seconds: float = 0.0  # of wall clock since the first step, over all sessions of the run
+    wall_seconds: float = 0.0  # of wall clock that the run took, with all that came before the first step
+    progress: float = 0.0  # the share of the run that is over
     skipped: Tensor = field(default_factory=lambda: torch.zeros(()))  # steps whose gradient was not finite
 
 
-def prepare(recipe: Recipe, accelerator: Accelerator, begin: Path | None = None) -> State:
+def prepare(recipe: Recipe, accelerator: Accelerator, begin: Run | None = None) -> State:
     """Build system, optimizer and averages on the accelerator's device, distributed as it says.
 
-    ``begin`` is the folder of a run that begins now, so that weights from elsewhere have to be fetched.
+    ``begin`` is a run that begins now, so that weights from elsewhere have to be fetched.
     """
     from accelerate.utils import extract_model_from_parallel
 
@@ -95,6 +99,9 @@ def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: boo
         "batch": recipe.training.batch,
         "seed": recipe.training.seed,
         "seconds": state.seconds,
+        "loop_seconds": state.loop_seconds,
+        "wall_seconds": state.wall_seconds,
+        "progress": state.progress,
     }
     if main:
         write(path, tensors, metadata)
@@ -107,6 +114,14 @@ def newest(folder: Path) -> Path | None:
     """The newest checkpoint of a run's folder, or None."""
     found = sorted((folder / "checkpoints").glob("step-*.safetensors"))
     return found[-1] if found else None
+
+
+def time_spent(folder: Path) -> float:
+    """The seconds of wall clock that a run has taken, its stages included, as its newest checkpoint says."""
+    last = newest(folder)
+    if last is not None:
+        return float(read_metadata(last).get("wall_seconds", 0.0))
+    return sum(time_spent(stage.parent) for stage in folder.glob("*/checkpoints"))
 
 
 def resume(state: State, recipe: Recipe, path: Path) -> None:
@@ -138,6 +153,10 @@ def resume(state: State, recipe: Recipe, path: Path) -> None:
     state.ema.step = int(stored["ema/step"])
     state.step = int(metadata["step"])
     state.seconds = float(metadata["seconds"])
+    # Checkpoints of before have no times of the wall clock.
+    state.loop_seconds, state.wall_seconds, state.progress = (
+        float(metadata.get(name, 0.0)) for name in ("loop_seconds", "wall_seconds", "progress")
+    )
     remove_drafts(path.parent)
 
 

@@ -95,6 +95,7 @@ def own(
     training = own_training(batch, steps, lr, warmup)
     return own_recipe(system, data, shape, Sampling(ddpm, trailing, steps=100), training, UNET_SIZES)
 
+
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
     """Scikit-learn's real handwritten digits: minutes on two CPU cores."""
 

@@ -78,6 +78,7 @@ def own(
     training = own_training(batch, steps, lr, warmup)
     return own_recipe(system, data, shape, Sampling(dpmpp_2m, trailing, steps=25), training, DIT_SIZES)
 
+
 def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, lr: float = 1e-3) -> Recipe:
     """Scikit-learn's real handwritten digits, by class, patches of 2: minutes on two CPU cores."""
 

@@ -79,6 +79,7 @@ def own(
     training = own_training(batch, steps, lr, warmup)
     return own_recipe(system, data, shape, Sampling(heun, karras, steps=18), training, UNET_SIZES)
 
+
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
     """Scikit-learn's real handwritten digits, by class: minutes on two CPU cores."""
 

@@ -23,6 +23,7 @@ from core.systems.diffusion import Diffusion
 from core.systems.system import System
 from core.text.words import Words
 from core.train.ema import Constant, Power
+from core.train.run import Run
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
@@ -183,7 +184,7 @@ def open_teacher(teacher: str) -> Model:
 def from_teacher(teacher: str) -> Initialize:
     """Initialize a run from its teacher's weights."""
 
-    def start(system: System, folder: Path) -> None:
+    def start(system: System, run: Run) -> None:
         load_partial(system, open_teacher(teacher).system.state_dict())
 
     return start

@@ -15,9 +15,9 @@ from core.schedule import VE, VP, SubVP
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
-from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
 from image.nn.fir import BOX, FIR
 from image.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
+from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
 
 
 def paper_ve(data: str, deep: bool = False) -> Recipe:
@@ -104,6 +104,7 @@ def own(
 
     sampling = Sampling(predictor_corrector, linspace, steps=200)
     return own_recipe(system, data, shape, sampling, own_training(batch, steps, lr, warmup), UNET_SIZES)
+
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:
     """VP on scikit-learn's real handwritten digits: minutes on two CPU cores."""

@@ -21,7 +21,8 @@ from core.recipe import build, load
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.systems.lora import LoRADiffusion
-from core.train.loop import Run, train
+from core.train.loop import train
+from core.train.run import Run
 from core.train.state import newest
 from core.weights.checkpoint import FORMAT, CheckpointError, read, read_metadata, write
 

@@ -14,11 +14,13 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from core.cache.disk import Cached, latents, model_hash
 from core.codec import Scale
 from core.cond import Cond
 from core.data.buckets import bucket_sizes, nearest_bucket
 from core.data.dataset import Batch, DataError
 from core.data.folder import FolderSource
+from core.data.order import BatchSharding, OrderedDataset, stream
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
@@ -26,9 +28,7 @@ from core.recipe import Recipe, Sampling, Training
 from core.sample.heun import heun
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.train.cache import Cached, latents, model_hash
 from core.train.loop import steps
-from core.train.order import BatchSharding, OrderedDataset, stream
 from core.train.state import prepare
 from image.buckets import Bucketed
 from image.folder import open_source

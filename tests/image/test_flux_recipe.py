@@ -15,6 +15,7 @@ from core.recipe import build, load
 from core.sample.euler import euler
 from core.schedule import Flow, shift_from_mu
 from core.systems.sampling import Sampling
+from core.train.run import Run
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError, read
 from tests.support.runs import trained
@@ -88,7 +89,7 @@ def test_a_new_student_is_its_teacher_without_guidance(teacher: Path) -> None:
     made = build("image.recipes.flux.distilled", {**SIZES, **SHORT, "teacher": str(teacher)})
     system = made.system()
     assert made.initialize is not None
-    made.initialize(system, teacher)
+    made.initialize(system, Run(teacher))
     x, t = torch.randn(2, 4, 8, 8), torch.tensor(0.6)
     with torch.no_grad():
         expected = loaded.system.denoiser.bind(loaded.system.conditioner(CAPTIONS))(x, t)

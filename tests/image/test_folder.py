@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
+from core.data.order import OrderedDataset
 from core.data.source import split_source
 from core.media.picture import resize_and_crop
-from core.train.order import OrderedDataset
 from image.folder import open_source
 from image.source import PictureFiles, size_of
 

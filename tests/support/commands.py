@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+PATIENCE = 120  # seconds
 Command = Callable[..., tuple[int, str, str]]  # words -> exit status, stdout, stderr
 ROOT = Path(__file__).parents[2]
 
@@ -24,3 +27,12 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
     assert "Traceback" not in err
     for word in words:
         assert word in err, err
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until something is so; fails where the process ended before, or it takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.05)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from app.main import main
 from core.recipe import build
-from core.train.loop import Run, train
+from core.train.loop import train
+from core.train.run import Run
 from core.train.state import newest
+from tests.support.source import ROOT
 
 QUIET = ["--hold-out", "0", "--show", "0", "--log", "0", "--processes", "1", "--cpu"]
 
@@ -46,3 +51,13 @@ def text_to_image(folder: Path) -> None:
     sizes = ["--width", "16", "--text-width", "16", "--count", "64", "--batch", "8", "--steps", "4", "--lr", "2"]
     words = ["--autoencoder", str(folder / "ae"), *sizes]
     assert main(["train", "ldm", "--out", str(folder / "ldm"), *words, *QUIET]) == 0
+
+
+def spread(folder: Path, *words: str) -> Path:
+    """The checkpoints of a run over two processes."""
+    paths = os.pathsep.join([str(ROOT / "tests" / "core"), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "toy.ranks"]
+    done = subprocess.run([*launch, str(folder), *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return folder / "checkpoints"

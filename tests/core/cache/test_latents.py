@@ -22,12 +22,13 @@ from core.data.dataset import Batch, Dataset
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.prediction import FlowVelocity
+from core.progress import StoppedError
 from core.random import TrainingRNG
 from core.recipe import Recipe, Sampling, Training
 from core.sample.euler import euler
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
-from core.train.loop import StoppedError, train
+from core.train.loop import train
 from core.weights.checkpoint import read
 from tests.support.runs import checkpoint, quiet
 

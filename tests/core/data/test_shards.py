@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from core.data.dataset import DataError
+from core.data.order import BatchSharding, OrderedDataset, stream
 from core.data.shards import braces, open_shards
-from core.train.order import BatchSharding, OrderedDataset, stream
 from image.folder import SHARDED, open_source
 from image.source import PictureFiles
 

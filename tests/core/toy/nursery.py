@@ -21,7 +21,8 @@ import torch
 
 from core.recipe import Recipe, build
 from core.train.logger import read as read_log
-from core.train.loop import Run, train
+from core.train.loop import train
+from core.train.run import Run
 from core.train.state import newest
 from core.weights.checkpoint import read
 
@@ -107,7 +108,8 @@ def main(folder: Path, kills: int, workers: int, parts: int) -> dict[str, object
 
 def held_out(folder: Path) -> list[dict[str, object]]:
     """The held-out losses that a run wrote down."""
-    return [event for event in read_log(folder) if "held_out" in event]
+    events = [event for event in read_log(folder) if "held_out" in event]
+    return [{name: value for name, value in event.items() if name != "time"} for event in events]
 
 
 if __name__ == "__main__":

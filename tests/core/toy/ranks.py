@@ -1,4 +1,4 @@
-"""One process of a run that is spread over several: ``torchrun --nproc-per-node 2 -m toy.ranks FOLDER [sharded]``.
+"""One process of a run that is spread: ``torchrun --nproc-per-node 2 -m toy.ranks FOLDER [sharded | deadline]``.
 
 ``accelerate`` shards weights (FSDP2) on GPUs only; ``sharded`` has torch do the same thing on CPUs in its place.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from core.recipe import Recipe, build
 from core.systems.diffusion import Diffusion
 from core.train import loop
-from core.train.loop import Run, train, update
+from core.train.loop import train, update
+from core.train.run import Run
 from core.train.state import State
 
 
@@ -64,5 +66,13 @@ if __name__ == "__main__":
         train(recipe(), run(folder))
         loop.update = spoil
         train(recipe(), replace(run(folder.with_name("spoiled")), sample_every=10))
+    elif "deadline" in sys.argv:
+        Accelerator(cpu=True)  # which finds its peers, however long that takes
+        endless = recipe()
+        endless = replace(endless, training=replace(endless.training, steps=10**6, warmup=0))
+        deadline = time.monotonic() + 4
+        late = replace(run(folder), log_every=1, save_every=0, validate_every=100, deadline=deadline)
+        train(endless, late)
+        (folder / "late").write_text(str(time.monotonic() - deadline))
     else:
         train(recipe(), run(folder))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,24 +12,13 @@ from toy.ranks import recipe, run
 from core.train.logger import read as read_log
 from core.train.loop import train
 from core.weights.checkpoint import read
-
-HERE = Path(__file__).parents[1]
+from tests.support.runs import spread
 
 
 def close(one: Path, other: Path) -> bool:
     mine, theirs = read(one), read(other)
     assert mine.keys() == theirs.keys()
     return all(torch.allclose(value, theirs[name], rtol=0, atol=1e-6) for name, value in mine.items())
-
-
-def spread(folder: Path, *words: str) -> Path:
-    """The checkpoints of a run over two processes."""
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "toy.ranks"]
-    done = subprocess.run([*launch, str(folder), *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return folder / "checkpoints"
 
 
 def test_one_process_is_two(tmp_path: Path) -> None:

@@ -18,10 +18,13 @@ from toy.recipes.points import Points
 
 from core.data.order import BatchSharding, OrderedDataset
 from core.model import Metadata
+from core.progress import StoppedError
 from core.recipe import Recipe, build, load
 from core.train.ema import Constant, Power
 from core.train.logger import read as read_log
-from core.train.loop import BINS, Run, StoppedError, held_out_loss, steps, train
+from core.train.loop import steps, train
+from core.train.monitor import BINS, held_out_loss
+from core.train.run import Run
 from core.train.state import State, newest, prepare
 from core.weights.checkpoint import CheckpointError, read, read_metadata
 from tests.support.runs import quiet
@@ -110,13 +113,23 @@ def test_a_run_speaks_and_its_checkpoint_samples(tmp_path: Path) -> None:
     made = replace(recipe(), modality=PointModality(watch))
     last = train(
         made,
-        Run(tmp_path, log_every=5, save_every=5, validate_every=10, sample_every=10, sample_count=6, keep=2, cpu=True),
+        Run(
+            tmp_path,
+            log_every=5,
+            save_every=5,
+            validate_every=10,
+            sample_every=10,
+            sample_count=6,
+            tensorboard=True,
+            cpu=True,
+        ),
     )
     assert [path.name for path in sorted(last.parent.iterdir())] == [f"step-{n:08d}.safetensors" for n in (15, 20)]
     log = read_log(tmp_path)
     assert [event["step"] for event in log if "loss" in event] == [5, 10, 15, 20]
     assert [event["step"] for event in log if "held_out" in event] == [10, 20]
-    assert log[0]["lr"] == pytest.approx(made.training.rate(4, 4 / 20)) and log[0]["samples"] == 40
+    first = next(event for event in log if "loss" in event)
+    assert first["lr"] == pytest.approx(made.training.rate(4, 4 / 20)) and first["samples"] == 40
     assert any((tmp_path / "tensorboard").iterdir())
     assert list(shown) == ["step-00000010.txt", "step-00000020.txt"]
     loaded = load(last, packages=TOY)
@@ -163,7 +176,7 @@ def test_a_budget_ends_the_run_with_no_learning_rate_left(tmp_path: Path) -> Non
     made = recipe(steps=10**6)
     made = replace(made, training=replace(made.training, seconds=25.0, clock=clock))
     last = train(made, replace(quiet(tmp_path), log_every=1))
-    rates = [event["lr"] for event in read_log(tmp_path)]
+    rates = [event["lr"] for event in read_log(tmp_path) if "loss" in event]
     assert len(rates) == read_metadata(last)["step"] == 25
     assert rates[-1] == pytest.approx(made.training.lr / 25) and rates[5:] == sorted(rates[5:], reverse=True)
 
