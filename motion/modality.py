@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from core.data.preparation import Preparation
-from core.data.survey import LeftOut, Survey, Track, plainly
+from core.data.survey import Survey, Track, plainly
 from motion.clips import Clips
 from motion.operations import OPERATIONS
+from motion.prepare import PREPARATION
 from motion.request import REQUEST
 from motion.take import Take
-
-
-@dataclass(frozen=True)
-class MotionPreparation(Preparation):
-    """Recordings of any skeleton to features at 20 frames a second, split into training and held-out rows."""
-
-    def run(self, source: Path, out: Path, track: Track) -> Sequence[LeftOut]:
-        from motion.preparation import prepare
-
-        return prepare(source, out, track).left_out
 
 
 @dataclass(frozen=True)
@@ -30,7 +21,7 @@ class MotionModality(Clips):
 
     request = REQUEST
     operations = OPERATIONS
-    preparation = MotionPreparation
+    preparation = PREPARATION
 
     def count_data(self, path: Path) -> int:
         from motion.surveying import count_motions
@@ -46,6 +37,11 @@ class MotionModality(Clips):
         from motion.surveying import examples
 
         return examples(path, count)
+
+    def own_arguments(self, data: Path) -> Mapping[str, Any]:
+        from motion.windows import own_arguments
+
+        return own_arguments(data)
 
 
 MODALITY = MotionModality()

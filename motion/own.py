@@ -24,8 +24,6 @@ from motion.skeleton import HUMAN
 from motion.smoothing import temporal_smoothing
 from motion.windows import Parts, open_parts, spoken
 
-FRAMES = 120  # rows of a window, six seconds
-
 
 @dataclass(frozen=True)
 class OwnPrompts:

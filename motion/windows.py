@@ -18,15 +18,18 @@ from pathlib import Path
 
 from core.data.dataset import DataError
 from core.data.survey import Track, plainly
+from core.text.words import words
 from motion.cleaning import SHORTEST
-from motion.data import UNIT, MotionFiles, Piece, published
+from motion.data import LONGEST, UNIT, MotionFiles, Piece, published
 from motion.features import Normal
 from motion.feet import Feet
 from motion.mirror import mirror_words
-from motion.preparation import INDEX, Prepared, prepare, read_index
+from motion.preparation import INDEX, Index, Prepared, prepare, read_index
 from motion.smoothing import usual_deviation
 from motion.splitting import Rows
 
+FRAMES, SHORT = 120, 40  # rows of a window: six seconds, and two
+TOKENS = 40  # of a caption that are read, at least
 RARE = 4  # times that windows of a rare class are met at most, for one of the most frequent
 MEASURED = 256  # clips of a published folder by which its feet are known
 
@@ -90,15 +93,7 @@ def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
         some = train.get(range(min(MEASURED, len(train))))
         clips = [train.normal.undo(x[valid]) for x, valid in zip(some["x"], some["valid"])]
         return Parts(train, held_out, (), True, train.normal, Feet.of(clips), usual_deviation(clips))
-    folder = path
-    if not is_prepared(path):
-        folder = prepared_beside(path)
-        if not is_prepared(folder):
-            print(f"langevin: recordings are prepared into {folder}", file=sys.stderr)
-        prepare(path, folder, track)
-    index = read_index(folder)
-    if index is None:
-        raise DataError(f"{folder} was prepared by another version: delete it and prepare the recordings again")
+    folder, index = _prepared(path, track)
     normal = Normal.read(folder)
     texts = {caption for recording in index.recordings for caption in recording.captions}
     shown = _windows(index.recordings, index.classes, folder, frames, lambda recording: recording.train, frames // 2)
@@ -115,9 +110,37 @@ def open_parts(path: Path, frames: int, track: Track = plainly) -> Parts:
     )
 
 
+def own_arguments(path: Path) -> dict[str, int]:
+    """What data decide of a preset ``own``: rows of a window and tokens of a caption. Prepares raw recordings.
+
+    A window is as long as most recordings, between two and six seconds; published clips keep the length they have.
+    """
+    if is_published(path):
+        frames = LONGEST
+    else:
+        rows = sorted(recording.rows for recording in _prepared(path, plainly)[1].recordings)
+        frames = min(max(rows[len(rows) // 2], SHORT), FRAMES) // UNIT * UNIT
+    parts = open_parts(path, frames)
+    longest = max(len(words(caption)) for caption in parts.captions)
+    return {"frames": frames, "length": max(longest + 2, TOKENS)}
+
+
 def spoken(label: str) -> str:
     """The name of a class as a caption has it: "basketball_signal" -> "basketball signal"."""
     return " ".join(label.replace("_", " ").replace("-", " ").split())
+
+
+def _prepared(path: Path, track: Track) -> tuple[Path, Index]:
+    """The folder of prepared recordings, and what it holds; a raw source is prepared first."""
+    if is_prepared(path):
+        index = read_index(path)
+        if index is None:
+            raise DataError(f"{path} was prepared by another version: prepare the recordings again, into a new folder")
+        return path, index
+    folder = prepared_beside(path)
+    if not is_prepared(folder):
+        print(f"langevin: recordings are prepared into {folder}", file=sys.stderr)
+    return folder, prepare(path, folder, track)
 
 
 def _windows(

@@ -24,7 +24,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Power
 from motion.data import LONGEST
 from motion.generator import normal_of
-from motion.own import FRAMES, SIZES, opened, own_guidance, own_recipe, own_training
+from motion.own import SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
@@ -34,6 +34,7 @@ from motion.presets import (
     text_conditioner,
 )
 from motion.skeleton import HUMAN
+from motion.windows import FRAMES
 
 
 def thousandths(t: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ def own(
     width: int = 192,
     depth: int = 6,
     text_width: int = 64,
+    length: int = 40,
     geometry: float = 100.0,
     batch: int = 48,
     steps: int = 8000,
@@ -69,7 +71,7 @@ def own(
 
     def system() -> Diffusion:
         heads = max(width // 48, 1)
-        return _system(width, depth, heads, text_width, 2, 40, geometric_loss(lambda: parts().normal, geometry))
+        return _system(width, depth, heads, text_width, 2, length, geometric_loss(lambda: parts().normal, geometry))
 
     sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5, guide=own_guidance(parts))
     return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)

@@ -17,7 +17,7 @@ from core.train.ema import Constant, Power
 from motion.data import LONGEST
 from motion.generator import normal_of
 from motion.nn.motiondiffuse import MotionDiffuse
-from motion.own import FRAMES, SIZES, opened, own_guidance, own_recipe, own_training
+from motion.own import SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SHAPE,
     clamped_weight,
@@ -27,6 +27,7 @@ from motion.presets import (
     text_conditioner,
 )
 from motion.skeleton import HUMAN
+from motion.windows import FRAMES
 
 
 def paper(data: str) -> Recipe:
@@ -65,6 +66,7 @@ def own(
     width: int = 128,
     depth: int = 4,
     text_width: int = 64,
+    length: int = 40,
     dropout: float = 0.1,
     geometry: float = 100.0,
     batch: int = 48,
@@ -80,7 +82,7 @@ def own(
         denoiser = Denoiser(net, Discrete(linear_betas()), X0())
         auxiliary = geometric_loss(lambda: parts().normal, geometry)
         objective = Objective(indices, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
-        return Diffusion(denoiser, text_conditioner(text_width, 4 * width), objective=objective)
+        return Diffusion(denoiser, text_conditioner(text_width, 4 * width, length=length), objective=objective)
 
     sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=own_guidance(parts))
     return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)

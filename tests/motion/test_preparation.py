@@ -142,6 +142,7 @@ def test_raw_recordings_are_prepared_beside_and_windows_overlap(
     open_parts(recordings, 24)
     assert capsys.readouterr().err == ""
     assert parts.classes == ("walks left", "walks right") and not parts.captioned
+    assert MODALITY.own_arguments(recordings) == {"frames": 68, "length": 40}
     assert {piece.path for piece in parts.train.pieces}.isdisjoint(piece.path for piece in parts.held_out.pieces)
     batch = parts.held_out.get(range(len(parts.held_out)))
     assert batch["x"].shape[1:] == (24, 263) and bool(batch["valid"].all())
