@@ -10,7 +10,7 @@ from app.options import Flag, flags_of, parse
 from core.flags import option
 from core.names import look_up
 from core.registry import commands as of_domains
-from core.registry import operations, requests, systems
+from core.registry import operations, preparations, requests, systems
 
 ABOUT = """Print the script that completes what is typed after `langevin`.
 
@@ -69,6 +69,8 @@ def following(words: Sequence[str]) -> list[str]:
         table = {name: kind for domain in operations().values() for name, kind in domain.items()}
         own += flags_of(table[rest[0]]) if rest and rest[0] in table else []
         return as_typed(flag.name for flag in own) if rest else list(table)
+    if command == "prepare":
+        own += [flag for kind in preparations().values() for flag in flags_of(kind)]
     if command in ("sample", "evaluate"):
         own += [flag for kind in requests().values() for flag in flags_of(kind)]
     return as_typed(flag.name for flag in own)

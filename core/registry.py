@@ -1,7 +1,8 @@
 """What there is, found where it lies: recipes, modalities, requests and operations of the domains, models on disk.
 
 A domain is a package beside core with ``recipes/``; it has its modality in ``modality.py`` (MODALITY), its request in
-``request.py`` (REQUEST) and its edits in ``operations/`` (OPERATIONS). Nothing registers them. What ``--help`` and
+``request.py`` (REQUEST), its edits in ``operations/`` (OPERATIONS) and what prepares its data, if anything does, in
+``prepare.py`` (PREPARATION). Nothing registers them. What ``--help`` and
 ``langevin list`` need is read without importing torch.
 """
 
@@ -19,6 +20,7 @@ from core.names import look_up
 from core.parameters import PARAMETERS, About
 
 if TYPE_CHECKING:
+    from core.data.preparation import Preparation
     from core.model import Modality, Model, Operation, Request
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +97,11 @@ def find(system: str, preset: str) -> tuple[str, Callable[..., object]]:
 def requests() -> dict[str, type[Request]]:
     """Domain -> its request."""
     return {domain: module.REQUEST for domain, module in _modules("request")}
+
+
+def preparations() -> dict[str, type[Preparation]]:
+    """Domain -> what prepares its data, where there is anything to prepare."""
+    return {domain: module.PREPARATION for domain, module in _modules("prepare")}
 
 
 def operations() -> dict[str, Mapping[str, type[Operation]]]:
