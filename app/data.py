@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ Examples:
   langevin data pictures --sheet sheet.png
   langevin data fashion.npz --json"""
 SHOWN = 8  # lines of a list
+EVERY = 10.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,22 @@ def modality_of_data(path: Path) -> Modality[Any]:
 
 
 def tracked(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """The items, with a bar on a terminal that shows how far they are."""
+    """The items, with a bar on a terminal that shows how far they are, or a line every few seconds elsewhere."""
     if not sys.stderr.isatty():
-        return items
+        return _with_lines(items, what)
     from rich.console import Console
     from rich.progress import track
 
     return track(items, what, console=Console(stderr=True), transient=True)
+
+
+def _with_lines(items: Sequence[Any], what: str) -> Iterator[Any]:
+    shown = time.monotonic()
+    for number, item in enumerate(items):
+        if time.monotonic() - shown > EVERY:
+            shown = time.monotonic()
+            print(f"{what}: {number:,} of {len(items):,}", file=sys.stderr, flush=True)
+        yield item
 
 
 def as_json(modality: Modality[Any], survey: Survey) -> Mapping[str, object]:
