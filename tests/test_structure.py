@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "names": set(),
     "parameters": set(),
     "flags": set(),
-    "prompts": set(),
+    "prompts": {"random"},
     "progress": set(),
     "sizes": set(),
     "console": {"progress"},
@@ -78,6 +78,7 @@ MAY_IMPORT |= {
     "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
     "fit": {"data", "files", "random", "recipe", "sizes", "systems", "train.precision"},
     "registry": {"model", "names", "parameters", "recipe"},
+    "finetune": BELOW_SYSTEMS | {"model", "recipe", "registry", "systems", "systems.sampling"},
     "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
 

@@ -19,6 +19,7 @@ from core.evaluation.judge import contrastive_loss, train_within
 from core.progress import Progress
 
 ROWS = 2**15  # of the table of words and parts of words
+UNKNOWN = -1  # the label of examples of no known class
 EPOCHS = 60  # at most: small data are seen by heart after that
 
 
@@ -94,7 +95,7 @@ def train_classifier(
 
     def loss(judge: Classifier, rows: Tensor) -> Tensor:
         logits = judge(backbone.augment(views[rows].float()))
-        return F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        return F.cross_entropy(logits, labels[rows], ignore_index=UNKNOWN, label_smoothing=0.05)
 
     return train_within(
         lambda: Classifier(backbone.network(views[:1].float()), backbone.width, classes),

@@ -26,8 +26,8 @@ from core.evaluation.distances import (
 )
 from core.evaluation.gallery import conditions_of, read_gallery
 from core.evaluation.interval import average, share
-from core.evaluation.judges import Classifier, Matcher, train_classifier, train_embedder, train_matcher
-from core.evaluation.memorised import LEAST, TAIL, nearness, points
+from core.evaluation.judges import UNKNOWN, Classifier, Matcher, train_classifier, train_embedder, train_matcher
+from core.evaluation.memorised import LEAST, TAIL, Originals, points
 from core.evaluation.options import Evaluate, EvaluationOptions
 from core.evaluation.retrieval import chance, r_precision
 
@@ -71,7 +71,9 @@ class OwnEvaluation:
         known, held_out_views = self.train.views[:MOST], self.held_out.views
         self.content = Space(self.body, known, held_out_views)
         self.detail = None if backbone.details is None else Space(backbone.details, known, held_out_views)
-        self.near = points(self.train.views), points(self.held_out.views)
+        self.originals = None
+        if len(self.held_out) >= LEAST:
+            self.originals = Originals(points(self.train.views), points(held_out_views))
 
     def conditions(self, seed: int, samples: Sequence[int]) -> Mapping[str, Any]:
         """Those of held-out examples; with captions, every second sample has one that was seen in training."""
@@ -91,8 +93,8 @@ class OwnEvaluation:
         views = torch.cat([self.backbone.view(batch) for batch in _batches({"x": samples, **asked})]).half()
         figures: dict[str, object] = {names.SAMPLES: len(samples), names.HELD_OUT: len(self.held_out)}
         figures |= self._distances(views) | self._as_asked(views, asked) | self._captions(views, asked)
-        if len(self.held_out) >= LEAST:
-            near = nearness(points(views), *self.near)
+        if self.originals is not None:
+            near = self.originals.nearness(points(views))
             figures |= {names.MEMORISED: near.memorised, names.MEMORISED + names.REAL: TAIL}
             figures |= {names.NEAREST: near.distance, names.NEAREST + names.REAL: near.distance_real}
         return figures | self._losses()
@@ -151,11 +153,13 @@ class OwnEvaluation:
         classifier, labels = self.classifier, self.held_out.labels
         if classifier is None or labels is None or "label" not in asked:
             return {}
-        right = (_in_batches(classifier, each).argmax(1) for each in (views, self.held_out.views))
-        return _beside(
-            names.AS_ASKED,
-            *(share(found == each) for found, each in zip(right, (torch.as_tensor(asked["label"]), labels))),
-        )
+        shares = []
+        for each, own in ((views, torch.as_tensor(asked["label"])), (self.held_out.views, labels)):
+            known = own != UNKNOWN
+            if not bool(known.any()):
+                return {}
+            shares.append(share(_in_batches(classifier, each[known]).argmax(1) == own[known]))
+        return _beside(names.AS_ASKED, *shares)
 
     def _captions(self, views: Tensor, asked: Mapping[str, Any]) -> dict[str, object]:
         """R-precision of samples and of real examples, of captions that training had and of others."""

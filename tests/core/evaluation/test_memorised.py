@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.evaluation.memorised import TAIL, nearness, points
+from core.evaluation.memorised import TAIL, Nearness, Originals, points
 
 
 def draw(count: int, seed: int) -> Tensor:
@@ -15,7 +15,11 @@ def draw(count: int, seed: int) -> Tensor:
     plane = torch.randn(3, 10, generator=torch.Generator().manual_seed(99))
     return (
         torch.randn(count, 3, generator=generator) @ plane + 0.3 * torch.randn(count, 10, generator=generator)
-    ).double()
+    ).float()
+
+
+def nearness(samples: Tensor, train: Tensor, held_out: Tensor) -> Nearness:
+    return Originals(train, held_out).nearness(samples)
 
 
 TRAIN, HELD_OUT = draw(1000, 0), draw(300, 1)
@@ -46,8 +50,8 @@ def test_few_held_out_examples_are_refused_and_long_views_projected() -> None:
     with pytest.raises(ValueError, match="20 held-out"):
         nearness(TRAIN, TRAIN, HELD_OUT[:19])
     views = torch.randn(20, 3, 40, 40, generator=torch.Generator().manual_seed(0)).half()
-    exact, projected = views.flatten(1).double(), points(views)
+    exact, projected = views.flatten(1).float(), points(views)
     assert projected.shape == (20, 512)
     ratio = torch.pdist(projected) / torch.pdist(exact)
     assert float(ratio.min()) > 0.85 and float(ratio.max()) < 1.15
-    assert torch.equal(points(views[:, :, :2, :2]), views[:, :, :2, :2].flatten(1).double())
+    assert torch.equal(points(views[:, :, :2, :2]), views[:, :, :2, :2].flatten(1).float())
