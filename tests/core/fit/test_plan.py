@@ -89,7 +89,9 @@ def test_two_stages_share_the_time(pictures: Path, tmp_path: Path) -> None:
     # The second stage is built for what the first makes, and finds it.
     assert second.arguments["autoencoder"] == str(tmp_path / "autoencoder")
     assert second.arguments["latent_width"] == first.arguments["width"]
-    assert {first.arguments[name] == second.arguments[name] for name in ("data", "size", "channels", "latent")} == {True}
+    assert {first.arguments[name] == second.arguments[name] for name in ("data", "size", "channels", "latent")} == {
+        True
+    }
     code = build(AUTOENCODER, first.arguments).system().autoencoder.state_dict()
     inner = build(LDM, second.arguments).system().codec.autoencoder.state_dict()
     assert {name: value.shape for name, value in code.items()} == {name: value.shape for name, value in inner.items()}
@@ -133,7 +135,7 @@ def test_half_the_memory_takes_less(pictures: Path, tmp_path: Path) -> None:
         assert total <= MEMORY * memory and total <= before
         before = total
     assert before < 0.05 * 16 * 2**30
-    with pytest.raises(ValueError, match="GiB of memory and there are 0.5"):
+    with pytest.raises(ValueError, match=r"GiB of memory and there are 0\.5"):
         planned(pictures, tmp_path, machine=Machine(2, 2**29))
 
 
