@@ -70,7 +70,7 @@ def own(
 
     def system() -> Diffusion:
         padded = tuple(-(-side // shape.fold) * shape.fold for side in shape.sides)
-        net = DiT(Patches(padded, channels, width, shape.fold), depth, heads=width // 32)
+        net = DiT(Patches(padded, channels, width, shape.fold), depth, heads=max(1, width // 32))
         denoiser = Denoiser(Folded(net, 1, shape.fold), VP(), F(deviation), lambda t: 999 * t)
         objective = Objective(LogNormal(-0.8, 1.4), EDMWeight(deviation), drop=shape.drop)
         return Diffusion(denoiser, class_conditioner(shape, width), objective=objective)
@@ -83,7 +83,7 @@ def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, l
     """Scikit-learn's real handwritten digits, by class, patches of 2: minutes on two CPU cores."""
 
     def system() -> Diffusion:
-        net = DiT(Patches((8, 8), 1, width, 2), depth, heads=width // 32)
+        net = DiT(Patches((8, 8), 1, width, 2), depth, heads=max(1, width // 32))
         denoiser = Denoiser(net, VP(), F(0.75), lambda t: 999 * t)
         objective = Objective(LogNormal(-0.6, 1.4), EDMWeight(0.75), drop=0.1)
         return Diffusion(denoiser, ClassLabel(10, width), objective=objective)
