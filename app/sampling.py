@@ -101,8 +101,9 @@ def warn_of_cuts(model: Model, typed: Sequence[str | None]) -> None:
     from core.systems.diffusion import Diffusion
     from core.text.pretrained import PretrainedText
 
-    if isinstance(model.system, Diffusion) and isinstance(model.system.conditioner, PretrainedText):
-        for cut in model.system.conditioner.truncated([text for text in typed if text]):
+    texts = [text for text in typed if text]
+    if texts and isinstance(model.system, Diffusion) and isinstance(model.system.conditioner, PretrainedText):
+        for cut in model.system.conditioner.truncated(texts):
             if cut:
                 shown = textwrap.shorten(cut, 100, placeholder=" ...")
                 print(f"langevin: the prompt is longer than this model reads, without '{shown}'", file=sys.stderr)

@@ -38,6 +38,8 @@ PARAMETERS: Mapping[str, About] = {
     "features": About("weights of the network in whose features pictures are compared", "FILE"),
     "model": About("the trained model to start from, a checkpoint or a run's folder (required)", "PATH"),
     "teacher": About("the trained model to distil, a checkpoint or a run's folder", "PATH"),
+    "base": About("the recipe and the arguments of the model, as JSON; --from fills it in", "JSON"),
+    "warmup": About("samples over which the learning rate rises from 0", "SAMPLES"),
     "rank": About("rank of the LoRA's matrices", "RANK"),
     "alpha": About("alpha of the LoRA: its weight is alpha / rank", "ALPHA"),
     "targets": About("ends of the names of the layers that the LoRA adapts", "NAME"),

@@ -146,6 +146,7 @@ class Recipe:
     evaluate: Prepare | None = None
     initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
     sizes: Sizes | None = None  # what a fit to data, machine and time chooses from, where it can
+    source: str | None = None  # the trained model whose weights a run begins with
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 

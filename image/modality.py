@@ -21,7 +21,7 @@ from core.provenance import FORMAT, write_sidecar
 from core.registry import INDEX
 from image.operations import OPERATIONS
 from image.picture import Picture
-from image.preparation import PicturePreparation
+from image.prepare import PREPARATION
 from image.request import REQUEST, ImageRequest
 
 ARRAYS = ".npz"
@@ -34,7 +34,7 @@ class Pictures(Modality[Picture]):
     suffixes = (".png", ARRAYS)
     request = REQUEST
     operations = OPERATIONS
-    preparation = PicturePreparation
+    preparation = PREPARATION
 
     def decode(self, data: Tensor, conditions: Conditions) -> list[Picture]:
         shown = conditions.get("caption", conditions.get("class_name", [""] * len(data)))

@@ -222,11 +222,14 @@ def dropout(epochs: float) -> float:
     return 0.0 if epochs < 20 else 0.1 if epochs < 200 else 0.2
 
 
-def rate_from(width: int, rate: float) -> Callable[[Mapping[str, Any], int], float]:
-    """The learning rate of a width, from that of another: as the inverse root, and less for batches below 64."""
+def rate_from(width: int, rate: float, name: str = "width") -> Callable[[Mapping[str, Any], int], float]:
+    """The learning rate of a width, from that of another: as the inverse root, and less for batches below 64.
+
+    name: of the argument that says how wide a network is.
+    """
 
     def rate_of(arguments: Mapping[str, Any], batch: int) -> float:
-        return float(f"{rate * (width / arguments['width']) ** 0.5 * min(1.0, batch / 64) ** 0.25:.2g}")
+        return float(f"{rate * (width / arguments[name]) ** 0.5 * min(1.0, batch / 64) ** 0.25:.2g}")
 
     return rate_of
 
@@ -248,19 +251,37 @@ DIT_SIZES = Sizes(
 AUTOENCODER_SIZES = Sizes(
     [{"width": width} for width in (16, 24, 32, 48, 64, 96, 128)], LAW, rate_from(32, 2e-3), dropout
 )
+AUTOENCODER_FIRST = Before(
+    "autoencoder",
+    OWN_AUTOENCODER,
+    "autoencoder",
+    0.35,
+    ("data", "size", "channels", "fold", "latent"),
+    {"latent_width": "width"},
+    3_000,
+)
 TEXT_UNET_SIZES = Sizes(
     [{"width": width, "depth": 1} for width in (16, 24, 32, 48, 64, 96)]
     + [{"width": width, "depth": 2} for width in (96, 128, 192, 256)],
     LAW,
     rate_from(32, 2e-3),
     dropout,
-    Before(
-        "autoencoder",
-        OWN_AUTOENCODER,
-        "autoencoder",
-        0.35,
-        ("data", "size", "channels", "fold", "latent"),
-        {"latent_width": "width"},
-        3_000,
-    ),
+    AUTOENCODER_FIRST,
+)
+MMDIT_SIZES = Sizes(
+    [{"heads": heads, "depth": depth} for heads, depth in ((2, 4), (3, 5), (4, 6), (6, 8), (8, 10), (12, 12))],
+    LAW,
+    rate_from(4, 1e-3, "heads"),
+    dropout,
+    AUTOENCODER_FIRST,
+)
+FLUX_SIZES = Sizes(
+    [
+        {"heads": heads, "doubles": doubles, "singles": singles}
+        for heads, doubles, singles in ((2, 1, 3), (3, 2, 3), (4, 2, 4), (6, 3, 5), (8, 4, 6), (12, 4, 8))
+    ],
+    LAW,
+    rate_from(4, 1e-3, "heads"),
+    dropout,
+    AUTOENCODER_FIRST,
 )

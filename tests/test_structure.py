@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "names": set(),
     "parameters": set(),
     "flags": set(),
-    "prompts": set(),
+    "prompts": {"random"},
     "progress": set(),
     "console": {"progress"},
     "cond": set(),
@@ -76,6 +76,7 @@ MAY_IMPORT |= {
     "settings": {"flags", "grid", "model", "sample", "systems.sampling"},
     "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
     "registry": {"model", "names", "parameters", "recipe"},
+    "finetune": BELOW_SYSTEMS | {"model", "recipe", "registry", "systems", "systems.sampling"},
     "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
 

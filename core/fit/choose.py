@@ -59,17 +59,21 @@ def choose(
 ) -> Choice:
     """The best of the sizes, from small to large, for a time, a number of steps, or what ends first of both.
 
-    memory: bytes that all processes share. Raises ValueError where not even the smallest size fits into it.
+    memory: bytes that all processes share. Raises ValueError where not even the smallest size fits into it, and for a
+    batch that the processes cannot share.
     """
     if seconds is None and steps is None:
         raise ValueError("give a time or a number of steps, or no network can be chosen")
+    if batch is not None and batch % processes:
+        raise ValueError(f"{processes} processes cannot share a batch of {batch}: give a multiple, or other --processes")
+    batches = (batch,) if batch is not None else [-(-size // processes) * processes for size in BATCHES]
     found: list[tuple[float, Choice]] = []
     for index, cost in enumerate(costs):
-        choice = _at(index, cost, processes, int(MEMORY * memory / processes) - BASE, seconds, steps, batch)
+        choice = _at(index, cost, processes, int(MEMORY * memory / processes) - BASE, seconds, steps, batches)
         if choice is not None:
             found.append((law.loss(cost.parameters, useful(choice.samples, examples)), choice))
     if not found:
-        need = processes * (BASE + costs[0].bytes(BATCHES[0] // processes or 1)) / MEMORY
+        need = processes * (BASE + costs[0].bytes(batches[0] // processes)) / MEMORY
         raise ValueError(
             f"the smallest network needs {need / 2**30:.1f} GiB of memory and there are {memory / 2**30:.1f}: "
             "free some, or give smaller data"
@@ -78,14 +82,16 @@ def choose(
 
 
 def _at(
-    index: int, cost: Cost, processes: int, memory: int, seconds: float | None, steps: int | None, batch: int | None
+    index: int,
+    cost: Cost,
+    processes: int,
+    memory: int,
+    seconds: float | None,
+    steps: int | None,
+    batches: Sequence[int],
 ) -> Choice | None:
-    """What a size would see; None where memory is too short for it."""
-
-    def fits(size: int) -> bool:
-        return size % processes == 0 and cost.bytes(size // processes) <= memory
-
-    sizes = [size for size in (BATCHES if batch is None else (batch,)) if fits(size)]
+    """What a size would see with one of the batches; None where memory is too short for all of them."""
+    sizes = [size for size in batches if cost.bytes(size // processes) <= memory]
     if not sizes:
         return None
     wanted = 64 if seconds is None else batch_for(seconds * processes / (cost.sample + cost.step * processes / 64))

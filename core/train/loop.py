@@ -91,7 +91,8 @@ def train(recipe: Recipe, run: Run) -> Path:
 
 def _finished(pace: Pace) -> bool:
     """Whether a run that was resumed is over; what is left of the time after a last sheet is not enough to go on."""
-    return pace.progress() >= 1 or (pace.state.progress >= 1 and pace.spent() > 0.95 * pace.whole() > 0)
+    ended = pace.state.progress >= 1 and pace.spent() > 0.95 * pace.whole() > 0
+    return pace.progress() >= 1 or pace.largest([ended])[0] > 0
 
 
 @contextmanager

@@ -25,7 +25,7 @@ HELD_OUT = 512  # examples of which it is the mean
 EARLY = 0.05  # the share of a run with a deadline after which each is made once, so that its cost is known
 TRIAL = 0.03  # the share of such a run that the first may take
 MOST = 0.1  # the share of such a run that all of them may take
-FEW = 4  # samples of the smallest sheet
+FEW = 4  # samples of the smallest sheet, and examples of the least held-out loss
 
 
 class StepResult(NamedTuple):
@@ -38,9 +38,12 @@ class StepResult(NamedTuple):
 class Measurement:
     """Something that a run does every so many steps, and what it costs."""
 
-    def __init__(self, every: int, make: Callable[[State, Callable[[], None]], None]) -> None:
-        """every: 0 is never; make: takes the state and what it has to call often, which raises where it must end."""
+    def __init__(self, every: int, count: int, make: Callable[[State, int, Callable[[], None]], None]) -> None:
+        """every: 0 is never; count: of samples or examples; make: takes the state, the count and what it has to call
+        often, which raises where it must end.
+        """
         self.every = every
+        self.count = count
         self.make = make
         self.seconds = 0.0  # that it took the last time
         self.step = -1  # at which it was made the last time; -1 if it was not yet
@@ -60,11 +63,11 @@ class Monitor:
         self.pace = pace
         self.steps: list[StepResult] = []
         self.since = time.monotonic()
-        self.count = run.sample_count
         self.spent = 0.0  # seconds of all measurements
-        self.held_out_loss = Measurement(run.validate_every if held_out is not None else 0, self._measure)
-        self.sheet = Measurement(run.sample_every, self._show)
-        self.measurements = (self.held_out_loss, self.sheet)
+        self.measurements = (
+            Measurement(run.validate_every if held_out is not None else 0, HELD_OUT, self._measure),
+            Measurement(run.sample_every, run.sample_count, self._show),
+        )
 
     def update(self, state: State, step: StepResult) -> None:
         """Each in its own rhythm."""
@@ -102,12 +105,11 @@ class Monitor:
         began, first = time.monotonic(), measurement.step < 0
         measurement.step = state.step
         try:
-            measurement.make(state, lambda: self.pace.check(deadline))
+            measurement.make(state, measurement.count, lambda: self.pace.check(deadline))
         except DeadlineError:
-            if measurement is self.sheet and self.count > FEW:
-                self.count = max(FEW, self.count // 4)
-                measurement.step = -1 if first else state.step
-            else:
+            if first and measurement.count > FEW:
+                measurement.count, measurement.step = max(FEW, measurement.count // 4), -1  # and tried again
+            elif first:
                 measurement.every = 0
         except StoppedError:
             pass  # the loop keeps a checkpoint
@@ -139,16 +141,16 @@ class Monitor:
         self.steps.clear()
         self.since = time.monotonic()
 
-    def _measure(self, state: State, check: Callable[[], None]) -> None:
+    def _measure(self, state: State, count: int, check: Callable[[], None]) -> None:
         assert self.held_out is not None
-        bins = held_out_loss(state, self.held_out, self.recipe.training, HELD_OUT, check, self._at_once())
+        bins = held_out_loss(state, self.held_out, self.recipe.training, count, check, self._at_once())
         if self.logger is not None:
             by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
             self.logger.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
 
-    def _show(self, state: State, check: Callable[[], None]) -> None:
+    def _show(self, state: State, count: int, check: Callable[[], None]) -> None:
         recipe, seed = self.recipe, self.recipe.training.seed
-        request = recipe.modality.request(count=self.count, batch=self.count, seed=seed)
+        request = recipe.modality.request(count=count, batch=count, seed=seed)
 
         def on_step(step: Step) -> None:
             check()

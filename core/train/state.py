@@ -102,6 +102,7 @@ def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: boo
         "loop_seconds": state.loop_seconds,
         "wall_seconds": state.wall_seconds,
         "progress": state.progress,
+        "source": recipe.source,
     }
     if main:
         write(path, tensors, metadata)
@@ -132,6 +133,7 @@ def resume(state: State, recipe: Recipe, path: Path) -> None:
         "arguments": dict(recipe.arguments),
         "batch": recipe.training.batch,
         "seed": recipe.training.seed,
+        "source": recipe.source,
     }
     for name, value in ours.items():
         if metadata.get(name) != value:

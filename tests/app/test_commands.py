@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 from app.main import COMMANDS
+from core.finetune import Beginning
 from core.media.sheet import read_settings
-from core.registry import operations, parameters, presets, systems
+from core.registry import find_in, operations, parameters, presets, systems
 from tests.support.commands import ROOT, Command, environment, refused
 
 
@@ -46,14 +47,19 @@ class UnderstoodError(Exception):
 
 @pytest.fixture
 def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that has understood its options raises UnderstoodError."""
+    """A command that has understood its options raises UnderstoodError; at every path lies a trained model."""
     plain = argparse.ArgumentParser.parse_args
+
+    def anywhere(path: Path, recipe: str | None, preset: str | None, rank: int | None, other_data: bool) -> Beginning:
+        found = find_in("image", recipe or ("finetune" if rank is None else "lora"), preset)
+        return Beginning(path, *found, {"model": str(path)}, False)
 
     def understood(parser: argparse.ArgumentParser, words: list[str]) -> None:
         plain(parser, words)
         raise UnderstoodError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
+    monkeypatch.setattr("core.finetune.beginning", anywhere)
 
 
 @pytest.mark.usefixtures("only_read")
@@ -134,6 +140,7 @@ def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:
     [
         ("", "train", "edm"),
         ("train", "edm", "inpaint"),
+        ("train", "--from", "--seed"),
         ("train edm", "--width", "--prompt"),
         ("train edm --preset", "small", "--width"),
         ("edit", "inpaint", "edm"),

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 from toy.modality import PointModality
+from toy.recipes.points import Net
 
+from core.cond import Cond
 from core.model import Metadata
 from core.progress import StoppedError
 from core.recipe import Recipe, build
@@ -75,6 +77,22 @@ def test_sheets_take_a_tenth_of_the_time(tmp_path: Path) -> None:
     run = within(replace(quiet(tmp_path), sample_every=1, sample_count=4), 4.0)
     train(recipe(pause=0.05), run)
     assert 2 <= len(list((tmp_path / "samples").iterdir())) <= 10
+
+
+def test_a_sheet_that_takes_too_long_has_fewer_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, sizes = Net.forward, list[int]()
+
+    def slow(self: Net, x: Tensor, at: Tensor, cond: Cond = Cond()) -> Tensor:
+        if not self.training:
+            time.sleep(0.002 * len(x))
+        return forward(self, x, at, cond)
+
+    monkeypatch.setattr(Net, "forward", slow)
+    modality = PointModality(lambda path, objects, settings: sizes.append(len(objects)))
+    run = within(replace(quiet(tmp_path), sample_every=10**6), 4.0)
+    train(replace(recipe(), modality=modality), run)
+    assert run.deadline is not None and time.monotonic() - run.deadline < 1.0
+    assert len(sizes) == 2 and 4 <= sizes[0] == sizes[1] < 64
 
 
 def test_a_stopped_run_has_the_time_that_is_left(tmp_path: Path) -> None:
