@@ -65,7 +65,9 @@ def choose(
     if seconds is None and steps is None:
         raise ValueError("give a time or a number of steps, or no network can be chosen")
     if batch is not None and batch % processes:
-        raise ValueError(f"{processes} processes cannot share a batch of {batch}: give a multiple, or other --processes")
+        raise ValueError(
+            f"{processes} processes cannot share a batch of {batch}: give a multiple, or other --processes"
+        )
     batches = (batch,) if batch is not None else [-(-size // processes) * processes for size in BATCHES]
     found: list[tuple[float, Choice]] = []
     for index, cost in enumerate(costs):

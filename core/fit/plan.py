@@ -48,7 +48,7 @@ class Stage:
 class Plan:
     """What a run will do, and when it ends."""
 
-    asked: Mapping[str, Any]  # what the command said
+    asked: Mapping[str, Any]  # what the command asks for
     machine: str
     examples: int
     processes: int

@@ -110,7 +110,7 @@ def test_steps_decide_where_they_are_given() -> None:
     with_time = choose(family, LAW, PLENTY, PLENTY, 1, 600.0, 20)
     assert with_time.steps == 20  # what ends first
     by_time = choose(family[-1:], LAW, PLENTY, PLENTY, 1, 100.0, 10**9)
-    assert by_time.steps == int(100.0 / family[-1].seconds(one_second.batch))
+    assert by_time.steps == int(100.0 / family[-1].seconds(by_time.batch))
 
 
 @pytest.mark.parametrize(("batch", "processes"), itertools.product([4, 24, 1024], [1, 2]))
