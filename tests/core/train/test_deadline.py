@@ -131,4 +131,5 @@ def test_two_processes_end_at_the_same_step(tmp_path: Path) -> None:
     assert float((tmp_path / "two" / "late").read_text()) < 1.0
     found = rates(tmp_path / "two")
     assert len(found) == read_metadata(last)["step"] > 10 and found[-1] < 0.1 * found[0]
-    assert all(after < before + 0.05 * found[0] for before, after in itertools.pairwise(found))
+    # Between two talks progress is extrapolated, by half a second of the four at most.
+    assert all(after < before + 0.2 * found[0] for before, after in itertools.pairwise(found))
