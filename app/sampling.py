@@ -22,7 +22,7 @@ pipeline (a folder with model_index.json).
 Examples:
   langevin sample runs/edm-tiny --count 64 --sampler heun --grid karras --steps 18 --prompt 3
   langevin sample runs/mdm-tiny --prompt "a person waves" --count 1 --out wave.gif
-  langevin sample runs/edm --count 1000 --out samples.npz
+  langevin sample runs/edm-tiny --count 1000 --out samples.npz
   langevin sample stable-diffusion-v1-5 --prompt "a lighthouse at dusk" --steps 20 --out light.png"""
 MODEL = ("model", "a .safetensors file, or the folder of a run or of a published pipeline")
 OUT = Flag(

@@ -21,8 +21,9 @@ FEATURES = 64
 
 
 def view(batch: Mapping[str, Any]) -> Tensor:
-    """Pictures (B, C, H, W) in [-1, 1] at no more than SEEN pixels on the longer side."""
-    pixels: Tensor = batch["x"].float().clamp(-1, 1)
+    """Pictures (B, C, H, W) at no more than SEEN pixels on the longer side, within [-1, 1] unless they are latents."""
+    pixels: Tensor = batch["x"].float()
+    pixels = pixels.clamp(-1, 1) if pixels.shape[1] in (1, 3) else pixels
     height, width = pixels.shape[-2:]
     if max(height, width) <= SEEN:
         return pixels

@@ -62,9 +62,11 @@ def features_of(take: Take) -> Tensor:
         raise ValueError(
             f"it lasts {len(joints) / HUMAN.fps:.2g} s: at least {(SHORTEST + 1) / HUMAN.fps:.2g} are needed"
         )
-    features = encode(on_floor(joints))
+    joints = on_floor(joints)
+    features = encode(joints)
     if not bool(features.isfinite().all()):
         raise ValueError("its poses are no body: joints coincide")
-    if float(features[:, 3].median()) < 0:
-        raise ValueError("its pelvis is below its feet: it stands on its head, or another axis is up")
+    heads = joints[:, HUMAN.names.index("head"), 1] - joints[:, list(HUMAN.feet), 1].mean(-1)
+    if float(heads.median()) < 0:
+        raise ValueError("its head is below its feet: it stands on its hands, or another axis is up")
     return features.to(torch.float32)

@@ -18,6 +18,7 @@ from motion.physics import NEAR, SLIDE
 from motion.skeleton import HUMAN, Skeleton
 
 BINS = 64  # of the logarithm of speeds
+SLIDING = 0.05  # share of the frames with a toe on the ground, above which data slide themselves
 RESTING = 0.2  # metres a second: a toe that is slower rests, whatever its height
 
 
@@ -41,18 +42,19 @@ class Feet:
     def of(cls, features: Sequence[Tensor], skeleton: Skeleton = HUMAN) -> Feet:
         """Measured on clips of features (T, D): where toes rest, and which speed parts rest from steps.
 
-        A toe is low below the height that 95 % of resting toes keep; it slides where it is faster than 98 % of the
-        low ones; rest and steps are parted where the variance of log speeds within both is least (Otsu 1979).
+        A toe is low below the height that 95 % of resting toes keep. Where toes slide in more than 5 % of the frames in
+        which they touch the ground, those slide that are faster than 98 % of them, and rest and steps are parted where
+        the variance of log speeds within both is least (Otsu 1979).
         """
         heights, speeds = (torch.cat(list(parts)) for parts in zip(*(_steps(clip, skeleton) for clip in features)))
         resting = heights[speeds < RESTING]
         low = float(resting.quantile(0.95)) + 0.01 if len(resting) > 20 else cls.low
         low = min(max(low, 0.04), 0.15)
         on_ground, touching = speeds[heights < low], speeds[heights < NEAR]
-        fastest = skeleton.still**0.5 * skeleton.fps
-        slow = min(max(otsu(on_ground), 0.1), fastest) if len(on_ground) > 100 else 0.0
-        slide = max(SLIDE, float(touching.quantile(0.98))) if len(touching) > 100 else SLIDE
-        return cls(round(low, 4), round(slow, 4), round(slide, 4))
+        if len(touching) <= 100 or float((touching > SLIDE).double().mean()) <= SLIDING:
+            return cls(round(low, 4))
+        slow = min(max(otsu(on_ground), 0.1), skeleton.still**0.5 * skeleton.fps)
+        return cls(round(low, 4), round(slow, 4), round(max(SLIDE, float(touching.quantile(0.98))), 4))
 
 
 def _steps(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from core.evaluation.names import REAL as REAL
 from core.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-T = TypeVar("T")
 Conditions = Mapping[str, Any]
 Evaluate = Callable[["Tensor", Conditions], Mapping[str, object]]  # samples, their conditions -> figures by name
-Track = Callable[[Iterable[Any], str], Iterable[Any]]  # items and what is done with them -> the items
 # A batch of data and the numbers of its examples -> what the model's objective costs each of them (B,).
 Loss = Callable[[Mapping[str, Any], Sequence[int]], "Tensor"]
-
-
-def untracked(items: Iterable[T], what: str) -> Iterable[T]:
-    """The items themselves."""
-    return items
 
 
 @dataclass(frozen=True)
@@ -34,10 +26,6 @@ class EvaluationOptions:
     progress: Progress = Progress()
     features: Path | None = None  # a network in a file or folder, whose features take the place of a judge's
     loss: Loss | None = None  # of the model, for the loss of training and of held-out examples
-
-    def track(self, items: Iterable[T], what: str) -> Iterable[T]:
-        """``progress.track``."""
-        return self.progress.track(items, what)
 
 
 @runtime_checkable

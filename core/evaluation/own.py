@@ -39,10 +39,16 @@ LOSSES = 256  # examples of either part whose loss is measured, at most
 READING, TRAINING, LOSING = 0.35, 0.85, 0.1  # shares of the time, the first two one after the other
 
 
+def no_network(options: EvaluationOptions) -> None:
+    """Raises ValueError where a network is named, of a domain that reads none."""
+    if options.features is not None:
+        raise ValueError("this kind of data is measured by judges of its own: leave --features out")
+
+
 def evaluator(
     parts: Callable[[], tuple[Dataset, Dataset]],
     backbone: Backbone,
-    published: Callable[[EvaluationOptions], Backbone | None] = lambda options: None,
+    published: Callable[[EvaluationOptions], Backbone | None] = no_network,
 ) -> Callable[[EvaluationOptions], Evaluate]:
     """An evaluation for any domain: of the training and the held-out part of its data, and its backbone.
 
@@ -176,7 +182,7 @@ class OwnEvaluation:
             assert gallery.captions is not None
             own, theirs = [captions[row] for row in rows], [gallery.captions[row] for row in real]
             pool = sorted({*own, *theirs})
-            where = texts(pool)
+            where = torch.cat([texts(pool[start : start + 256]) for start in range(0, len(pool), 256)])
             found |= _beside(
                 name,
                 r_precision(self._places(views[rows]), own, pool, where),

@@ -25,6 +25,7 @@ HELD_OUT = 512  # examples of which it is the mean
 EARLY = 0.05  # the share of a run with a deadline after which each is made once, so that its cost is known
 TRIAL = 0.03  # the share of such a run that the first may take
 MOST = 0.1  # the share of such a run that all of them may take
+LATE = 1.0  # seconds after the deadline that the last may take, where it takes longer than the ones before
 FEW = 4  # samples of the smallest sheet, and examples of the least held-out loss
 
 
@@ -88,7 +89,7 @@ class Monitor:
             self._log(state)
         for measurement in self.measurements:
             if measurement.every and measurement.step != state.step:
-                self._make(measurement, state, self.pace.deadline)
+                self._make(measurement, state, None if self.pace.deadline is None else self.pace.deadline + LATE)
 
     def _due(self, measurement: Measurement, step: int) -> bool:
         """Whether it is time; with a deadline, early once, and then not while they have taken much of it."""
@@ -115,7 +116,7 @@ class Monitor:
             pass  # the loop keeps a checkpoint
         measurement.seconds = time.monotonic() - began
         self.spent += measurement.seconds
-        self.pace.reserve = 1.1 * sum(each.seconds for each in self.measurements if each.every)
+        self.pace.reserve = 1.2 * sum(each.seconds for each in self.measurements if each.every)
 
     def _at_once(self) -> AbstractContextManager[None]:
         """Alone, a process need not wait for the next check; several go on together."""

@@ -17,7 +17,7 @@ from core.systems.lora import LoRADiffusion
 from core.train.ema import Constant, Power
 from image.trained import Trained, open_trained
 
-RATE = 0.128  # over the width of the network: 2e-3 at the 64 of the tiny models, 1e-4 at Stable Diffusion's 1280
+RATE = 0.128  # over the width of the network: the 1e-4 that Stable Diffusion is adapted with, at its 1280
 
 
 def paper(

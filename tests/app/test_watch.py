@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -95,9 +94,8 @@ def test_a_log_that_a_resumed_run_has_replaced_is_read_from_its_beginning(tmp_pa
     with (tmp_path / LOG).open("a") as file:
         file.write('{"step": 30, "lo')
     assert tail.news() == []
-    shutil.copy(tmp_path / LOG, tmp_path / "old")
-    (tmp_path / LOG).unlink()
-    write(tmp_path, session(1), loss(10, 10.0), session(1, step=10))
+    write(tmp_path / "new", session(1), loss(10, 10.0), session(1, step=10))
+    (tmp_path / "new" / LOG).replace(tmp_path / LOG)
     assert [event["step"] for event in tail.news()] == [0, 10, 10] and tail.status.step == 10
 
 

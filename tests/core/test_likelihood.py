@@ -319,12 +319,11 @@ def test_the_fitted_dequantisation_knows_where_in_a_cell_the_model_is() -> None:
     law, noise = Mixture(means, variances), SamplingRNG(0, range(20))
     x = levels(law.sample(20, seed=15).clamp(-0.99, 0.99), step)
     truth = -cells(law, x, step, ONE, ONE / 100) / (4 * math.log(2))
-    fitted, flat = (
-        bits_per_dim(law.denoiser(schedule), x, kind(noise, step), noised(law, schedule))
-        for kind in (fitted_dequantisation, uniform_dequantisation)
-    )
+    denoise, prior = law.denoiser(schedule), noised(law, schedule)
+    fitted = bits_per_dim(denoise, x, fitted_dequantisation(noise, step, draws=8), prior)
+    flat = bits_per_dim(denoise, x, uniform_dequantisation(noise, step, draws=2), prior)
     assert float(((fitted.value - truth).abs() <= fitted.error).double().mean()) >= 0.9
-    assert float((fitted.value - truth).abs().mean()) < 0.02 and float(fitted.error.mean()) < 0.1
+    assert float((fitted.value - truth).abs().mean()) < 0.02 and float(fitted.error.mean()) < 0.05
     assert float((flat.value - truth).mean()) > 1
 
 

@@ -39,7 +39,7 @@ SMALL = {"frames": 24, "width": 16, "depth": 1, "text_width": 16, "batch": 4}
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An .npz of the built-in people who walk, and who sit, twelve of each."""
-    joints, valid, clips = poses(0, range(160))
+    joints, valid, clips = poses(0, range(400))
     wanted = {Kind.WALK: "walks", Kind.SIT: "sits down"}
     chosen: list[tuple[str, Tensor]] = []
     for body, rows, clip in zip(joints, valid, clips):
@@ -151,7 +151,7 @@ def test_finer_windows_begin_more_often_and_stay_on_their_side(parts: Parts) -> 
 def test_the_evaluation_gives_figures_beside_those_of_real_windows(recordings: Path, parts: Parts) -> None:
     evaluate = recipe_of("mdm", recordings).evaluate
     assert evaluate is not None
-    measure = evaluate(EvaluationOptions(seconds=10))
+    measure = evaluate(EvaluationOptions(seconds=20))
     assert isinstance(measure, HasConditions)
     real = parts.held_out.get(range(len(parts.held_out)))
     asked = {name: value for name, value in real.items() if name != "x"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,6 +143,11 @@ def test_the_loss_is_measured_on_both_parts(of_classes: OwnEvaluation) -> None:
     expected = float(parts[1].get(range(100))["x"].abs().mean())
     assert value(figures, names.LOSS) == pytest.approx(expected, rel=1e-5)
     assert names.TRAINING_LOSS in figures and names.LOSS not in of_classes(*drawn(100, 3, ("label",)))
+
+
+def test_a_domain_that_reads_no_network_refuses_one() -> None:
+    with pytest.raises(ValueError, match="leave --features out"):
+        evaluator(lambda: (Points(30, 1), Points(30, 2)), BACKBONE)(EvaluationOptions(features=Path("clip")))
 
 
 def test_few_samples_and_few_examples_are_measured_as_far_as_they_go() -> None:

@@ -84,12 +84,12 @@ def test_a_sheet_that_takes_too_long_has_fewer_samples(tmp_path: Path, monkeypat
 
     def slow(self: Net, x: Tensor, at: Tensor, cond: Cond = Cond()) -> Tensor:
         if not self.training:
-            time.sleep(0.002 * len(x))
+            time.sleep(0.001 * len(x))
         return forward(self, x, at, cond)
 
     monkeypatch.setattr(Net, "forward", slow)
     modality = PointModality(lambda path, objects, settings: sizes.append(len(objects)))
-    run = within(replace(quiet(tmp_path), sample_every=10**6), 4.0)
+    run = within(replace(quiet(tmp_path), sample_every=10**6), 6.0)
     train(replace(recipe(), modality=modality), run)
     assert run.deadline is not None and time.monotonic() - run.deadline < 1.0
     assert len(sizes) == 2 and 4 <= sizes[0] == sizes[1] < 64
@@ -131,4 +131,5 @@ def test_two_processes_end_at_the_same_step(tmp_path: Path) -> None:
     assert float((tmp_path / "two" / "late").read_text()) < 1.0
     found = rates(tmp_path / "two")
     assert len(found) == read_metadata(last)["step"] > 10 and found[-1] < 0.1 * found[0]
-    assert all(after < before + 0.05 * found[0] for before, after in itertools.pairwise(found))
+    # Between two talks progress is extrapolated, by half a second of the four at most.
+    assert all(after < before + 0.2 * found[0] for before, after in itertools.pairwise(found))
