@@ -21,18 +21,29 @@ from tests.support.runs import checkpoint
 
 SHORT = ["--steps", "3", "--width", "16", "--depth", "1", "--batch", "4"]
 ALONE = ["--processes", "1", "--cpu"]
+SILENT = ["--show", "0", "--hold-out", "0"]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pictures of 12 x 12 in two class folders, with captions."""
+    """Forty pictures of 12 x 12 in two class folders."""
     home = tmp_path_factory.mktemp("pictures")
     chance = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (home / name).mkdir()
         for index in range(20):
             Image.fromarray(chance.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(home / name / f"{index}.png")
-            (home / name / f"{index}.txt").write_text(f"a {name} numbered {index}")
+    return home
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The same with captions, in one folder."""
+    home = tmp_path_factory.mktemp("captioned")
+    for path in pictures.rglob("*.png"):
+        name = f"{path.parent.name}-{path.stem}"
+        (home / f"{name}.png").write_bytes(path.read_bytes())
+        (home / f"{name}.txt").write_text(f"a {path.parent.name} numbered {path.stem}")
     return home
 
 
@@ -52,7 +63,7 @@ def wide(path: Path) -> list[str]:
 
 
 def test_a_dry_run_says_what_it_would_choose_and_writes_nothing(
-    command: Command, pictures: Path, tmp_path: Path
+    command: Command, pictures: Path, captioned: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     status, shown, _ = command("train", "edm", "--data", pictures, "--time", "2m", "--dry-run", "--out", out, *ALONE)
@@ -69,7 +80,7 @@ def test_a_dry_run_says_what_it_would_choose_and_writes_nothing(
         assert words in shown, shown
     assert "Next:" not in shown
     status, shown, _ = command(
-        "train", "ldm", "--data", pictures, "--time", "300", "--width", "16", "--dry-run", "--out", out, *ALONE
+        "train", "ldm", "--data", captioned, "--time", "300", "--width", "16", "--dry-run", "--out", out, *ALONE
     )
     assert status == 0 and not out.exists()
     names = [line.split("  ")[0] for line in shown.splitlines()]
@@ -78,7 +89,7 @@ def test_a_dry_run_says_what_it_would_choose_and_writes_nothing(
 
 def test_a_run_is_trained_measured_and_gone_on_with(command: Command, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["train", "edm", "--data", pictures, "--out", out, *SHORT, *ALONE]
+    words = ["train", "edm", "--data", pictures, "--out", out, *SHORT, *ALONE, *SILENT]
     status, shown, errors = command(*words)
     assert status == 0, errors
     path = checkpoint(out)
@@ -113,7 +124,7 @@ def test_a_run_is_trained_measured_and_gone_on_with(command: Command, pictures: 
 def test_a_run_that_was_stopped_goes_on(command: Command, pictures: Path, tmp_path: Path) -> None:
     """A folder with a plan and a checkpoint half way, as a kill leaves it."""
     out = tmp_path / "run"
-    words = ["train", "flow", "--data", pictures, "--out", out, *SHORT, *ALONE, "--save", "1", "--keep", "0"]
+    words = ["train", "flow", "--data", pictures, "--out", out, *SHORT, *ALONE, *SILENT, "--save", "1", "--keep", "0"]
     assert command(*words)[0] == 0
     last = checkpoint(out)
     complete = last.read_bytes()
@@ -125,10 +136,14 @@ def test_a_run_that_was_stopped_goes_on(command: Command, pictures: Path, tmp_pa
     assert (out / "evaluation.json").is_file()
 
 
-def test_both_stages_are_trained(command: Command, pictures: Path, tmp_path: Path) -> None:
+def test_both_stages_are_trained(
+    command: Command, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "EVALUATION", (0.08, 1.0, 180.0))
+    monkeypatch.setattr(planning, "STARTING", 0.0)
     out = tmp_path / "run"
-    small = ["--latent-width", "16", "--text-width", "16", "--time", "25s"]
-    status, _, errors = command("train", "ldm", "--data", pictures, "--out", out, *SHORT, *small, *ALONE)
+    small = ["--latent-width", "16", "--text-width", "16", "--time", "20s"]
+    status, _, errors = command("train", "ldm", "--data", captioned, "--out", out, *SHORT, *small, *ALONE, *SILENT)
     assert status == 0, errors
     first, second = read_header(checkpoint(out / "autoencoder")), read_header(checkpoint(out))
     assert first["recipe"] == "image.recipes.autoencoder.own" and second["recipe"] == "image.recipes.ldm.own"
@@ -166,14 +181,14 @@ def test_other_times_are_refused(command: Command, pictures: Path, tmp_path: Pat
         (["edm", "--data", "{data}", "--time", "5s"], "too short to train anything here"),
         (["edm", "--data", "{data}", "--batch", "5", "--processes", "2"], "2 processes cannot share a batch of 5"),
         (["edm", "--data", "{data}", "--size", "1", "2", "3", "--time", "5m"], "height and width"),
-        (["ldm", "--data", "{data}", "--size", "3", "--time", "5m"], "use edm"),
+        (["ldm", "--data", "{captioned}", "--size", "3", "--time", "5m"], "use edm"),
     ],
 )
 def test_what_cannot_be_is_refused(
-    command: Command, pictures: Path, tmp_path: Path, words: list[str], why: str
+    command: Command, pictures: Path, captioned: Path, tmp_path: Path, words: list[str], why: str
 ) -> None:
     out = tmp_path / "run"
-    asked = [word.format(data=pictures) for word in words]
+    asked = [word.format(data=pictures, captioned=captioned) for word in words]
     refused(command("train", *asked, "--cpu", "--out", out), why)
     assert not out.exists() or wide(out) == []
 
