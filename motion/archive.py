@@ -63,16 +63,13 @@ class Archive:
     @property
     def joint_names(self) -> tuple[str, ...]:
         """Names of the joints, empty without."""
-        found = self.small.get("joint_names")
-        if found is None and self.small.get("names", np.empty(0)).shape == (self.shape[-2],):
-            found = self.small["names"]
-        return () if found is None else tuple(str(name) for name in found)
+        return tuple(str(name) for name in self.small.get("joint_names", ()))
 
     def texts(self, *keys: str) -> list[str]:
-        """The words of each clip under the first of some keys, empty without; the names of joints are none."""
+        """The words of each clip under the first of some keys, empty without."""
         for key in keys:
             values = self.small.get(key)
-            if values is not None and (key != "names" or "joint_names" in self.small):
+            if values is not None:
                 values = values.reshape(-1)
                 if len(values) != len(self):
                     raise ValueError(f"'{key}' of {self.path.name} has {len(values)} rows for {len(self)} clips")
@@ -146,6 +143,8 @@ def open_archive(path: Path) -> Archive:
         raise ValueError(f"{path.name} is no readable .npz file of arrays: write it again with numpy.savez") from error
     if key is None:
         raise ValueError(f"{path.name} is no motion: it has none of {', '.join(POSITIONS)}")
+    if "joint_names" not in small and small.get("names", np.empty(0)).shape == shape[-2:-1]:
+        small["joint_names"] = small.pop("names")  # as our own files of one clip have them
     found = Archive(path, small, key, shape)
     if len(shape) not in (3, 4) or shape[-1] != 3:
         raise ValueError(f"'{key}' of {path.name} has the shape {shape}: positions are (frames, joints, 3)")

@@ -34,7 +34,7 @@ def torn(joints: Tensor, fps: float) -> int:
         return 0
     for end in range(peak + 1, reach):  # filters of converters leave a jump that fades over some frames
         here, before = float(speed[end]), float(speed[end - 1])
-        if here < usual and (here > 0.6 * before or here < 0.3 * usual):
+        if here < TEAR * usual and (here > 0.6 * before or here < 0.3 * usual):
             return end
     return reach
 

@@ -191,15 +191,15 @@ def grouped(recordings: Sequence[Recording], rows: Sequence[int]) -> list[str]:
     """
     if any(recording.group for recording in recordings):
         return [recording.group or f"alone: {recording.name}" for recording in recordings]
-    together: dict[tuple[str, int], list[str]] = defaultdict(list)
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)
     for recording, count in zip(recordings, rows):
-        together[recording.label, count].append(recording.name)
+        alike[recording.label, count].append(recording.name)
     members = Counter(recording.label for recording in recordings)
-    paired = Counter(label for (label, _), names in together.items() for _ in names if len(names) == 2)
-    more = {label for (label, _), names in together.items() if len(names) > 2}
+    paired = Counter(label for (label, _), names in alike.items() for _ in names if len(names) == 2)
+    more = {label for (label, _), names in alike.items() if len(names) > 2}
     found = []
     for recording, count in zip(recordings, rows):
-        names = together[recording.label, count]
+        names = alike[recording.label, count]
         scenes = paired[recording.label] > members[recording.label] / 2 and recording.label not in more
         found.append(f"scene of {names[0]}" if scenes and len(names) == 2 else f"alone: {recording.name}")
     return found

@@ -60,34 +60,6 @@ def small(data: str, width: int = 256, depth: int = 6) -> Recipe:
     return own_recipe(system, parts, LONGEST, sampling, training)
 
 
-def own(
-    data: str,
-    frames: int = FRAMES,
-    width: int = 128,
-    depth: int = 4,
-    text_width: int = 64,
-    length: int = 40,
-    dropout: float = 0.1,
-    geometry: float = 100.0,
-    batch: int = 48,
-    steps: int = 8000,
-    lr: float = 1.25e-3,
-    warmup: int = 100,
-) -> Recipe:
-    """Recordings of your own, by class or caption as they have them; sized to them, your machine and your time."""
-    parts = opened(data, frames)
-
-    def system() -> Diffusion:
-        net = MotionDiffuse(HUMAN.features, frames, width, 2 * width, depth, 4, text_width, dropout=dropout)
-        denoiser = Denoiser(net, Discrete(linear_betas()), X0())
-        auxiliary = geometric_loss(lambda: parts().normal, geometry)
-        objective = Objective(indices, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
-        return Diffusion(denoiser, text_conditioner(text_width, 4 * width, length=length), objective=objective)
-
-    sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=own_guidance(parts))
-    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
-
-
 def tiny(
     width: int = 128,
     depth: int = 4,
@@ -118,3 +90,31 @@ def tiny(
     return procedural_recipe(
         system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=default_guidance()), training, count
     )
+
+
+def own(
+    data: str,
+    frames: int = FRAMES,
+    width: int = 128,
+    depth: int = 4,
+    text_width: int = 64,
+    length: int = 40,
+    geometry: float = 100.0,
+    batch: int = 48,
+    steps: int = 8000,
+    lr: float = 1.25e-3,
+    warmup: int = 100,
+    dropout: float = 0.1,
+) -> Recipe:
+    """Your own recordings, asked for by class or caption, in a network that fits them, the machine and the time."""
+    parts = opened(data, frames)
+
+    def system() -> Diffusion:
+        net = MotionDiffuse(HUMAN.features, frames, width, 2 * width, depth, 4, text_width, dropout=dropout)
+        denoiser = Denoiser(net, Discrete(linear_betas()), X0())
+        auxiliary = geometric_loss(lambda: parts().normal, geometry)
+        objective = Objective(indices, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
+        return Diffusion(denoiser, text_conditioner(text_width, 4 * width, length=length), objective=objective)
+
+    sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=own_guidance(parts))
+    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
