@@ -101,7 +101,7 @@ class Training:
     clock: Callable[[], float] = time.process_time  # which seconds: of the processor, or ``time.monotonic``
     ema: Mapping[str, Profile] = field(default_factory=lambda: {"ema": Constant(0.9999)})  # the first is sampled
     augment: Augment | None = None
-    patience: float | None = None  # end after this share of the run without a lower held-out loss, if it has risen
+    patience: float | None = None  # the share of the run after which it ends where the held-out loss has risen
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -177,7 +177,7 @@ class Monitor:
         """Whether a held-out loss is the lowest, and whether it has been above that for too long."""
         best, progress = state.best, self.pace.progress()
         risen = has_risen(losses, best)
-        over = best is not None and risen and progress - best.progress >= patience
+        over = best is not None and risen and progress - best.progress > patience - 1e-9
         flags = [is_lower(losses, best), risen, over] if self.pace.accelerator.is_main_process else [False] * 3
         self.lowest, self.risen, self.over = map(bool, self.pace.largest(flags))
         if self.lowest:

@@ -76,6 +76,6 @@ if __name__ == "__main__":
         (folder / "late").write_text(str(time.monotonic() - deadline))
     elif "few" in sys.argv:
         made = build("toy.recipes.points.few", {}, ("toy",))
-        train(made, replace(run(folder), save_every=150, validate_every=20, log_every=1))
+        train(made, replace(run(folder), save_every=50, validate_every=20, log_every=1))
     else:
         train(recipe(), run(folder))
