@@ -46,8 +46,8 @@ def is_lower(losses: Sequence[float], best: Best | None) -> bool:
 
 
 def has_risen(losses: Sequence[float], best: Best | None) -> bool:
-    """Whether a mean loss is above the lowest by more than noise, or is no number."""
-    if best is None:
+    """Whether a mean loss is above the lowest by more than noise, or is no number; unknown of other examples."""
+    if best is None or len(losses) != len(best.losses):
         return False
     if not math.isfinite(statistics.fmean(losses)):
         return True

@@ -194,6 +194,7 @@ def test_noise_is_no_rise() -> None:
     assert not has_risen(noisy(0.009 * whole, 0.01), best)  # certain, and too small
     assert has_risen(noisy(0.02 * whole, 0.5), best)
     assert has_risen(noisy(float("nan"), 0.0), best) and not has_risen([1.0], None)
+    assert not has_risen([100.0], best)
 
 
 def test_the_lowest_counts_by_however_little() -> None:
