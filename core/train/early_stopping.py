@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MARGIN = 0.01  # of the lowest loss
-ERRORS = 2.0
+ERRORS = 3.0
 
 
 @dataclass(frozen=True)
