@@ -83,7 +83,7 @@ def newest_of(folder: Path) -> Path:
     return found
 
 
-def test_it_is_said_and_a_finished_run_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_reports_it_and_a_finished_run_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[int] = []
     modality = PointModality(lambda path, objects, settings: shown.append(int(str(settings["step"]))))
     made = recipe(modality=modality)
