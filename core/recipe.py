@@ -102,6 +102,7 @@ class Training:
     clock: Callable[[], float] = time.process_time  # which seconds: of the processor, or ``time.monotonic``
     ema: Mapping[str, Profile] = field(default_factory=lambda: {"ema": Constant(0.9999)})  # the first is sampled
     augment: Augment | None = None
+    patience: float | None = None  # the share of the run after which it ends where the held-out loss has risen
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,6 +110,8 @@ class Training:
             raise ValueError("training needs a batch, a number of steps and a number of parts of at least 1")
         if not self.lr > 0:
             raise ValueError(f"the learning rate must be positive, not {self.lr}")
+        if self.patience is not None and not 0 < self.patience <= 1:
+            raise ValueError(f"patience is a share of the run, above 0 and at most 1, not {self.patience}")
 
     def rate(self, step: int, progress: float) -> float:
         """The learning rate of step 0, 1, ... when a share ``progress`` of the run is over."""

@@ -59,7 +59,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     state = prepare(recipe, accelerator, run if last is None else None)
     if last is not None:
         resume(state, recipe, last)
-        if _finished(Pace(training, state, accelerator, run.deadline)):
+        if _finished(training, state, Pace(training, state, accelerator, run.deadline)):
             return last
     main = accelerator.is_main_process
     with _logger(run, state, training.steps, main) as logger:
@@ -69,30 +69,41 @@ def train(recipe: Recipe, run: Run) -> Path:
         with stop_signals() as signals, _threads(training.threads):
             pace = Pace(training, state, accelerator, run.deadline, signals)
             monitor = Monitor(recipe, run, held_out, logger, pace)
+
+            def keep() -> Path:
+                state.loop_seconds, state.wall_seconds = pace.spent(), before + time.monotonic() - began
+                path = save(state, recipe, run.folder / "checkpoints", run.keep, main)
+                accelerator.wait_for_everyone()
+                if pace.stopped:
+                    message = f"stopped at step {state.step}; the same command goes on from {path}"
+                    raise StoppedError(message, pace.stopped)
+                return path
+
             for step in steps(training, state, accelerator, ordered, sharding, run.workers, pace):
                 monitor.update(state, step)
-                done = pace.progress() >= 1
-                if done:
-                    monitor.finish(state)
-                    pace.ask()
-                if done or pace.stopped or due(run.save_every, state.step):
-                    state.loop_seconds, state.wall_seconds = pace.spent(), before + time.monotonic() - began
-                    state.progress = pace.progress()
-                    last = save(state, recipe, run.folder / "checkpoints", run.keep, main)
-                    accelerator.wait_for_everyone()
-                if pace.stopped:
-                    message = f"stopped at step {state.step}; the same command goes on from {last}"
-                    raise StoppedError(message, pace.stopped)
+                state.progress = pace.progress()
+                if state.progress >= 1 or monitor.over:
+                    break
+                if pace.stopped or monitor.lowest or due(run.save_every, state.step):
+                    last = keep()
+            if state.step > 0:
+                monitor.finish(state)
+                pace.ask()
+                last = keep()
     if last is None:
         why = "the run has no steps" if run.deadline is None else "there was no time left"
         raise ValueError(f"nothing was trained: {why}")
     return last
 
 
-def _finished(pace: Pace) -> bool:
+def _finished(training: Training, state: State, pace: Pace) -> bool:
     """Whether a run that was resumed is over; what is left of the time after a last sheet is not enough to go on."""
-    ended = pace.state.progress >= 1 and pace.spent() > 0.95 * pace.whole() > 0
-    return pace.progress() >= 1 or pace.largest([ended])[0] > 0
+    if state.ended > state.step:
+        return True
+    late = state.progress >= 1 and pace.spent() > 0.95 * pace.whole() > 0
+    over = pace.progress() >= 1 or pace.largest([late])[0] > 0
+    # Where it was stopped at its last step, which of its models is the best may not be known yet.
+    return over and (training.patience is None or state.best is None or state.ended == state.step)
 
 
 @contextmanager

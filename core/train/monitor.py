@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from core.progress import DeadlineError, StoppedError
 from core.random import SamplingRNG, Stream, TrainingRNG
 from core.recipe import Recipe, Training
 from core.sample.step import Step
+from core.train.early_stopping import Best, has_risen, is_lower
 from core.train.logger import RunLogger, peak_memory
 from core.train.pace import Pace
 from core.train.run import Run
-from core.train.state import State, gathered
+from core.train.state import State, gathered, return_to_best
 
 BINS = 8  # of time, for the held-out loss
 HELD_OUT = 512  # examples of which it is the mean
@@ -65,14 +67,19 @@ class Monitor:
         self.steps: list[StepResult] = []
         self.since = time.monotonic()
         self.spent = 0.0  # seconds of all measurements
-        self.measurements = (
-            Measurement(run.validate_every if held_out is not None else 0, HELD_OUT, self._measure),
-            Measurement(run.sample_every, run.sample_count, self._show),
-        )
+        self.lowest = False  # whether the held-out loss is the lowest yet at this step, where training may stop early
+        self.risen = False  # whether it is above the lowest by more than noise
+        self.over = False  # whether that has lasted
+        validated = held_out is not None and len(held_out) > 0
+        self.held_out_loss = Measurement(run.validate_every if validated else 0, HELD_OUT, self._measure)
+        self.sheet = Measurement(run.sample_every, run.sample_count, self._show)
+        self.measurements = (self.held_out_loss, self.sheet)
 
     def update(self, state: State, step: StepResult) -> None:
         """Each in its own rhythm."""
         self.steps.append(step)
+        self.lowest = self.risen = False
+        self.pace.progress()  # on which all processes agree here, before the main one logs it
         if due(self.run.log_every, state.step):
             self._log(state)
         began = time.monotonic()
@@ -84,12 +91,25 @@ class Monitor:
         self.since += time.monotonic() - began  # the log counts the time of training only
 
     def finish(self, state: State) -> None:
-        """What has not been made at this step, which is the last; with a deadline, what there is time for."""
+        """What has not been made at this step, which is the last; with a deadline, what there is time for.
+
+        Where training may stop early and the held-out loss has risen, the state becomes the best one.
+        """
         if self.steps:
             self._log(state)
-        for measurement in self.measurements:
-            if measurement.every and measurement.step != state.step:
-                self._make(measurement, state, None if self.pace.deadline is None else self.pace.deadline + LATE)
+        if self._made(self.held_out_loss, state) and state.best is not None:
+            state.ended = state.step
+            if self.risen:
+                return_to_best(state, self.recipe, self.run.folder / "checkpoints")
+                if self.logger is not None:
+                    self.logger.write(state.ended, {"kept_step": state.step, "kept_held_out": state.best.loss})
+        self._made(self.sheet, state)
+
+    def _made(self, measurement: Measurement, state: State) -> bool:
+        """Make what has not been made at this step; whether that was not interrupted."""
+        if not measurement.every or measurement.step == state.step:
+            return True
+        return self._make(measurement, state, None if self.pace.deadline is None else self.pace.deadline + LATE)
 
     def _due(self, measurement: Measurement, step: int) -> bool:
         """Whether it is time; with a deadline, early once, and then not while they have taken much of it."""
@@ -102,8 +122,9 @@ class Monitor:
         much = self.spent + measurement.seconds > MOST * self.pace.spent()
         return not self.pace.largest([much])[0]
 
-    def _make(self, measurement: Measurement, state: State, deadline: float | None) -> None:
-        began, first = time.monotonic(), measurement.step < 0
+    def _make(self, measurement: Measurement, state: State, deadline: float | None) -> bool:
+        """Whether it was not interrupted."""
+        began, first, finished = time.monotonic(), measurement.step < 0, True
         measurement.step = state.step
         try:
             measurement.make(state, measurement.count, lambda: self.pace.check(deadline))
@@ -113,10 +134,11 @@ class Monitor:
             elif first:
                 measurement.every = 0
         except StoppedError:
-            pass  # the loop keeps a checkpoint
+            finished, measurement.step = False, -1  # the loop keeps a checkpoint
         measurement.seconds = time.monotonic() - began
         self.spent += measurement.seconds
         self.pace.reserve = 1.2 * sum(each.seconds for each in self.measurements if each.every)
+        return finished
 
     def _at_once(self) -> AbstractContextManager[None]:
         """Alone, a process need not wait for the next check; several go on together."""
@@ -144,10 +166,23 @@ class Monitor:
 
     def _measure(self, state: State, count: int, check: Callable[[], None]) -> None:
         assert self.held_out is not None
-        bins = held_out_loss(state, self.held_out, self.recipe.training, count, check, self._at_once())
+        training = self.recipe.training
+        found = held_out_loss(state, self.held_out, training, count, check, self._at_once())
         if self.logger is not None:
-            by_bin = {f"held_out/{index}": value for index, value in enumerate(bins)}
-            self.logger.write(state.step, {"held_out": sum(bins) / len(bins), **by_bin})
+            by_bin = {f"held_out/{index}": value for index, value in enumerate(found.bins)}
+            self.logger.write(state.step, {"held_out": statistics.fmean(found.losses), **by_bin})
+        if training.patience is not None:
+            self._compare(state, found.losses, training.patience)
+
+    def _compare(self, state: State, losses: Sequence[float], patience: float) -> None:
+        """Whether a held-out loss is the lowest, and whether it has been above that for too long."""
+        best, progress = state.best, self.pace.progress()
+        risen = has_risen(losses, best)
+        over = best is not None and risen and progress - best.progress > patience - 1e-9
+        flags = [is_lower(losses, best), risen, over] if self.pace.accelerator.is_main_process else [False] * 3
+        self.lowest, self.risen, self.over = map(bool, self.pace.largest(flags))
+        if self.lowest:
+            state.best = Best(state.step, progress, tuple(losses))
 
     def _show(self, state: State, count: int, check: Callable[[], None]) -> None:
         recipe, seed = self.recipe, self.recipe.training.seed
@@ -174,6 +209,13 @@ class Monitor:
         self.logger.write(state.step, {"sheet": str(path.relative_to(self.run.folder))})
 
 
+class HeldOut(NamedTuple):
+    """The averaged model's weighted error on held-out data."""
+
+    losses: list[float]  # of each example
+    bins: list[float]  # in BINS equal shares of the training density, clean first
+
+
 @torch.no_grad()
 def held_out_loss(
     state: State,
@@ -182,25 +224,30 @@ def held_out_loss(
     limit: int = HELD_OUT,
     check: Callable[[], None] = lambda: None,
     inside: AbstractContextManager[None] = nullcontext(),
-) -> list[float]:
-    """The averaged model's weighted error on held-out data in BINS equal shares of the training density, clean first.
+) -> HeldOut:
+    """The averaged model's weighted error on at most ``limit`` held-out examples.
 
-    Times and noise are fixed: the same at every step of every run, so that figures can be compared. ``check`` is called
+    Times and noise are fixed: the same at every step of every run, so that figures can be compared. Where training may
+    stop early, few examples are measured ``limit`` times in all, so that less hangs on the noise. ``check`` is called
     before each batch, and may raise; so may ``inside``, anywhere while the average is in place.
     """
     total, count = torch.zeros(BINS, dtype=torch.float64), torch.zeros(BINS, dtype=torch.float64)
+    examples = min(limit, len(data))
+    times = 1 if training.patience is None else limit // examples
+    losses = torch.zeros(examples, dtype=torch.float64)
     with evaluating(state), state.ema.swapped(), inside:
-        for first in range(0, min(limit, len(data)), training.batch):
+        for first in range(0, times * examples, training.batch):
             check()
-            rows = range(first, min(first + training.batch, limit, len(data)))
-            fixed = TrainingRNG(_HELD_OUT, rows)
+            places = range(first, min(first + training.batch, times * examples))
+            rows = [place % examples for place in places]
+            fixed = TrainingRNG(_HELD_OUT, places)
             quantiles = fixed.low_discrepancy(Stream.TIME)
             each = state.system(on_device(data.get(rows), state.skipped.device), fixed, quantiles).each.double().cpu()
+            losses.index_add_(0, torch.tensor(rows), each / times)
             bin_index = (quantiles * BINS).long()
             total.index_add_(0, bin_index, each)
             count.index_add_(0, bin_index, torch.ones_like(each))
-    means: list[float] = (total / count.clamp(min=1)).tolist()
-    return means
+    return HeldOut(losses.tolist(), (total / count.clamp(min=1)).tolist())
 
 
 _HELD_OUT = 2**63  # a seed that no run has

@@ -119,6 +119,8 @@ class Pace:
         """The share of the run that is over: of its steps or, if that is more, of its seconds or of its wall clock."""
         if self.state.step != self._step:
             self._step, self._progress = self.state.step, self._agreed()
+        if self.accelerator.num_processes == 1:
+            self.stopped = self.signals.number
         return self._progress
 
     def check(self, deadline: float | None = None) -> None:
@@ -149,7 +151,6 @@ class Pace:
     def _agreed(self) -> float:
         by_steps = self.state.step / self.training.steps
         if self.accelerator.num_processes == 1:
-            self.stopped = self.signals.number
             return max(by_steps, self._by_time())
         if self.state.step >= self._talk.again:
             self._agree()

@@ -19,6 +19,7 @@ from core.aliases import known
 from core.random import network_seed
 from core.recipe import Recipe, domains, read_header
 from core.systems.system import System
+from core.train.early_stopping import Best, from_metadata
 from core.train.ema import EMA
 from core.train.run import Run
 from core.weights.checkpoint import CheckpointError, read, read_metadata, remove_drafts, write
@@ -45,6 +46,8 @@ class State:
     loop_seconds: float = 0.0  # of wall clock since the first step, over all sessions of the run
     wall_seconds: float = 0.0  # of wall clock that the run took, with all that came before the first step
     progress: float = 0.0  # the share of the run that is over
+    best: Best | None = None  # the lowest held-out loss yet, where training may stop early
+    ended: int = 0  # the step at which such a run ended; above ``step`` where its model is an earlier one
     skipped: Tensor = field(default_factory=lambda: torch.zeros(()))  # steps whose gradient was not finite
 
 
@@ -84,11 +87,12 @@ def prepare(recipe: Recipe, accelerator: Accelerator, begin: Run | None = None) 
 
 
 def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: bool) -> Path:
-    """Write the state atomically as the newest checkpoint of ``folder`` and delete all but the last ``keep``.
+    """Write the state atomically as the newest checkpoint of ``folder``; of those before, delete all but ``keep`` - 1.
 
+    The best stays too; where a run ended with it as its model, those after it go.
     Every process calls it, because sharded tensors are gathered; the main one writes.
     """
-    path = folder / f"step-{state.step:08d}.safetensors"
+    path = checkpoint_path(folder, state.step)
     tensors = {name: _whole(value) for name, value in _tensors(state)}
     metadata = {
         "recipe": recipe.name,
@@ -104,11 +108,30 @@ def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: boo
         "progress": state.progress,
         "source": recipe.source,
     }
+    if state.best is not None:
+        metadata |= {"best": state.best.metadata(), "ended": state.ended}
     if main:
         write(path, tensors, metadata)
-        for old in sorted(folder.glob("step-*.safetensors"))[: -keep if keep else 0]:
+        every = sorted(folder.glob("step-*.safetensors"))
+        best = None if state.best is None else checkpoint_path(folder, state.best.step)
+        later = every[every.index(path) + 1 :] if state.ended > state.step else []
+        earlier = every[: len(every) - len(later)][: -keep if keep else 0]
+        for old in [each for each in [*earlier, *later] if each != best]:
             old.unlink()
     return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in a folder of checkpoints."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def return_to_best(state: State, recipe: Recipe, folder: Path) -> None:
+    """Make the best state of a run that is over its last; ``folder`` has its checkpoint."""
+    assert state.best is not None
+    ended, seconds = state.step, state.seconds
+    resume(state, recipe, checkpoint_path(folder, state.best.step))
+    state.ended, state.seconds, state.progress = ended, seconds, 1.0
 
 
 def newest(folder: Path) -> Path | None:
@@ -159,6 +182,7 @@ def resume(state: State, recipe: Recipe, path: Path) -> None:
     state.loop_seconds, state.wall_seconds, state.progress = (
         float(metadata.get(name, 0.0)) for name in ("loop_seconds", "wall_seconds", "progress")
     )
+    state.best, state.ended = from_metadata(metadata.get("best")), int(metadata.get("ended", 0))
     remove_drafts(path.parent)
 
 

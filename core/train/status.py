@@ -6,6 +6,7 @@ An event is a line of ``log.jsonl``: an object with the step, the time and what 
     part, done, total                                   how far something is that comes before the first step
     loss, samples_per_second, progress, ...             means since the last such event
     held_out, held_out/0, ...                           the loss on held-out data, by noise level
+    kept_step, kept_held_out                            the run is over, and its model is that of an earlier step
     sheet                                               the path of a sheet of samples, from the run's folder
     end                                                 why the session ended: done, stopped or failed
 """
@@ -44,6 +45,7 @@ class Status:
     part: tuple[str, int, int | None] | None = None  # what comes before the first step, while it does
     figures: dict[str, float] = field(default_factory=dict)  # the last of each name
     best: tuple[float, int] | None = None  # held-out loss, and its step
+    kept: str = ""  # which model was kept, if not the last
     sheet: Path | None = None
     end: str | None = None
     process: int | None = None
@@ -67,6 +69,11 @@ class Status:
                 self.began = self.began or (self.last, self.progress)
         if "held_out" in event and (self.best is None or event["held_out"] < self.best[0]):
             self.best = event["held_out"], event["step"]
+        if "kept_step" in event:
+            self.kept = (
+                f"the held-out loss was lowest at step {event['kept_step']}; training ended at step {event['step']}, "
+                f"and the model is of step {event['kept_step']}"
+            )
         if "sheet" in event:
             self.sheet = self.folder / event["sheet"]
         self.end = event.get("end", self.end)
@@ -117,7 +124,8 @@ class Status:
     def view(self, now: float) -> list[str]:
         """All that a person wants to see, a few lines."""
         if self.end == DONE:
-            return [f"{self.stage}: done, {self.step} steps; {self.summary()}".removesuffix("; "), *self._sheet()]
+            first = f"{self.stage}: done, {self.step} steps; {self.summary()}".removesuffix("; ")
+            return [first, *([self.kept] if self.kept else []), *self._sheet()]
         share = self.progress
         if self.part is not None and self.part[2]:
             share = self.part[1] / self.part[2]
@@ -141,6 +149,8 @@ class Status:
             return f"{here}: {_figures(event)}" + ("" if left is None else f", {clock(left)} left")
         if "held_out" in event:
             return f"{here}: held-out loss {event['held_out']:.4f}"
+        if "kept_step" in event:
+            return f"{here}: {self.kept}"
         if "sheet" in event:
             return f"{here}: sheet of samples {self.sheet}"
         if "part" in event:

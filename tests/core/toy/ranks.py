@@ -1,4 +1,4 @@
-"""One process of a run that is spread: ``torchrun --nproc-per-node 2 -m toy.ranks FOLDER [sharded | deadline]``.
+"""One process of a run that is spread: ``torchrun --nproc-per-node 2 -m toy.ranks FOLDER [sharded | deadline | few]``.
 
 ``accelerate`` shards weights (FSDP2) on GPUs only; ``sharded`` has torch do the same thing on CPUs in its place.
 """
@@ -74,5 +74,8 @@ if __name__ == "__main__":
         late = replace(run(folder), log_every=1, save_every=0, validate_every=100, deadline=deadline)
         train(endless, late)
         (folder / "late").write_text(str(time.monotonic() - deadline))
+    elif "few" in sys.argv:
+        made = build("toy.recipes.points.few", {}, ("toy",))
+        train(made, replace(run(folder), save_every=50, validate_every=20, log_every=1))
     else:
         train(recipe(), run(folder))

@@ -54,9 +54,9 @@ def test_it_learns_the_circle() -> None:
     training = replace(recipe().training, batch=64, steps=400, lr=1e-2, ema={"ema": Constant(0.99)})
     made = replace(build("toy.recipes.points.circle", {"width": 48, "dropout": 0.0}, TOY), training=training)
     state, go = loop(made)
-    before = sum(held_out_loss(state, Points(24), training)) / BINS
+    before = sum(held_out_loss(state, Points(24), training).bins) / BINS
     go(400)
-    after = sum(held_out_loss(state, Points(24), training)) / BINS
+    after = sum(held_out_loss(state, Points(24), training).bins) / BINS
     assert after < 0.5 * before
     with state.ema.swapped():
         sampling = replace(made.sampling, steps=16, guidance=1.0)
@@ -99,7 +99,7 @@ def test_held_out_losses_are_comparable() -> None:
     first = held_out_loss(state, Points(24), recipe().training)
     torch.manual_seed(1)
     assert first == held_out_loss(state, Points(24), recipe().training)
-    assert len(first) == BINS and all(value > 0 for value in first)
+    assert len(first.bins) == BINS and len(first.losses) == 24 and all(value > 0 for value in first.bins + first.losses)
     assert state.system.training
 
 
