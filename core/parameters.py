@@ -46,6 +46,7 @@ PARAMETERS: Mapping[str, About] = {
     "rank": About("rank of the LoRA's matrices", "RANK"),
     "alpha": About("alpha of the LoRA: its weight is alpha / rank", "ALPHA"),
     "targets": About("ends of the names of the layers that the LoRA adapts", "NAME"),
+    "mirror": About("also learn from pictures mirrored left to right"),
     "deep": About("twice as many blocks at each level"),
     "v": About("predict v in the place of the noise"),
 }

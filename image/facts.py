@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from core.data.source import Source
 from core.media.picture import Size
 from core.text.words import words
-from image.arrays import floats, open_arrays
+from image.arrays import open_arrays
+from image.augment import mirror_fits
+from image.data import open_parts
 from image.folder import open_files
-from image.source import PictureFiles, size_of
+from image.source import size_of
 
 LONGEST = 128  # of a side that is chosen; a larger one has to be asked for
 COMMON = 0.9  # the share of the pictures that must have one size for it to be taken as it is
@@ -26,13 +27,14 @@ def picture_arguments(path: Path) -> dict[str, Any]:
     """The arguments of a preset ``own`` that pictures decide. Raises DataError for what cannot be read."""
     if path.suffix.casefold() == ".npz" and path.is_file():
         images, facts = open_arrays(path)
-        size = chosen_size(Counter([(int(images.shape[-2]), int(images.shape[-1]))]))
-        shown = floats(images[spaced(len(images))])
-        channels = int(images.shape[1])
+        size, channels = chosen_size(Counter([(int(images.shape[-2]), int(images.shape[-1]))])), int(images.shape[1])
+        train = open_parts(path, size, channels).train
+        shown: torch.Tensor = train.get(spaced(len(train)))["x"]
     else:
         source = open_files(path).source
         facts, size = source.facts, chosen_size(Counter(size_of(source, index) for index in range(len(source))))
-        shown = _decoded(source, size)
+        train = open_parts(path, size, 3).train
+        shown = train.get(spaced(len(train)))["x"]
         # What is grey everywhere needs one channel.
         channels = 1 if bool((shown[:, :1] == shown).all()) else 3
         shown = shown[:, :channels]
@@ -42,6 +44,7 @@ def picture_arguments(path: Path) -> dict[str, Any]:
         "classes": list(facts.classes),
         "deviation": round(max(float(shown.std()), 0.05), 3),
         "length": _tokens(facts.captions or ()),
+        "mirror": mirror_fits(train, facts.classes),
     }
 
 
@@ -64,12 +67,6 @@ def _scaled(side: int, longest: int) -> int:
 def spaced(count: int) -> list[int]:
     """Up to LOOKED_AT numbers below ``count``, evenly spread."""
     return sorted({round(place) for place in torch.linspace(0, count - 1, LOOKED_AT).tolist()})
-
-
-def _decoded(source: Source, size: Size) -> torch.Tensor:
-    files = PictureFiles(source, size, 3)
-    found: torch.Tensor = files.get(spaced(len(source)))["x"]
-    return found
 
 
 def _tokens(captions: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.autoencoder import Plan
 from core.condition import ClassLabel, Conditioner
-from core.data.dataset import DataError
+from core.data.dataset import DataError, Dataset
 from core.media.picture import Size
 from core.nn import text_unet_plan as text_plan
 from core.nn.folded import Folded
@@ -22,12 +22,14 @@ from core.sizes import Before, Law, Sizes
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
 from core.train.precision import Precision
-from image.data import Images, open_parts
+from image.augment import WithMirrored
+from image.data import open_parts
 from image.evaluation import evaluator
 from image.latent import OWN_AUTOENCODER
 from image.modality import MODALITY
 
 GRID = 16  # the longest side of a network's own grid, unless another fold is asked for
+PATIENCE = 0.25  # the share of a run for which the held-out loss may be above its lowest
 COARSEST = 8  # a U-Net's grid is halved until no side is longer; attention is there
 
 
@@ -105,6 +107,7 @@ def own_training(batch: int, steps: int, lr: float, warmup: int) -> Training:
         (0.9, 0.99),
         precision=Precision.AUTO,
         threads=1,
+        patience=PATIENCE,
         ema={"ema": Power(0.06)},
     )
 
@@ -112,6 +115,7 @@ def own_training(batch: int, steps: int, lr: float, warmup: int) -> Training:
 def own_recipe(
     system: Callable[[], Diffusion],
     data: str,
+    mirror: bool,
     shape: Shape,
     sampling: Sampling,
     training: Training,
@@ -119,7 +123,7 @@ def own_recipe(
 ) -> Recipe:
     """A recipe on pictures of one's own, by class where they have classes."""
 
-    parts = own_pictures(data, shape.sides, shape.channels)
+    parts = own_pictures(data, shape.sides, shape.channels, mirror)
     prompts = Classes.of(shape.classes) if shape.classes else Unconditional()
     return Recipe(
         system,
@@ -134,13 +138,13 @@ def own_recipe(
     )
 
 
-def own_pictures(data: str, size: Size, channels: int) -> Callable[[], tuple[Images, Images]]:
-    """The training and the held-out part of pictures, when called."""
+def own_pictures(data: str, size: Size, channels: int, mirror: bool) -> Callable[[], tuple[Dataset, Dataset]]:
+    """The training and the held-out part of pictures, when called; with ``mirror`` every training picture twice."""
 
     @cache
-    def parts() -> tuple[Images, Images]:
+    def parts() -> tuple[Dataset, Dataset]:
         found = open_parts(Path(data), size, channels)
-        return found.train, found.held_out
+        return WithMirrored(found.train) if mirror else found.train, found.held_out
 
     return parts
 
@@ -185,14 +189,15 @@ def own_captioned(
     data: str,
     size: Size,
     channels: int,
+    mirror: bool,
     start: Initialize,
     sizes: Sizes,
 ) -> Recipe:
     """A recipe on captioned pictures of one's own, asked for the captions that are held out."""
-    pictures = own_pictures(data, size, channels)
+    pictures = own_pictures(data, size, channels, mirror)
 
     @cache
-    def parts() -> tuple[Images, Images]:
+    def parts() -> tuple[Dataset, Dataset]:
         train, held_out = pictures()
         if "caption" not in train.get([0]):
             raise DataError(f"{data} has no captions: add a table such as captions.csv, or train edm, which needs none")
@@ -256,7 +261,7 @@ AUTOENCODER_FIRST = Before(
     OWN_AUTOENCODER,
     "autoencoder",
     0.35,
-    ("data", "size", "channels", "fold", "latent"),
+    ("data", "size", "channels", "mirror", "fold", "latent"),
     {"latent_width": "width"},
     3_000,
 )

@@ -53,6 +53,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     fold: int = 0,
     width: int = 32,
     latent: int = 4,
@@ -74,7 +75,7 @@ def own(
         (latent, height // plan.factor, across // plan.factor),
         UNUSED,
         training,
-        own_pictures(data, (height, across), channels),
+        own_pictures(data, (height, across), channels, mirror),
         MODALITY,
         sizes=AUTOENCODER_SIZES,
     )

@@ -73,6 +73,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     classes: tuple[str, ...] = (),
     fold: int = 0,
     width: int = 32,
@@ -93,7 +94,7 @@ def own(
         return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=plain(drop=shape.drop))
 
     training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, shape, Sampling(ddpm, trailing, steps=100), training, UNET_SIZES)
+    return own_recipe(system, data, mirror, shape, Sampling(ddpm, trailing, steps=100), training, UNET_SIZES)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

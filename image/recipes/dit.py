@@ -53,6 +53,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     classes: tuple[str, ...] = (),
     deviation: float = 0.5,
     fold: int = 0,
@@ -76,7 +77,7 @@ def own(
         return Diffusion(denoiser, class_conditioner(shape, width), objective=objective)
 
     training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, shape, Sampling(dpmpp_2m, trailing, steps=25), training, DIT_SIZES)
+    return own_recipe(system, data, mirror, shape, Sampling(dpmpp_2m, trailing, steps=25), training, DIT_SIZES)
 
 
 def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, lr: float = 1e-3) -> Recipe:

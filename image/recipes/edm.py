@@ -55,6 +55,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     classes: tuple[str, ...] = (),
     deviation: float = 0.5,
     fold: int = 0,
@@ -77,7 +78,7 @@ def own(
         return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
 
     training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, shape, Sampling(heun, karras, steps=18), training, UNET_SIZES)
+    return own_recipe(system, data, mirror, shape, Sampling(heun, karras, steps=18), training, UNET_SIZES)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

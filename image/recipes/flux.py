@@ -92,6 +92,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     autoencoder: str = "",
     fold: int = 0,
     latent_width: int = 32,
@@ -118,7 +119,15 @@ def own(
         codec = Latents(KLAutoencoder(plan))
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
 
-    first = {"data": data, "size": size, "channels": channels, "fold": fold, "width": latent_width, "latent": latent}
+    first = {
+        "data": data,
+        "size": size,
+        "channels": channels,
+        "mirror": mirror,
+        "fold": fold,
+        "width": latent_width,
+        "latent": latent,
+    }
     return own_captioned(
         system,
         (plan.code, height, across),
@@ -127,6 +136,7 @@ def own(
         data,
         sides,
         channels,
+        mirror,
         from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
         FLUX_SIZES,
     )

@@ -59,6 +59,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     autoencoder: str = "",
     fold: int = 0,
     latent_width: int = 32,
@@ -86,8 +87,9 @@ def own(
 
     first = {
         "data": data,
-        "size": list(size),
+        "size": size,
         "channels": channels,
+        "mirror": mirror,
         "fold": fold,
         "width": latent_width,
         "latent": latent,
@@ -100,6 +102,7 @@ def own(
         data,
         divided_size(size, plan.factor),
         channels,
+        mirror,
         from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
         TEXT_UNET_SIZES,
     )

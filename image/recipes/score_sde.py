@@ -82,6 +82,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     classes: tuple[str, ...] = (),
     fold: int = 0,
     width: int = 32,
@@ -103,7 +104,7 @@ def own(
         return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
 
     sampling = Sampling(predictor_corrector, linspace, steps=200)
-    return own_recipe(system, data, shape, sampling, own_training(batch, steps, lr, warmup), UNET_SIZES)
+    return own_recipe(system, data, mirror, shape, sampling, own_training(batch, steps, lr, warmup), UNET_SIZES)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

@@ -73,6 +73,7 @@ def own(
     data: str,
     size: tuple[int, ...] = (),
     channels: int = 3,
+    mirror: bool = False,
     autoencoder: str = "",
     fold: int = 0,
     latent_width: int = 32,
@@ -99,7 +100,15 @@ def own(
         codec = Latents(KLAutoencoder(plan))
         return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
 
-    first = {"data": data, "size": size, "channels": channels, "fold": fold, "width": latent_width, "latent": latent}
+    first = {
+        "data": data,
+        "size": size,
+        "channels": channels,
+        "mirror": mirror,
+        "fold": fold,
+        "width": latent_width,
+        "latent": latent,
+    }
     return own_captioned(
         system,
         (plan.code, height, across),
@@ -108,6 +117,7 @@ def own(
         data,
         sides,
         channels,
+        mirror,
         from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
         MMDIT_SIZES,
     )
