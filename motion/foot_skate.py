@@ -82,7 +82,7 @@ def corrected_toe(
     Frames that do not exist (B, T) change no other.
     """
     ground = toe[..., [0, 2]]
-    slow = ground.diff(dim=1).norm(dim=-1) < feet.still(skeleton)
+    slow = ground.diff(dim=1).norm(dim=-1) < skeleton.still**0.5
     low = toe[..., 1] < feet.low
     stays = rests[:, :-1] & slow & low[:, 1:] & low[:, :-1]  # (B, T - 1): from a frame to the next
     after, before = F.pad(stays, (0, 1)), F.pad(stays, (1, 0))  # (B, T)

@@ -23,7 +23,6 @@ from motion.generator import poses
 from motion.modality import MODALITY
 from motion.physics import skating
 from motion.preparation import prepare, read_index
-from motion.skeleton import HUMAN
 from motion.sources import grouped, open_source
 from motion.splitting import GAP, split
 from motion.windows import open_parts, prepared_beside
@@ -217,7 +216,7 @@ def test_feet_are_measured_where_they_are() -> None:
     sliding = [features_of(Take(each[: int(rows.sum())].float(), 20.0)) for each, rows in zip(skates, valid)]
     feet, skaters = Feet.of(standing), Feet.of(sliding)
     assert 0.04 <= feet.low < 0.1 and feet == Feet(feet.low)
-    assert 0.1 <= skaters.slow <= HUMAN.still**0.5 * HUMAN.fps and skaters.slide > 0.9
+    assert skaters.slide > 0.9
     assert float(torch.stack([skating(decode(each), 20.0) for each in sliding]).mean()) > 0.4
 
 
