@@ -10,7 +10,7 @@ from app.options import Flag, flags_of, parse
 from core.flags import option
 from core.names import look_up
 from core.registry import commands as of_domains
-from core.registry import operations, requests, systems
+from core.registry import operations, preparations, requests, systems
 
 ABOUT = """Print the script that completes what is typed after `langevin`.
 
@@ -59,7 +59,8 @@ def following(words: Sequence[str]) -> list[str]:
     own = [value for value in names.values() if isinstance(value, Flag)]
     own += flags_of(names["Options"]) if "Options" in names else []
     if command in ("train", "info") and not rest:
-        return list(systems())
+        alone = [value for value in names.values() if isinstance(value, Flag)]  # flags that may stand first
+        return [*systems(), *as_typed(flag.name for flag in alone)]
     if command == "train" and rest[0] in systems():
         presets = systems()[rest[0]].presets
         if rest[-1] == "--preset":
@@ -69,6 +70,8 @@ def following(words: Sequence[str]) -> list[str]:
         table = {name: kind for domain in operations().values() for name, kind in domain.items()}
         own += flags_of(table[rest[0]]) if rest and rest[0] in table else []
         return as_typed(flag.name for flag in own) if rest else list(table)
+    if command == "prepare":
+        own += [flag for kind in preparations().values() for flag in flags_of(kind)]
     if command in ("sample", "evaluate"):
         own += [flag for kind in requests().values() for flag in flags_of(kind)]
     return as_typed(flag.name for flag in own)

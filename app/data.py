@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ Examples:
   langevin data pictures --sheet sheet.png
   langevin data fashion.npz --json"""
 SHOWN = 8  # lines of a list
+EVERY = 10.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,22 @@ def modality_of_data(path: Path) -> Modality[Any]:
 
 
 def tracked(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """The items, with a bar on a terminal that shows how far they are."""
+    """The items, with a bar on a terminal that shows how far they are, or a line every few seconds elsewhere."""
     if not sys.stderr.isatty():
-        return items
+        return _with_lines(items, what)
     from rich.console import Console
     from rich.progress import track
 
     return track(items, what, console=Console(stderr=True), transient=True)
+
+
+def _with_lines(items: Sequence[Any], what: str) -> Iterator[Any]:
+    shown = time.monotonic()
+    for number, item in enumerate(items):
+        if time.monotonic() - shown > EVERY:
+            shown = time.monotonic()
+            print(f"{what}: {number:,} of {len(items):,}", file=sys.stderr, flush=True)
+        yield item
 
 
 def as_json(modality: Modality[Any], survey: Survey) -> Mapping[str, object]:
@@ -88,7 +99,8 @@ def lines(path: Path, survey: Survey) -> Iterator[str]:
     yield f"{path}: {survey.count:,} {survey.kind}"
     shapes = sorted(survey.shapes.items(), key=lambda pair: -pair[1])
     shown = [f"{'x'.join(map(str, shape))} ({count:,})" for shape, count in shapes[:SHOWN]]
-    yield row("shapes", shown, len(shapes))
+    if shapes:
+        yield row("shapes", shown, len(shapes))
     if survey.classes:
         named = [f"{name} ({count:,})" for name, count in zip(survey.classes, survey.members)]
         yield row("classes", [f"{len(named)}: {named[0]}", *named[1 : 2 * SHOWN]], len(named))
@@ -107,7 +119,8 @@ def lines(path: Path, survey: Survey) -> Iterator[str]:
     for note in survey.notes:
         yield row("note", [note])
     if survey.left_out:
-        yield row("left out", [f"{len(survey.left_out):,}, which training leaves out:"])
+        does = "leaves out" if survey.count >= 3 * len(survey.left_out) else "refuses, because they are many"
+        yield row("left out", [f"{len(survey.left_out):,}, which training {does}:"])
         yield from (f"  {each.why}" for each in survey.left_out[:SHOWN])
         if len(survey.left_out) > SHOWN:
             yield f"  and {len(survey.left_out) - SHOWN:,} more: --json lists all"

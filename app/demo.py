@@ -69,11 +69,13 @@ def table(model: Model, options: Options) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from core.evaluation import names
     from core.evaluation.interval import ConfidenceInterval
+    from core.evaluation.options import EvaluationOptions
     from core.sample import SAMPLERS
 
     assert model.evaluate is not None
-    evaluate = model.evaluate()
+    evaluate = model.evaluate(EvaluationOptions())
     request = Request(count=options.count, seed=options.seed, batch=250)
     conditions = request.conditions(model, request.samples())
     shown = Table("sampler", "steps", "evaluations", "Frechet distance [95 %]", "asked digit", "seconds", box=None)
@@ -83,14 +85,12 @@ def table(model: Model, options: Options) -> None:
         samples = torch.cat([data for data, _ in model.batches(chosen)])
         seconds = time.perf_counter() - started
         figures = evaluate(samples, conditions)
-        distance, read = figures["Frechet distance to held-out"], figures["read as the asked class"]
-        assert isinstance(distance, ConfidenceInterval) and isinstance(read, float)
+        distance, read = figures[names.FRECHET], figures[names.AS_ASKED]
+        assert isinstance(distance, ConfidenceInterval) and isinstance(read, ConfidenceInterval)
         count = str(SAMPLERS[name].count(steps))
-        shown.add_row(name, str(steps), count, str(distance), f"{100 * read:.1f} %", f"{seconds:.1f}")
+        shown.add_row(name, str(steps), count, str(distance), f"{100 * read.value:.1f} %", f"{seconds:.1f}")
     Console().print(shown)
-    floor = figures["Frechet distance, real training images"]
-    assert isinstance(floor, ConfidenceInterval)
-    print(f"real training digits against the same held-out digits: {floor.value:.4g}")
+    print(f"one half of the held-out digits against the other: {figures[names.FRECHET + names.REAL]}")
 
 
 def sheet(model: Model, options: Options) -> None:

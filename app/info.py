@@ -60,6 +60,7 @@ def describe_checkpoint(path: Path) -> None:
         "modality": model.modality.name,
         "arguments": ", ".join(f"{name}={value}" for name, value in model.metadata["arguments"].items()) or "none",
         "step": model.metadata.get("step"),
+        **({"fine-tuned": f"from {source}"} if (source := model.metadata.get("source")) else {}),
         "averages": ", ".join(model.metadata["averages"]) or "none",
         "parameters": f"{sum(value.numel() for value in model.system.parameters()):,}",
         **parts_of(model.system),

@@ -40,6 +40,17 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{self.prog}: {message}; see `{self.prog} --help`")
 
 
+def typed(name: str, words: Sequence[str]) -> str | None:
+    """What was typed after a flag, before the words are read; None where the flag is not among them."""
+    flag = f"--{name.replace('_', '-')}"
+    for word, following in zip(words, [*words[1:], ""]):
+        if word in (flag, f"--no-{flag[2:]}"):
+            return following
+        if word.startswith(f"{flag}="):
+            return word[len(flag) + 1 :]
+    return None
+
+
 def flags_of(kind: type) -> list[Flag]:
     """The flags of a dataclass."""
     hints = typing.get_type_hints(kind)

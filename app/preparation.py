@@ -8,14 +8,14 @@ from pathlib import Path
 
 from app.data import SHOWN, modality_of_data, tracked
 from app.options import Flag, flags_of, read
-from core.registry import modalities
+from core.registry import preparations
 
 ABOUT = """Prepare data for training: pictures are decoded, put upright and resized, motions become features. The folder
 that is written is data itself: `langevin train RECIPE --data OUT`. A command that was stopped goes on where it was.
 
 Examples:
   langevin prepare photographs prepared --size 256
-  langevin data prepared"""
+  langevin prepare "shards/{000..011}.tar" prepared --size 512 --channels 1"""
 POSITIONAL = [("path", "the data: a folder or tar shards"), ("out", "the folder to write")]
 
 
@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> None:
 def all_flags() -> list[Flag]:
     """The flags of every modality's preparation, each under whose it is."""
     found: dict[str, Flag] = {}
-    for modality in modalities().values():
-        for flag in flags_of(modality.preparation) if modality.preparation is not None else []:
-            found.setdefault(flag.name, flag._replace(group=f"for data of the modality {modality.name}"))
+    for domain, preparation in preparations().items():
+        for flag in flags_of(preparation):
+            found.setdefault(flag.name, flag._replace(group=f"for data of the modality {domain}"))
     return list(found.values())

@@ -61,6 +61,8 @@ def main(words: Sequence[str]) -> None:
         request = restored(modality.request, settings)
         model = open_model(path, settings["average"], request)
         objects = model.sample(request, seeds=settings.get("seeds"))
+    if "item" in settings:
+        objects = [objects[settings["item"]]]
     modality.write(new, objects, {k: v for k, v in settings.items() if k not in ("format", "file")})
     made = modality.files_of(new, len(objects))[settings.get("file", 0)]
     same = modality.same(old, made, settings)

@@ -22,9 +22,15 @@ pipeline (a folder with model_index.json).
 Examples:
   langevin sample runs/edm-tiny --count 64 --sampler heun --grid karras --steps 18 --prompt 3
   langevin sample runs/mdm-tiny --prompt "a person waves" --count 1 --out wave.gif
+  langevin sample runs/edm-tiny --count 1000 --out samples.npz
   langevin sample stable-diffusion-v1-5 --prompt "a lighthouse at dusk" --steps 20 --out light.png"""
 MODEL = ("model", "a .safetensors file, or the folder of a run or of a published pipeline")
-OUT = Flag("out", Path, None, "file to write; the suffix says as what (default: samples in the model's usual format)")
+OUT = Flag(
+    "out",
+    Path,
+    None,
+    "file to write, whose suffix says as what, or a folder, for one file a sample (default: samples, as usual)",
+)
 AVERAGE = Flag("average", str, None, "which average of the weights: ema, ..., or model for the weights themselves")
 
 
@@ -32,7 +38,9 @@ def main(words: Sequence[str]) -> None:
     """Sample, write, say what it took."""
     path, modality, request, values = asked("langevin sample", ABOUT, [OUT, AVERAGE], words)
     out = values["out"] or Path(f"samples{modality.suffixes[0]}")
-    modality.check_output(out)
+    each = one_file_each(out)
+    if not each:
+        modality.check_output(out)
     model = open_model(path, values["average"], request)
     request = request.filled(*model.usual)
     warn_of_cuts(model, [request.prompt, request.negative_prompt])
@@ -42,8 +50,18 @@ def main(words: Sequence[str]) -> None:
     objects = model.sample(request)
     seconds = time.perf_counter() - started
     settings = settings_of(model, request)
-    model.modality.write(out, objects, settings)
+    if each:
+        model.modality.write_each(out, objects, settings)
+    else:
+        model.modality.write(out, objects, settings)
     print(f"{out}: {len(objects)} samples in {seconds:.1f} s, {in_words(settings)}")
+
+
+def one_file_each(out: Path) -> bool:
+    """Whether a name to write to is a folder's. Raises ValueError where that holds something already."""
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is a folder with files in it: give the name of a new one, or of a file")
+    return out.is_dir() or not out.suffix
 
 
 def asked(
@@ -83,8 +101,9 @@ def warn_of_cuts(model: Model, typed: Sequence[str | None]) -> None:
     from core.systems.diffusion import Diffusion
     from core.text.pretrained import PretrainedText
 
-    if isinstance(model.system, Diffusion) and isinstance(model.system.conditioner, PretrainedText):
-        for cut in model.system.conditioner.truncated([text for text in typed if text]):
+    texts = [text for text in typed if text]
+    if texts and isinstance(model.system, Diffusion) and isinstance(model.system.conditioner, PretrainedText):
+        for cut in model.system.conditioner.truncated(texts):
             if cut:
                 shown = textwrap.shorten(cut, 100, placeholder=" ...")
                 print(f"langevin: the prompt is longer than this model reads, without '{shown}'", file=sys.stderr)

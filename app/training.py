@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.options import flags_of, flags_of_function, read
+from app.options import Flag, flags_of, flags_of_function, read, typed
 from app.processes import PARENT, side_by_side
 from app.stopping import end_with
 from core.flags import option
-from core.registry import find, parameters
+from core.registry import find, modalities, parameters, systems
 
 if TYPE_CHECKING:
+    from core.finetune import Beginning
     from core.recipe import Recipe
     from core.train.run import Run
 
@@ -25,14 +26,29 @@ same settings, a run that was stopped or killed goes on as if nothing had happen
 Example:
   langevin train edm --preset tiny --out runs/edm-tiny
 
+With --from a trained model is fine-tuned on other data, or a LoRA on it; its recipe may be left out.
+  langevin train --from runs/edm-tiny --data pictures
+  langevin train --from runs/ldm-tiny --data pictures --lora 8
+
 On several machines: torchrun --nnodes ... -m app.main -- train ..."""
+
+
+OWN = "own"  # the preset that is fitted to data, machine and time
+FROM = Flag("from", Path, None, "fine-tune a checkpoint, the newest of a run's folder, or a published folder")
+LORA = Flag("lora", int, None, "with --from: train a LoRA of this rank, and leave the model as it is", "RANK")
 
 
 @dataclass(frozen=True)
 class Options:
     """What `langevin train` takes besides the recipe's own options."""
 
-    preset: str = option("tiny", "which preset of the recipe: paper, small, tiny, ...")
+    preset: str | None = option(
+        None, "preset of the recipe: own, tiny, small, paper (default: own with --data, or tiny)"
+    )
+    time: str | None = option(
+        None, "wall-clock time for everything, evaluation included, of the preset own: 90s, 15m, 1h30m", "TIME"
+    )
+    dry_run: bool = option(False, "say what the preset own would choose and when it would end, and stop")
     out: Path | None = option(None, "the run's folder (default: runs/RECIPE-PRESET)")
     seed: int = option(0, "seed of data order, noise and initial weights")
     seconds: float | None = option(None, "end after so many seconds of processor time, the learning rate at its end")
@@ -58,33 +74,58 @@ class Options:
 def main(words: Sequence[str], system: str | None = None) -> None:
     """Read the options, train, say where the checkpoint lies."""
     own_words = ["train", *([] if system is None else [system]), *words]
-    if system is None:
-        if not words or words[0].startswith("-"):
-            _explain(words)
-            return
+    if system is None and words and not words[0].startswith("-"):
         system, words = words[0], words[1:]
+    begun = _begun(system, words)
+    if system is None and begun is None:
+        _explain(words)
+        return
     from core.recipe import build
     from core.train.loop import train
 
-    preset = _preset_in(words)
-    name, function = find(system, preset)
-    program = f"langevin train {system}"
+    preset = _preset_in(words, system)
+    name, function = find(system or "", preset) if begun is None else (begun.name, begun.function)
+    program = "langevin train" if system is None else f"langevin train {system}"
     about = f"{ABOUT}\n\nThis preset: {(function.__doc__ or '').strip().splitlines()[0]}"
     every = flags_of_function(function, parameters())
-    own = [flag for flag in every if flag.name not in {f.name for f in flags_of(Options)}]
-    values = read(program, about, [], [*flags_of(Options), *own], words)
+    if begun is not None:
+        every = [flag._replace(default=begun.arguments.get(flag.name, flag.default)) for flag in every]
+    shared = [*flags_of(Options), FROM, LORA]
+    own = [flag for flag in every if flag.name not in {f.name for f in shared}]
+    values = read(program, about, [], [*shared, *own], words)
     options = Options(**{flag.name: values[flag.name] for flag in flags_of(Options)})
-    recipe = with_settings(build(name, {flag.name: values[flag.name] for flag in own}), options)
     if PARENT in os.environ:
         end_with(int(os.environ.pop(PARENT)))
-    if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
-        if status := side_by_side(own_words, processes):
-            raise SystemExit(status)
-        return
-    folder = options.out or Path("runs") / f"{system.replace('.', '-')}-{preset}"
-    path = train(recipe, run_of(folder, options))
+    usual = f"{(system or '').replace('.', '-')}-{preset}" if begun is None else begun.label
+    folder = options.out or Path("runs") / usual
+    arguments = {flag.name: values[flag.name] for flag in own}
+    given = {flag.name: arguments[flag.name] for flag in own if typed(flag.name, words) is not None}
+    if preset == OWN and begun is None:
+        from app.own import Asked, train_own
+
+        asked = Asked(name, given, folder, options.time, options.dry_run, options.processes, options.cpu)
+        path = train_own(
+            own_words, asked, lambda recipe: with_settings(recipe, options), lambda place: run_of(place, options)
+        )
+        if path is None:
+            return
+    elif options.time is not None or options.dry_run:
+        raise ValueError("--time and --dry-run are for the preset own: leave them out, or give --data and no --preset")
+    else:
+        if begun is None:
+            made = build(name, arguments)
+        else:
+            say = print if os.environ.get("RANK", "0") == "0" else lambda sentence: None
+            made = begun.recipe(given, say)
+        recipe = with_settings(made, options)
+        if "RANK" not in os.environ and (processes := processes_for(recipe, options)) > 1:
+            if status := side_by_side(own_words, processes):
+                raise SystemExit(status)
+            return
+        path = train(recipe, run_of(folder, options))
     print(path)
-    print(f"Next: langevin sample {folder} --out {folder}/samples{recipe.modality.suffixes[0]}")
+    suffix = modalities()[name.split(".")[0]].suffixes[0]
+    print(f"Next: langevin sample {folder} --out {folder}/samples{suffix}")
 
 
 def with_settings(recipe: Recipe, options: Options) -> Recipe:
@@ -138,13 +179,29 @@ def run_of(folder: Path, options: Options) -> Run:
     )
 
 
-def _preset_in(words: Sequence[str]) -> str:
-    for index, word in enumerate(words):
-        if word.startswith("--preset="):
-            return word.removeprefix("--preset=")
-        if word == "--preset" and index + 1 < len(words):
-            return words[index + 1]
-    return "tiny"
+def _begun(system: str | None, words: Sequence[str]) -> Beginning | None:
+    """How the model of --from is fine-tuned; None without it. Raises ValueError where that cannot be."""
+    path, rank = typed("from", words), typed("lora", words)
+    if path is None:
+        if rank is not None:
+            raise ValueError("--lora is for a trained model: give it with --from")
+        return None
+    if rank is not None and not rank.isdecimal():
+        raise ValueError(f"--lora is the rank, a whole number, not '{rank}'")
+    from core.finetune import beginning
+
+    preset, other_data = typed("preset", words), typed("data", words) is not None
+    return beginning(Path(path), system, preset, None if rank is None else int(rank), other_data)
+
+
+def _preset_in(words: Sequence[str], system: str | None) -> str:
+    """The preset that the words ask for; without one it is own where data are given and the recipe has it."""
+    preset = typed("preset", words)
+    if preset is not None:
+        return preset
+    short = {name.split(".")[-1]: outline for name, outline in systems().items()}
+    outline = (short | systems()).get(system or "")
+    return OWN if typed("data", words) is not None and outline is not None and OWN in outline.presets else "tiny"
 
 
 def _explain(words: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ In a terminal that is one view, elsewhere a line for each thing that happens. A 
 Examples:
   langevin watch runs/edm-tiny
   langevin watch runs/edm-tiny --once"""
-EVERY = 1.0  # seconds between two looks at the size of the log
+EVERY = 1.0  # seconds after which the size of the log is read again
 
 
 @dataclass(frozen=True)

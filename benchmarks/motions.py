@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ from torch import Tensor
 
 from core.denoiser import Bound, Estimate
 from core.evaluation.interval import ConfidenceInterval
-from core.model import Evaluate, Model
+from core.evaluation.options import Evaluate, EvaluationOptions
+from core.model import Model
 from core.random import SamplingRNG
 from core.recipe import build, load
 from core.sample import SAMPLERS
@@ -249,7 +250,7 @@ def main(words: Sequence[str] | None = None) -> None:
     evaluate = loaded.evaluate
     if evaluate is None:
         raise SystemExit(f"{loaded.name} does not say how its samples are measured")
-    judge = cache(evaluate)
+    judge = cache(partial(evaluate, EvaluationOptions()))
     for part in options.parts:
         PARTS[part](loaded, judge, options)
 

@@ -25,6 +25,8 @@ class Cond:
     concat: Tensor | None = None  # (B, C, *grid)  depth map, masked image, first frame, low resolution
     valid: Tensor | None = None  # (B, N)          which positions of x exist
     guidance: Tensor | None = None  # (B,)         the guidance that a distilled network imitates
+    label: Tensor | None = None  # (B,)            whole numbers: a class, for a network that embeds it itself
+    number: Tensor | None = None  # (B, K)         levels, scores, ages, for a network that embeds them itself
 
     @classmethod
     def cat(cls, conds: Sequence[Self]) -> Self:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from core import provenance
 from core.data.survey import Survey, Track, plainly
+from core.evaluation.options import Evaluate, EvaluationOptions
 from core.flags import option
 from core.prompts import Conditions, Prompts, Unconditional
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 Object = TypeVar("Object")
 Metadata = Mapping[str, object]
 OnStep = Callable[["Step"], None]  # called after each step of a sampler
-Evaluate = Callable[["Tensor", Conditions], Mapping[str, object]]  # samples, their conditions -> figures by name
+Prepare = Callable[[EvaluationOptions], Evaluate]  # trains the judges, if any; lazy, as that takes time
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Model:
     path: Path | None = None  # the file or folder that it was opened from
     average: str | None = None  # that was asked for
     metadata: Mapping[str, Any] = field(default_factory=dict)  # of a checkpoint: "step", "recipe", "averages" ...
-    evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    evaluate: Prepare | None = None
     published: bool = False  # whether it was opened from what others published
     usual: tuple[int, int] = (64, 256)  # samples of a request that names no count, and how many are made at once
 
@@ -282,6 +283,13 @@ class Modality(ABC, Generic[Object]):
     def write(self, path: Path, objects: Sequence[Object], metadata: Metadata) -> None:
         """Write objects with the settings that made them, whole or not at all; the suffix was checked before."""
 
+    def write_each(self, folder: Path, objects: Sequence[Object], metadata: Metadata) -> list[Path]:
+        """Write each object to a file of its own in a folder, in the usual format; the files."""
+        paths = [folder / f"{number:05d}{self.suffixes[0]}" for number in range(len(objects))]
+        for number, (path, thing) in enumerate(zip(paths, objects, strict=True)):
+            self.write(path, [thing], {**metadata, "item": number})
+        return paths
+
     def encode(self, objects: Sequence[Object]) -> Tensor:
         """Objects -> the data (B, ...) that a codec encodes."""
         raise ValueError(f"the modality {self.name} does not encode files: its samples cannot be edited")
@@ -340,6 +348,10 @@ class Modality(ABC, Generic[Object]):
             raise ValueError(f"{path} cannot be written: give a name that ends in {', '.join(self.suffixes)}")
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give the name of a file")
+
+    def own_arguments(self, data: Path) -> Mapping[str, Any]:
+        """What data decide of the arguments of a preset ``own``, such as a size, by name."""
+        return {}
 
     def opens(self, path: Path) -> bool:
         """Whether a folder is a published model of this modality."""

@@ -1,12 +1,13 @@
 """Prompts: from what a person types, or from nothing, to the conditions that samples are made under.
 
-Conditions are named as in a batch: "label" (B,), "caption" (list of str), "valid" (B, N) and what else a system reads;
-"class_name" (list of str) says what a label is called, for those who see the samples.
+Conditions are named as in a batch: "label" (B,), "number" (B, K), "caption" (list of str), "valid" (B, N) and what else
+a system reads; "class_name" (list of str) says what a label is called, for those who see the samples.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 Conditions = Mapping[str, Any]
 SHOWN = 20  # names of classes in a message
+CLASS_NAME = "class_name"  # the names of the labels, for sheets
 Default = Callable[[int, Sequence[int]], Conditions]  # seed, sample numbers -> their conditions
 
 
@@ -93,7 +95,38 @@ class Classes:
         import torch
 
         found: dict[str, Any] = {"label": torch.tensor(labels)}
-        return found | {"class_name": [self.names[label] for label in labels]} if self.names else found
+        return found | {CLASS_NAME: [self.names[label] for label in labels]} if self.names else found
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A model of numbers with usual ranges (lowest, highest): "0.5, 12", or several in turn with semicolons.
+
+    By default they are uniform in their ranges.
+    """
+
+    ranges: tuple[tuple[float, float], ...]
+
+    def default(self, seed: int, samples: Sequence[int]) -> Conditions:
+        import torch
+
+        from core.random import Stream, uniform
+
+        low, high = torch.tensor(self.ranges, dtype=torch.float64).T
+        share = uniform(seed, samples, Stream.LABEL, 0, (len(self.ranges),))
+        return {"number": torch.lerp(low.expand_as(share), high.expand_as(share), share).float()}
+
+    def parse(self, text: str, count: int) -> Conditions:
+        import torch
+
+        count_each = len(self.ranges)
+        try:
+            rows = [[float(word) for word in part.split(",")] for part in split(text)]
+        except ValueError:
+            rows = []
+        if not rows or any(len(row) != count_each or not all(map(math.isfinite, row)) for row in rows):
+            raise ValueError(f"'{text}' asks for no numbers: give {count_each} numbers, separated by commas")
+        return {"number": torch.tensor(repeated(rows, count))}
 
 
 @dataclass(frozen=True)
@@ -126,3 +159,20 @@ def repeated(values: Sequence[Any], count: int) -> list[Any]:
 def empty_captions(seed: int, samples: Sequence[int]) -> Conditions:
     """The empty prompt for each sample."""
     return {"caption": [""] * len(samples)}
+
+
+@dataclass(frozen=True)
+class WithDefault:
+    """Prompts whose default is that of ``chosen``, where that has all that their own default has."""
+
+    prompts: Prompts
+    chosen: Default
+
+    def default(self, seed: int, samples: Sequence[int]) -> Conditions:
+        own = self.prompts.default(seed, samples)
+        named = own.keys() - {CLASS_NAME}
+        found = self.chosen(seed, samples) if named else {}
+        return {name: found[name] for name in named} if named <= found.keys() else own
+
+    def parse(self, text: str, count: int) -> Conditions:
+        return self.prompts.parse(text, count)

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from core.aliases import known
 from core.data.dataset import Augment, Dataset
-from core.model import Evaluate, Modality, Model
+from core.model import Modality, Model, Prepare
 from core.prompts import Prompts, Unconditional
+from core.sizes import Sizes
 from core.systems.sampling import Sampling
 from core.systems.system import System
 from core.train.ema import Constant, Power, Profile
@@ -145,8 +146,10 @@ class Recipe:
     data: Callable[[], tuple[Dataset, Dataset | None]]  # the training data, and held-out data if there are any
     modality: Modality[Any]
     prompts: Prompts = Unconditional()
-    evaluate: Callable[[], Evaluate] | None = None  # lazy, because a judge may have to be trained
+    evaluate: Prepare | None = None
     initialize: Initialize | None = None  # gives a new run the weights that it does not learn itself
+    sizes: Sizes | None = None  # what a fit to data, machine and time chooses from, where it can
+    source: str | None = None  # the trained model whose weights a run begins with
     name: str = ""  # the dotted name and arguments of the function that made it; ``build`` fills them in
     arguments: Mapping[str, object] = field(default_factory=dict)
 

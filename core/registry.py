@@ -1,7 +1,8 @@
 """What there is, found where it lies: recipes, modalities, requests and operations of the domains, models on disk.
 
 A domain is a package beside core with ``recipes/``; it has its modality in ``modality.py`` (MODALITY), its request in
-``request.py`` (REQUEST) and its edits in ``operations/`` (OPERATIONS). Nothing registers them. What ``--help`` and
+``request.py`` (REQUEST), its edits in ``operations/`` (OPERATIONS) and what prepares its data, if anything does, in
+``prepare.py`` (PREPARATION). Nothing registers them. What ``--help`` and
 ``langevin list`` need is read without importing torch.
 """
 
@@ -19,9 +20,11 @@ from core.names import look_up
 from core.parameters import PARAMETERS, About
 
 if TYPE_CHECKING:
+    from core.data.preparation import Preparation
     from core.model import Modality, Model, Operation, Request
 
 ROOT = Path(__file__).parents[1]
+USUAL = ("own", "tiny")  # presets, where none is named
 INDEX = "model_index.json"  # the table of contents of a published folder
 
 
@@ -92,9 +95,24 @@ def find(system: str, preset: str) -> tuple[str, Callable[..., object]]:
     return f"{module.__name__}.{preset}", presets(module)[preset]
 
 
+def find_in(domain: str, system: str, preset: str | None) -> tuple[str, Callable[..., object]]:
+    """``find`` among the recipes of one domain; without a preset, the first of ``USUAL`` that there is."""
+    table = {name.split(".")[-1]: each for name, each in systems().items() if each.module.split(".")[0] == domain}
+    outline = look_up(f"recipe of {domain}", system, table, "langevin list")
+    name = next((each for each in USUAL if each in outline.presets), "") if preset is None else preset
+    look_up(f"preset of {system}", name, dict.fromkeys(outline.presets), f"langevin info {system}")
+    module = importlib.import_module(outline.module)
+    return f"{module.__name__}.{name}", presets(module)[name]
+
+
 def requests() -> dict[str, type[Request]]:
     """Domain -> its request."""
     return {domain: module.REQUEST for domain, module in _modules("request")}
+
+
+def preparations() -> dict[str, type[Preparation]]:
+    """Domain -> what prepares its data, where there is anything to prepare."""
+    return {domain: module.PREPARATION for domain, module in _modules("prepare")}
 
 
 def operations() -> dict[str, Mapping[str, type[Operation]]]:

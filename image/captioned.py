@@ -14,7 +14,7 @@ from torch import Tensor
 from core.data.dataset import Batch, DataError, Dataset
 from core.data.source import Source, split_source
 from core.evaluation.distances import features, frechet, kernel, neighbours
-from core.model import Evaluate
+from core.evaluation.options import Evaluate
 from core.prompts import Captions, Conditions
 from core.random import Stream, TrainingRNG
 from core.recipe import Initialize, Recipe, Sampling, Training
@@ -22,6 +22,7 @@ from core.systems.diffusion import Diffusion
 from image.captions import CaptionedDigits, captioned_digits, scene
 from image.data import Images, open_parts
 from image.detector import Detector, caption_accuracy, train_detector
+from image.evaluation import evaluator
 from image.folder import open_source
 from image.modality import MODALITY
 from image.source import PictureFiles
@@ -72,7 +73,7 @@ def digits_recipe(
         data or parts,
         MODALITY,
         Captions(unseen_captions),
-        evaluate=lambda: caption_evaluation(*parts()),
+        evaluate=lambda options: caption_evaluation(*parts()),
         initialize=start,
     )
 
@@ -104,7 +105,8 @@ def captioned_recipe(
         return {"caption": [held_out.caption(number % len(held_out)) for number in samples]}
 
     prompts = Captions(validation)
-    return Recipe(system, shape, sampling, training, parts, MODALITY, prompts, initialize=start)
+    measured = evaluator(parts if cut is None else lambda: captioned_parts(Path(data), size))
+    return Recipe(system, shape, sampling, training, parts, MODALITY, prompts, evaluate=measured, initialize=start)
 
 
 def captioned_parts(path: Path, size: int) -> tuple[Images, Images]:

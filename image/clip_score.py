@@ -55,12 +55,23 @@ class ClipScore:
         """The scores (B,) of images (B, 1 or 3, H, W) in [-1, 1] for their captions; long ones are cut."""
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images have {len(captions)} captions: give one for each")
-        device = self.model.device
+        return 100 * F.cosine_similarity(self.of_images(images), self.of_texts(captions)).clamp(min=0)
+
+    @torch.no_grad()
+    def of_images(self, images: Tensor) -> Tensor:
+        """The embeddings (B, D) of images (B, 1 or 3, H, W) in [-1, 1]."""
+        found: Tensor = self.model.get_image_features(
+            pixel_values=self.prepared(images).to(self.model.device)
+        ).pooler_output
+        return found.float().cpu()
+
+    @torch.no_grad()
+    def of_texts(self, captions: Sequence[str]) -> Tensor:
+        """The embeddings (B, D) of captions; long ones are cut."""
         length = self.model.config.text_config.max_position_embeddings
         words = self.tokenizer(list(captions), padding=True, truncation=True, max_length=length, return_tensors="pt")
-        image_features = self.model.get_image_features(pixel_values=self.prepared(images).to(device)).pooler_output
-        text_features = self.model.get_text_features(**words.to(device)).pooler_output
-        return 100 * F.cosine_similarity(image_features, text_features).clamp(min=0).float().cpu()
+        found: Tensor = self.model.get_text_features(**words.to(self.model.device)).pooler_output
+        return found.float().cpu()
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images as CLIP sees them: the middle square, at its size, normalised."""

@@ -1,60 +1,68 @@
-"""Evaluation against a recipe's own data, in the features of a classifier trained on them."""
+"""Evaluation of pictures against one's own data: see ``core.evaluation.own``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from core.evaluation.distances import features, frechet, kernel, nearest_median, neighbours
-from core.model import Evaluate
-from image.data import Images
-from image.metrics import accuracy, train_classifier
+from core.data.dataset import Dataset
+from core.evaluation import own
+from core.evaluation.backbone import Backbone, perceptron
+from core.evaluation.options import EvaluationOptions
+from core.model import Prepare
+from image.backbone import PICTURES
+from image.clip_score import ClipScore
+from image.features import timm_features
 
-LIMIT = 10_000  # real images that are compared with
-
-
-def evaluator(parts: Callable[[], tuple[Images, Images]]) -> Callable[[], Evaluate]:
-    """An evaluation that reads the data and trains its classifier when it is called."""
-
-    def prepare() -> Evaluate:
-        train, held_out = (part.get(range(min(len(part), LIMIT))) for part in parts())
-        return evaluate_against(train, held_out)
-
-    return prepare
+WEIGHTS = "model.safetensors"
 
 
-def evaluate_against(train: Mapping[str, Tensor], held_out: Mapping[str, Tensor]) -> Evaluate:
-    """Distances of samples to held-out images, with intervals; how close they come to training images.
+def evaluator(parts: Callable[[], tuple[Dataset, Dataset]]) -> Prepare:
+    """An evaluation of pictures that reads its data and trains its judges when it is called."""
+    return own.evaluator(parts, PICTURES, published)
 
-    Without labels the features are the pixels themselves. The figures of the training images are the floor to compare
-    with: what perfect samples would get.
+
+def published(options: EvaluationOptions) -> Backbone | None:
+    """The features of ``options.features``: a CLIP folder, or a network of timm as a folder or a .safetensors file.
+
+    A folder has a config.json; a file is named after the network. Raises ValueError for anything else.
     """
-    classifier = train_classifier(train["x"], train["label"]) if "label" in train else None
-    embed: Callable[[Tensor], Tensor] = torch.nn.Flatten() if classifier is None else classifier.features
-    train_features, held_out_features = features(embed, train["x"]), features(embed, held_out["x"])
-    pixels = train["x"].flatten(1)
+    path = options.features
+    if path is None:
+        return None
+    if path.is_file():
+        return _of_network(timm_features(path.stem, path))
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds no network: give a folder of CLIP or of timm with its config.json, or a .safetensors file "
+            "that is named after a network of timm"
+        ) from error
+    if "architecture" in config:
+        return _of_network(timm_features(config["architecture"], path / WEIGHTS))
+    return _of_clip(path)
 
-    def evaluate(samples: Tensor, asked: Mapping[str, Any]) -> Mapping[str, object]:
-        shown = samples.clamp(-1, 1)
-        sample_features = features(embed, shown)
-        shape = neighbours(held_out_features, sample_features)
-        figures: dict[str, object] = {
-            "samples": len(samples),
-            "Frechet distance to held-out": frechet(sample_features, held_out_features),
-            "Frechet distance, real training images": frechet(train_features, held_out_features),
-            "kernel distance to held-out": kernel(sample_features, held_out_features, groups=50),
-            "precision": shape.precision,
-            "recall": shape.recall,
-            "density": shape.density,
-            "coverage": shape.coverage,
-            "nearest training image (median L2)": nearest_median(shown.flatten(1), pixels, groups=50),
-            "nearest training image of held-out": nearest_median(held_out["x"].flatten(1), pixels),
-        }
-        if classifier is not None and "label" in asked:
-            figures["read as the asked class"] = accuracy(classifier, shown, asked["label"])
-        return figures
 
-    return evaluate
+def _of_network(network: Callable[[Tensor], Tensor]) -> Backbone:
+    def view(batch: Mapping[str, Any]) -> Tensor:
+        return network(batch["x"].float())
+
+    return Backbone(view, perceptron, noun=PICTURES.noun, published=True)
+
+
+def _of_clip(path: Path) -> Backbone:
+    clip = ClipScore(path)
+
+    def view(batch: Mapping[str, Any]) -> Tensor:
+        return clip.of_images(batch["x"].float())
+
+    def texts(captions: Sequence[str]) -> Tensor:
+        return F.normalize(clip.of_texts(captions), dim=-1)
+
+    return Backbone(view, perceptron, noun=PICTURES.noun, published=True, texts=texts)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.data.dataset import DataError
 from core.data.folder import FolderSource, files_below, open_folder
+from core.data.parquet import open_parquet, parquet_files
 from core.data.shards import is_shards, open_shards
 from core.data.source import Kind, Part, Source, check_left_out
 from core.data.survey import LeftOut, Track, plainly, report
@@ -54,13 +55,16 @@ def open_files(path: Path, track: Track = plainly) -> Opened:
 
 def list_files(path: Path) -> Opened:
     """The pictures of a folder or of tar shards by their names alone."""
+    if tables := parquet_files(path, IMAGES):
+        rows = open_parquet(tables, IMAGES)
+        return Opened(rows, rows.left_out, kind=f"pictures in {len(tables)} parquet tables")
     if is_shards(path):
         shards = open_shards(path, SHARDED)
         return Opened(shards, kind=f"pictures in {len(shards.paths)} tar shards")
     if not path.exists():
-        raise DataError(f"{path} does not exist: give a folder of pictures, .tar shards or an .npz file")
+        raise DataError(f"{path} does not exist: give a folder of pictures, .tar shards, .parquet or an .npz file")
     if not path.is_dir():
-        raise DataError(f"{path} is neither a folder, nor a .tar, nor an .npz file: give one of these")
+        raise DataError(f"{path} is neither a folder, nor a .tar, .parquet or .npz file: give one of these")
     folder = open_folder(path, IMAGES)
     return Opened(folder, folder.left_out, (), f"pictures {folder.layout}", folder.notes)
 
@@ -83,8 +87,8 @@ def count_pictures(path: Path) -> int:
     """How many pictures the names of a folder, of shards or of the arrays of an .npz file promise."""
     if path.is_dir() and not is_shards(path):
         found = len(files_below(path, SUFFIXES))
-        return found or int(arrays_at(path) is not None)
-    return int(is_shards(path) or (path.is_file() and has_images(path)))
+        return found or int(arrays_at(path) is not None) or len(parquet_files(path, IMAGES))
+    return int(is_shards(path) or bool(parquet_files(path, IMAGES)) or (path.is_file() and has_images(path)))
 
 
 def arrays_at(path: Path) -> Path | None:

@@ -26,6 +26,7 @@ from core.weights.checkpoint import CheckpointError, fill, read
 
 MEASURED = 2000  # examples from which the latents' mean and deviation are measured
 SMALL_AUTOENCODER, TINY_AUTOENCODER = "image.recipes.autoencoder.small", "image.recipes.autoencoder.tiny"
+OWN_AUTOENCODER = "image.recipes.autoencoder.own"
 SHARE = 0.25  # of the time of a run that its autoencoder may take
 PIXELS = 2**18  # of the pictures that are encoded at once
 

@@ -116,17 +116,22 @@ class Model:
         settings |= {"source_sha256": digest(Path(source))} if file else {}
         return Samples(tuple(objects), modality, settings)
 
-    def log_prob(self, x: Tensor, conditions: Conditions | None = None, probes: int = 8) -> Any:
-        """log p(x) of data (B, ...) in nats, with its error bar: a ``core.likelihood.Likelihood``."""
-        from core.likelihood import exact_trace, hutchinson, log_prob
+    def log_prob(
+        self, x: Tensor, conditions: Conditions | None = None, probes: int = 2, bar: float = 0.02, seed: int = 0
+    ) -> Any:
+        """log p(x) of data (B, ...) in nats, with its error bar: a ``core.likelihood.Likelihood``.
+
+        Exact in few dimensions; beyond, random probes of ``seed`` estimate a trace: ``probes`` at each place of the
+        path and then as many as leave a bar of ``bar`` bits per dimension.
+        """
+        from core.likelihood import EXACT, Hutchinson, log_prob
         from core.random import SamplingRNG
 
         system = self.model.diffusion
         code = system.codec.encode(x.to(system.like))
         bound = system.denoiser.bind(system.conditioner(conditions or {}).to(system.like.device))
-        small = code[0].numel() <= probes
-        trace = exact_trace if small else hutchinson(SamplingRNG(0, range(len(code))), code, probes)
-        return log_prob(bound, code, trace=trace)
+        trace = Hutchinson(SamplingRNG(seed, range(len(code))), bar, probes=probes)
+        return log_prob(bound, code, trace=None if code[0].numel() <= EXACT else trace)
 
     def _opened_for(self, asked: Request | Operation) -> CoreModel:
         """The model, reopened where a published one is needed in another size."""
@@ -173,16 +178,34 @@ def wrap(
     return Model(CoreModel(system, tuple(shape), usual, modalities()[modality], prompts, "network"))
 
 
-def train(recipe: str, folder: PathLike, preset: str = "tiny", **arguments: Any) -> Model:
-    """Train a preset of a recipe, or go on with the run in ``folder``, and open it.
+def train(
+    recipe: str | None,
+    folder: PathLike,
+    preset: str | None = None,
+    *,
+    start: PathLike | None = None,
+    lora: int | None = None,
+    **arguments: Any,
+) -> Model:
+    """Train a preset of a recipe, by default ``tiny``, or go on with the run in ``folder``, and open it.
 
-    arguments: of the recipe, as ``langevin train RECIPE --preset PRESET --help`` lists them.
+    start: a trained model to fine-tune, as ``--from``: a checkpoint, a run's folder or a published one, whose recipe it
+    is where ``recipe`` is None; lora: train a LoRA of this rank on it; arguments: of the recipe, as ``langevin train
+    RECIPE --preset PRESET --help`` lists them. Raises ValueError for what does not go together.
     """
+    from core.finetune import beginning
     from core.recipe import build
     from core.train.loop import train as run
     from core.train.run import Run
 
-    return open(run(build(find(recipe, preset)[0], arguments), Run(Path(folder), tensorboard=False)))
+    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in arguments.items()}
+    if start is not None:
+        made = beginning(Path(start), recipe, preset, lora, "data" in given).recipe(given)
+    elif recipe is None or lora is not None:
+        raise ValueError("name a recipe to train, or give the trained model to start from: start")
+    else:
+        made = build(find(recipe, preset or "tiny")[0], given)
+    return open(run(made, Run(Path(folder), tensorboard=False)))
 
 
 class _Foreign(nn.Module):
@@ -194,7 +217,7 @@ class _Foreign(nn.Module):
         self.labelled = labelled
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        return self.network(x, time, cond.vector) if self.labelled else self.network(x, time)
+        return self.network(x, time, cond.label) if self.labelled else self.network(x, time)
 
 
 def _filled(kind: type[Any], flags: Mapping[str, Any]) -> Any:

@@ -31,6 +31,7 @@ from motion.generator import normal_of
 from motion.skeleton import HUMAN
 
 FILMED = 8  # clips in a film at most
+SHOWN = 16  # clips on a sheet of a run at most
 FILMS, SHEETS = (".gif", ".mp4"), (".png",)
 
 
@@ -58,6 +59,14 @@ class Clips(Modality[Take]):
 
     def picture(self, thing: Take) -> Any:
         return sheet([thing.joints], [thing.caption])
+
+    @property
+    def preview_suffix(self) -> str:
+        """Contact sheets: drawn in seconds, where a film takes a minute."""
+        return SHEETS[0]
+
+    def preview(self, path: Path, objects: Sequence[Take], metadata: Metadata) -> None:
+        self.write(path, objects[:SHOWN], metadata)
 
     def write(self, path: Path, objects: Sequence[Take], metadata: Metadata) -> None:
         names = self.files_of(path, len(objects))

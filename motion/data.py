@@ -1,59 +1,59 @@
-"""Captioned motions from folders: HumanML3D and KIT as published, or recordings of your own.
+"""Captioned motions from folders of features: HumanML3D and KIT as published.
 
-Published:  new_joint_vecs/<name>.npy, texts/<name>.txt, Mean.npy, Std.npy, train.txt, val.txt, test.txt
-Your own:   <name>.bvh, .npz or .npy with <name>.txt, a caption a line
+    new_joint_vecs/<name>.npy, texts/<name>.txt, Mean.npy, Std.npy, train.txt, val.txt, test.txt
 
-A line of a published text is ``caption#words#from#to``; where the times are not 0 it is of that part only. Clips are
-padded to one length; of a longer one, training draws a crop each time.
+A line of a text is ``caption#words#from#to``; where the times are not 0 it is of that part only. Clips are padded to
+one length; of a longer one, training draws a crop each time. Recordings of your own: ``motion.windows``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from core.data.captions import read_text
 from core.data.dataset import DataError
 from core.random import Stream, TrainingRNG
-from motion.features import Normal, canonical, encode
-from motion.files import read
-from motion.kinematics import resample
+from motion.features import Normal
+from motion.mirror import mirror, mirror_words
 from motion.skeleton import HUMAN, Skeleton
 
 LONGEST = 196  # rows of features
 UNIT = 4  # lengths are multiples of this
-ENDINGS = (".bvh", ".npz", ".npy")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of a file of features, and their captions."""
+    """Rows of a file of features, their captions, their class and that of their mirror image; -1 is none."""
 
     path: Path
     start: int
     stop: int
     captions: tuple[str, ...]
+    label: int = -1
+    mirrored_label: int = -1
 
 
 @dataclass(frozen=True)
 class MotionFiles:
-    """Pieces as a data set: "x" (B, length, D) normalised, 0 after the end; "valid" (B, length); "caption".
+    """Pieces as a data set: "x" (B, length, D) normalised, 0 after the end; "valid" (B, length); "caption"; "label".
 
-    ``get`` takes the first caption and the beginning; training draws a caption, and which part of a longer piece.
+    ``get`` takes the first caption and the beginning; training draws a caption, which part of a longer piece, and with
+    ``mirrored`` whether it is the mirror image. Labels are there where every piece has a class.
     """
 
     pieces: tuple[Piece, ...]
     normal: Normal
     skeleton: Skeleton = HUMAN
     length: int = LONGEST
+    mirrored: bool = False
     random: ClassVar[bool] = True  # which caption, and which part of a longer piece
 
     def __len__(self) -> int:
@@ -66,14 +66,17 @@ class MotionFiles:
 
     def get(self, indices: Sequence[int]) -> dict[str, Any]:
         """The clips at some indices."""
-        return self._batch(indices, [0.0] * len(indices), [0.0] * len(indices))
+        none = [0.0] * len(indices)
+        return self._batch(indices, none, none, none)
 
     def get_augmented(self, indices: Sequence[int], rng: TrainingRNG) -> dict[str, Any]:
-        """The same with captions and parts drawn."""
-        which, where = rng.uniform(Stream.AUGMENT, 0).tolist(), rng.uniform(Stream.AUGMENT, 1).tolist()
-        return self._batch(indices, which, where)
+        """The same with captions, parts and sides drawn."""
+        which, where, turned = (rng.uniform(Stream.AUGMENT, part).tolist() for part in range(3))
+        return self._batch(indices, which, where, turned if self.mirrored else [0.0] * len(indices))
 
-    def _batch(self, indices: Sequence[int], which: Sequence[float], where: Sequence[float]) -> dict[str, Any]:
+    def _batch(
+        self, indices: Sequence[int], which: Sequence[float], where: Sequence[float], turned: Sequence[float]
+    ) -> dict[str, Any]:
         x = torch.zeros(len(indices), *self.shape)
         valid = torch.zeros(len(indices), self.length, dtype=torch.bool)
         captions = []
@@ -85,12 +88,27 @@ class MotionFiles:
             found = torch.from_numpy(np.array(_open(piece.path)[start : start + kept], dtype=np.float32))
             if not bool(found.isfinite().all()):
                 raise DataError(f"{piece.path} contains NaN or infinity: remove it from the lists")
-            x[row, :kept] = self.normal.apply(found)
+            x[row, :kept] = found
             valid[row, :kept] = True
-            captions.append(piece.captions[int(which[row] * len(piece.captions))])
-        return {"x": x, "valid": valid, "caption": captions}
+            caption = piece.captions[int(which[row] * len(piece.captions))]
+            captions.append(mirror_words(caption) if turned[row] >= 0.5 else caption)
+        sides = torch.tensor(turned) >= 0.5
+        x[sides] = mirror(x[sides], self.skeleton)
+        x = self.normal.apply(x) * valid[..., None]
+        batch = {"x": x, "valid": valid, "caption": captions}
+        if not self.labelled:
+            return batch
+        pieces = [self.pieces[index] for index in indices]
+        labels = [piece.mirrored_label if side else piece.label for piece, side in zip(pieces, sides.tolist())]
+        return batch | {"label": torch.tensor(labels)}
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether every piece has a class."""
+        return all(piece.label >= 0 for piece in self.pieces)
 
 
+@lru_cache(maxsize=256)
 def _open(path: Path) -> np.ndarray:
     """A file of features (T, D), read from disk where it is used."""
     try:
@@ -157,50 +175,3 @@ def _line(line: str, place: str) -> tuple[str, float, float]:
     except ValueError as error:
         raise DataError(f"{place}: '{words[2]}' and '{words[3]}' should be times in seconds") from error
     return words[0], 0.0 if math.isnan(start) else start, 0.0 if math.isnan(stop) else stop
-
-
-def prepare(folder: Path, into: Path) -> list[str]:
-    """Turn recordings of your own into a published folder: features at 20 frames a second, texts, lists, statistics.
-
-    Every tenth file is held out, as "test". Clips longer than 196 rows are cut into pieces, all of which are kept; what
-    has no caption takes the words of its name. Returns a sentence for each file that had to be left out, and
-    raises DataError if none could be used.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS) if folder.is_dir() else []
-    if not files:
-        raise DataError(f"{folder} holds no motions: put {', '.join(ENDINGS)} files into it, and captions as .txt")
-    (into / "new_joint_vecs").mkdir(parents=True, exist_ok=True)
-    (into / "texts").mkdir(exist_ok=True)
-    names: list[str] = []
-    frames: list[Tensor] = []
-    complaints: list[str] = []
-    for path in files:
-        try:
-            take = read(path)
-            features = encode(canonical(resample(take.joints, take.fps, HUMAN.fps)))
-        except ValueError as error:
-            complaints.append(f"{path.name} was left out: {error}")
-            continue
-        captions = _captions(path, take.caption)
-        for number, piece in enumerate(features.split(LONGEST)):
-            name = "_".join([*path.relative_to(folder).with_suffix("").parts, f"{number:03d}"])
-            np.save(into / "new_joint_vecs" / f"{name}.npy", piece.numpy())
-            (into / "texts" / f"{name}.txt").write_text("".join(f"{c}##0.0#0.0\n" for c in captions), encoding="utf-8")
-            names.append(name)
-        frames.append(features)
-    if not names:
-        raise DataError(f"no file of {folder} could be used; the first: {complaints[0]}")
-    Normal.of(torch.cat(frames), HUMAN.joints).write(into)
-    held_out = names[9::10] or names[-1:]
-    kept = [name for name in names if name not in set(held_out)] or names
-    for part, members in (("train", kept), ("val", held_out), ("test", held_out)):
-        (into / f"{part}.txt").write_text("\n".join(members) + "\n")
-    (into / "left_out.json").write_text(json.dumps(complaints, indent=1))
-    return complaints
-
-
-def _captions(path: Path, own: str) -> list[str]:
-    text = path.with_suffix(".txt")
-    lines = read_text(text).splitlines() if text.is_file() else [own]
-    found = [line.split("#")[0].strip() for line in lines if line.strip()]
-    return found or [path.stem.replace("_", " ").replace("-", " ")]

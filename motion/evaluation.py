@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.data.dataset import Dataset
 from core.evaluation.interval import share
-from core.model import Evaluate
+from core.evaluation.options import Evaluate
 from motion import physics
 from motion.features import Normal, decode
 from motion.matcher import train_matcher

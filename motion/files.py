@@ -1,35 +1,22 @@
-"""Takes: poses with their frame rate and caption, from and to files of any of the formats that we know."""
+"""Takes from and to files of any of the formats that we know."""
 
 from __future__ import annotations
 
-import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from motion.archive import open_archive
 from motion.bvh import from_poses, write_bvh
 from motion.bvh_reader import read_bvh
-from motion.features import check, decode
+from motion.features import decode
 from motion.gltf import write_glb
+from motion.gltf_reader import read_glb
 from motion.retarget import retarget
 from motion.skeleton import HUMAN
-
-
-@dataclass(frozen=True)
-class Take:
-    """Poses (T, 22, 3) in metres, frames a second, and what they show. Raises ValueError if they are none."""
-
-    joints: Tensor
-    fps: float = HUMAN.fps
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        check(self.joints)
-        if not self.fps > 0:
-            raise ValueError(f"a frame rate must be positive, not {self.fps}")
+from motion.take import Take
 
 
 def write_npz(path: Path, take: Take) -> None:
@@ -39,31 +26,42 @@ def write_npz(path: Path, take: Take) -> None:
         np.savez_compressed(file, joints=joints, fps=take.fps, caption=take.caption, names=np.array(HUMAN.names))
 
 
-def read_npz(path: Path) -> Take:
-    """Read what ``write_npz`` wrote. Raises ValueError for anything else."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("joints", "fps", "caption")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a motion written as .npz with joints, fps and caption") from error
-    return Take(torch.from_numpy(arrays["joints"]), float(arrays["fps"]), str(arrays["caption"]))
-
-
 def read(path: Path) -> Take:
-    """Read .bvh, .npz, or .npy with poses (T, 22, 3) or features (T, 263). Raises ValueError for what is none."""
+    """Read .bvh, .glb, .npz, or .npy with poses (T, 22, 3) or features (T, 263). Raises ValueError for what is none."""
     suffix = path.suffix.lower()
-    if suffix == ".bvh":
-        bvh = read_bvh(path)
-        return Take(retarget(bvh).float(), bvh.fps)
-    if suffix == ".npz":
-        return read_npz(path)
-    if suffix == ".npy":
-        try:
-            values = torch.from_numpy(np.load(path, allow_pickle=False)).float()
-        except (OSError, ValueError, EOFError, TypeError) as error:
-            raise ValueError(f"{path} is not a readable .npy file of numbers") from error
-        return Take(decode(values) if values.ndim == 2 else values)
-    raise ValueError(f"{path} is no motion: give a .bvh, .npz or .npy file")
+    if suffix not in READERS:
+        raise ValueError(f"{path} is no motion: give a .bvh, .glb, .npz or .npy file")
+    return READERS[suffix](path)
+
+
+def _bvh(path: Path) -> Take:
+    bvh = read_bvh(path)
+    return Take(retarget(bvh).float(), bvh.fps)
+
+
+def _glb(path: Path) -> Take:
+    found = read_glb(path)
+    return Take(retarget(found).float(), found.fps)
+
+
+def _npz(path: Path) -> Take:
+    archive = open_archive(path)
+    if len(archive) > 1:
+        raise ValueError(
+            f"{path.name} holds {len(archive)} clips where one is wanted: write one of them to its own file"
+        )
+    return archive.take(0)
+
+
+def _npy(path: Path) -> Take:
+    try:
+        values = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable .npy file of numbers") from error
+    return Take(decode(values) if values.ndim == 2 else values)
+
+
+READERS: Mapping[str, Callable[[Path], Take]] = {".bvh": _bvh, ".glb": _glb, ".npz": _npz, ".npy": _npy}
 
 
 def write(path: Path, take: Take) -> None:

@@ -24,10 +24,10 @@ from core.guidance import GuidanceInterval, Guided
 from core.schedule import Schedule
 from core.systems.diffusion import Guide
 from motion.features import Groups, Normal, decode, decode_root, limbs
-from motion.physics import NEAR, SLIDE
+from motion.feet import Feet
+from motion.physics import NEAR
 from motion.skeleton import HUMAN, Skeleton
 
-LOW = 0.08  # metres: a toe above this is not planted, whatever its contact
 STRAIGHT = 0.999  # of a leg's length, the farthest that it reaches
 
 
@@ -38,6 +38,7 @@ class FootSkateCleanup:
     denoiser: DenoiserLike
     normal: Callable[[], Normal]
     skeleton: Skeleton = HUMAN
+    feet: Feet = Feet()
 
     @property
     def schedule(self) -> Schedule:
@@ -47,12 +48,12 @@ class FootSkateCleanup:
         def clean_up(clean: Tensor) -> Tensor:
             exists = torch.ones_like(clean[..., 0], dtype=torch.bool) if cond.valid is None else cond.valid
             normal = self.normal()
-            return normal.apply(clean_foot_skate(normal.undo(clean), exists, self.skeleton))
+            return normal.apply(clean_foot_skate(normal.undo(clean), exists, self.skeleton, self.feet))
 
         return self.denoiser.bind(cond).map_x0(clean_up)
 
 
-def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN, feet: Feet = Feet()) -> Tensor:
     """Features (B, T, D) whose legs are bent so that resting toes stay, of the frames that exist (B, T)."""
     _, _, _, positions, rotations, velocities, contacts = Groups(skeleton.joints).slices()
     joints = decode(features, skeleton)
@@ -61,7 +62,7 @@ def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMA
     bent = joints.clone()
     for side, leg in enumerate(legs):
         toe = joints[:, :, leg[-1]]
-        _bend(bent, leg, corrected_toe(toe, resting[..., side], exists, skeleton) - toe)
+        _bend(bent, leg, corrected_toe(toe, resting[..., side], exists, skeleton, feet) - toe)
     undo, _ = decode_root(features)
     found = features.clone()
     parts = zip((positions, rotations, velocities), limbs(bent, undo, skeleton), (1, 1, 0), strict=True)
@@ -73,14 +74,16 @@ def clean_foot_skate(features: Tensor, exists: Tensor, skeleton: Skeleton = HUMA
     return found
 
 
-def corrected_toe(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+def corrected_toe(
+    toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton = HUMAN, feet: Feet = Feet()
+) -> Tensor:
     """Where a toe (B, T, 3) goes whose contact until the next frame is (B, T): planted, or lifted.
 
     Frames that do not exist (B, T) change no other.
     """
     ground = toe[..., [0, 2]]
-    slow = ground.diff(dim=1).norm(dim=-1) < skeleton.still**0.5
-    low = toe[..., 1] < LOW
+    slow = ground.diff(dim=1).norm(dim=-1) < feet.still(skeleton)
+    low = toe[..., 1] < feet.low
     stays = rests[:, :-1] & slow & low[:, 1:] & low[:, :-1]  # (B, T - 1): from a frame to the next
     after, before = F.pad(stays, (0, 1)), F.pad(stays, (1, 0))  # (B, T)
     begins = after & ~before
@@ -91,7 +94,7 @@ def corrected_toe(toe: Tensor, rests: Tensor, exists: Tensor, skeleton: Skeleton
     middles = member.transpose(1, 2) @ ground / member.sum(1).clamp_min(1)[..., None]  # (B, n, 2)
     shift = interpolated_shift((member @ middles - ground) * planted[..., None], planted)
     ground = ground + shift
-    fast = (ground.diff(dim=1).norm(dim=-1) > SLIDE / skeleton.fps) & exists[:, 1:] & exists[:, :-1]
+    fast = (ground.diff(dim=1).norm(dim=-1) > feet.slide / skeleton.fps) & exists[:, 1:] & exists[:, :-1]
     travels = (F.pad(fast, (0, 1)) | F.pad(fast, (1, 0))) & ~planted
     lift = (1.1 * NEAR - toe[..., 1]).clamp_min(0) * travels
     return torch.stack([ground[..., 0], toe[..., 1] + raised_cosine_lift(lift), ground[..., 1]], dim=-1)
@@ -143,11 +146,13 @@ def _leg(toe: int, skeleton: Skeleton) -> list[int]:
     return chain
 
 
-def foot_skate_cleanup(normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided) -> Guide:
+def foot_skate_cleanup(
+    normal: Callable[[], Normal], below: float = 0.5, within: Guide = Guided, feet: Feet = Feet()
+) -> Guide:
     """A guidance with foot-skate cleanup where noise is less than ``below`` times the signal."""
 
     def guide(denoiser: DenoiserLike, null: Cond, scale: float) -> DenoiserLike:
         guided = within(denoiser, null, scale)
-        return GuidanceInterval(FootSkateCleanup(guided, normal), guided, high=below)
+        return GuidanceInterval(FootSkateCleanup(guided, normal, feet=feet), guided, high=below)
 
     return guide

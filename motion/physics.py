@@ -61,6 +61,12 @@ def penetration(joints: Tensor, valid: Tensor | None = None) -> Tensor:
     return _mean(deep, _changes(joints, valid, 0))
 
 
+def tilt(joints: Tensor, skeleton: Skeleton = HUMAN) -> Tensor:
+    """How far the trunk, from pelvis to neck, leans from the vertical in each frame, (..., T) degrees."""
+    trunk = joints[..., skeleton.names.index("neck"), :] - joints[..., 0, :]
+    return torch.atan2(trunk[..., [0, 2]].norm(dim=-1), trunk[..., 1]).rad2deg()
+
+
 def floating(joints: Tensor, valid: Tensor | None = None) -> Tensor:
     """How high the lowest joint is above the ground, metres, the mean over frames: jumps count, too."""
     high = joints[..., 1].amin(-1).clamp_min(0)

@@ -1,16 +1,14 @@
-"""What recipes from text to motion have in common: the built-in procedural motions, or a published folder."""
+"""What recipes from text to motion have in common, and the built-in procedural motions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from core.condition import CombinedConditioner, Conditioner, Valid
-from core.data.dataset import Dataset
 from core.nn.text import TextEncoder
 from core.objective import LogNormal, Weight
 from core.prompts import Captions, Conditions
@@ -19,7 +17,6 @@ from core.systems.diffusion import Diffusion
 from core.systems.sampling import Guide
 from core.text.words import Words
 from motion.curves import FRAMES
-from motion.data import LONGEST, MotionFiles, published
 from motion.evaluation import evaluator
 from motion.features import Normal
 from motion.foot_skate import foot_skate_cleanup
@@ -62,42 +59,18 @@ def procedural_recipe(system: Callable[[], Diffusion], sampling: Sampling, train
     def parts() -> tuple[Motions, Motions]:
         return motions(count)
 
-    return _recipe(system, SHAPE[0], sampling, training, parts, normal_of, ("caption", "valid", "clip"))
-
-
-def folder_recipe(system: Callable[[], Diffusion], sampling: Sampling, training: Training, data: str) -> Recipe:
-    """A recipe on a folder of HumanML3D, or of recordings made like it by ``motion.data.prepare``."""
-
-    @cache
-    def parts() -> tuple[MotionFiles, MotionFiles]:
-        return published(Path(data), "train"), published(Path(data), "test")
-
-    return _recipe(system, LONGEST, sampling, training, parts, lambda: Normal.read(Path(data)), ("caption", "valid"))
-
-
-def _recipe(
-    system: Callable[[], Diffusion],
-    frames: int,
-    sampling: Sampling,
-    training: Training,
-    parts: Callable[[], tuple[Dataset, Dataset]],
-    normal: Callable[[], Normal],
-    named: Sequence[str],
-) -> Recipe:
-    """A recipe of text to motion; named: what its default conditions take from held-out clips."""
-
     def validation(seed: int, samples: Sequence[int]) -> Conditions:
         held_out = parts()[1]
         found = held_out.get([number % len(held_out) for number in samples])
-        return {name: found[name] for name in named}
+        return {name: found[name] for name in ("caption", "valid", "clip")}
 
     return Recipe(
         system,
-        (frames, HUMAN.features),
+        SHAPE,
         sampling,
         training,
         parts,
-        MotionModality(normal, frames),
-        Captions(validation, lambda count: {"valid": torch.ones(count, frames, dtype=torch.bool)}),
-        evaluate=lambda: evaluator(*parts(), normal()),
+        MotionModality(normal_of, SHAPE[0]),
+        Captions(validation, lambda count: {"valid": torch.ones(count, SHAPE[0], dtype=torch.bool)}),
+        evaluate=lambda options: evaluator(*parts(), normal_of()),
     )

@@ -155,7 +155,7 @@ def test_labels_of_no_class_are_refused() -> None:
 
     conditioner = Labels(2)
     asked: Cond = conditioner({"label": torch.tensor([0, 2])})
-    assert asked.vector is not None and asked.vector.tolist() == [0, 2]  # 2 asks for no class
+    assert asked.label is not None and asked.label.tolist() == [0, 2]  # 2 asks for no class
     with pytest.raises(ValueError, match="0 to 1"):
         conditioner({"label": torch.tensor([3])})
 

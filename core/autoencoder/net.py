@@ -26,7 +26,8 @@ class Plan:
 
     channels: of the data; latent: of the code; widths: channels of each level, finest first; blocks: residual blocks of
     a level of the encoder (the decoder has one more); quant: whether convolutions of size 1 lie on either side of the
-    code; embedded: channels of the code between these convolutions, if they are other than ``latent`` (VQ).
+    code; embedded: channels of the code between these convolutions, if they are other than ``latent`` (VQ); fold: the
+    side of squares of pixels that become channels before the finest level, which is what costs most.
     """
 
     channels: int = 3
@@ -38,11 +39,22 @@ class Plan:
     middle_attention: bool = True
     quant: bool = True
     embedded: int | None = None
+    fold: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a fold of other than pictures."""
+        if self.fold < 1 or (self.fold > 1 and self.dims != 2):
+            raise ValueError("only grids of two dimensions are folded, by 1 or more")
 
     @property
     def factor(self) -> int:
         """How many places of the data share one of the code, along each axis."""
-        return 2 ** (len(self.widths) - 1)
+        return self.fold * 2 ** (len(self.widths) - 1)
+
+    @property
+    def folded(self) -> int:
+        """Channels of the data at the finest level."""
+        return self.channels * self.fold**self.dims
 
     @property
     def style(self) -> Style:
@@ -148,7 +160,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.plan = plan
         style, width = plan.style, plan.widths[0]
-        self.conv_in = style.conv(plan.channels, width)
+        self.conv_in = style.conv(plan.folded, width)
         levels = []
         for index, wide in enumerate(plan.widths):
             blocks = [Residual(style, width if number == 0 else wide, wide) for number in range(plan.blocks)]
@@ -168,7 +180,7 @@ class Encoder(nn.Module):
             )
         if any(length % plan.factor for length in x.shape[2:]):
             raise ValueError(f"a grid of {tuple(x.shape[2:])} does not divide by {plan.factor}: crop or pad it")
-        h = self.conv_in(x)
+        h = self.conv_in(F.pixel_unshuffle(x, plan.fold) if plan.fold > 1 else x)
         for level in self.down:
             h = level(h)
         out: Tensor = self.conv_out(silu(self.norm_out(self.middle(h))))
@@ -191,7 +203,7 @@ class Decoder(nn.Module):
             levels.append(Level(blocks, Double(style, wide) if index else None))
         self.up = cast(list[Level], listed(levels))
         self.norm_out = style.norm(width)
-        self.conv_out = style.conv(width, plan.channels)
+        self.conv_out = style.conv(width, plan.folded)
 
     def forward(self, z: Tensor) -> Tensor:
         # Channels last in memory: convolutions keep it so to the end, and are a sixth faster.
@@ -199,5 +211,8 @@ class Decoder(nn.Module):
         h = self.middle(self.conv_in(z))
         for level in self.up:
             h = level(h)
-        out: Tensor = self.conv_out(silu(self.norm_out(h)))
-        return out
+        return self.unfolded(self.conv_out(silu(self.norm_out(h))))
+
+    def unfolded(self, x: Tensor) -> Tensor:
+        """The data, of what the last convolution makes."""
+        return F.pixel_shuffle(x, self.plan.fold) if self.plan.fold > 1 else x

@@ -30,7 +30,7 @@ def decode_in_bands(decoder: Decoder, z: Tensor, bands: int) -> Tensor:
             h = residual(block, h, bands)
         if isinstance(level.resample, Double):
             h = double(level.resample, h, bands)
-    return over_bands(h, bands, normalised(decoder.norm_out, h), decoder.conv_out)
+    return decoder.unfolded(over_bands(h, bands, normalised(decoder.norm_out, h), decoder.conv_out))
 
 
 def residual(block: Residual, x: Tensor, bands: int) -> Tensor:

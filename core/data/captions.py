@@ -69,10 +69,11 @@ def _first(names: Sequence[str], known: Mapping[str, None]) -> str | None:
 
 def read_table(path: Path) -> list[Row]:
     """The rows of a table. Raises DataError, with the line, where it cannot be read."""
-    return [Row(place, _plain(values)) for place, values in READERS[path.suffix.lower()](path)]
+    return [Row(place, plain_row(values)) for place, values in READERS[path.suffix.lower()](path)]
 
 
-def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+def plain_row(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row with the names of its columns in small letters, and one sign for all that are no letters."""
     return {re.sub(r"\W+", "_", str(name).strip().casefold()): value for name, value in values.items()}
 
 

@@ -5,6 +5,7 @@
     valid                (B, N) bools: which positions of x exist
     caption              B texts
     label                (B,) whole numbers: the class
+    number               (B, K) floats: levels, scores, ages
     size, crop, target   (B, 2) pixels, height and width: of a picture before it was scaled, above and left of its crop,
                          and of the crop
     control              (B, C, *grid) bytes: what is followed, such as edges
@@ -35,6 +36,10 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_floating_point() and value.ndim == 1
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2
+
+
 def _is_caption(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
@@ -43,6 +48,7 @@ def _is_caption(value: Any) -> bool:
 KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "valid": (_is_valid, "(B, N) bools"),
     "label": (_is_label, "(B,) whole numbers"),
+    "number": (_is_number, "(B, K) floats"),
     "caption": (_is_caption, "texts"),
 }
 

@@ -15,23 +15,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from core.data.captions import (
     READERS,
-    TEST,
-    TRAIN,
     Columns,
     Row,
     caption_of,
     classes_of,
     columns_of,
-    number,
-    number_columns,
     read_table,
     read_text,
 )
 from core.data.dataset import DataError
+from core.data.entries import Entry, facts_of, is_labelled, is_test, missing
 from core.data.source import Facts, Kind
 from core.data.survey import LeftOut
 
@@ -131,7 +128,7 @@ def _tables_of(path: Path, candidates: Sequence[Path], names: _Names, kind: Kind
     for depth in sorted({len(file.parts) for file in candidates}):
         found = [table for file in candidates if len(file.parts) == depth for table in _naming(file, names, kind)]
         siblings = [table.path for table in found if table.path.parent == found[0].path.parent]
-        if len(siblings) > 1 and not all(_is_test(file.stem) is not None for file in siblings):
+        if len(siblings) > 1 and not all(is_test(file.stem) is not None for file in siblings):
             raise DataError(f"{path} has both {siblings[0].name} and {siblings[1].name}: keep the one that is right")
         if found:
             return found
@@ -157,12 +154,6 @@ def _naming(file: Path, names: _Names, kind: Kind) -> list[Table]:
     return [table]
 
 
-def _is_test(name: str) -> bool | None:
-    """Whether a name means a test split; None where it means neither that nor a training split."""
-    word = name.casefold()
-    return True if word in TEST else False if word in TRAIN else None
-
-
 class _Names:
     """Files by the names that tables have for them: paths, names alone, names without their ending."""
 
@@ -174,6 +165,7 @@ class _Names:
                 self.short.setdefault(name, []).append(file)
 
     def find(self, folder: Path, name: str) -> Path | None:
+        name = name.replace("\\", "/")
         file = folder / name
         if file in self.files:
             return file
@@ -189,6 +181,7 @@ def _of_tables(tables: Sequence[Table], names: _Names, kind: Kind) -> FolderSour
     every: list[Row] = []
     for table, rows, columns in tables:
         every += rows
+        labelled = is_labelled(rows, columns)
         for row in rows:
             name, caption = row.values.get(columns.file or ""), caption_of(row, columns)
             if not isinstance(name, str | int) or not str(name):
@@ -199,61 +192,19 @@ def _of_tables(tables: Sequence[Table], names: _Names, kind: Kind) -> FolderSour
                 left_out.append(LeftOut(str(name), f"{row.place}, {why}"))
                 continue
             silent.pop(file, None)
-            if caption is None and columns.caption:
-                why = f"has no '{columns.caption[0]}' for {name}: write its caption"
+            if lacking := missing(row, caption, columns, labelled):
+                why = f"has no {lacking} for {name}: write it, or remove the line"
                 left_out.append(LeftOut(str(file), f"{row.place}, {why}"))
             elif (file, caption) in found:
                 left_out.append(LeftOut(str(file), f"{row.place}, is about {name} once more: keep one line for it"))
             else:
-                found[file, caption] = Entry(file, caption, row, _is_test(table.stem) or False)
+                found[file, caption] = Entry(file, caption, row, is_test(table.stem) or False)
     shown = " or ".join(table.path.name for table in tables[:2])
     left_out += [LeftOut(str(file), f"{file} is not in {shown}: give it a line, or remove it") for file in silent]
     entries = sorted(found.values(), key=lambda entry: entry.path)  # whatever the order of the table is
     paths = tuple(entry.path for entry in entries)
-    facts = _facts(entries, columns_of(every, kind.name))
+    facts = facts_of(entries, columns_of(every, kind.name))
     return FolderSource(paths, facts, tuple(left_out), layout=f"with a table, {shown}")
-
-
-class Entry(NamedTuple):
-    """A file, its caption, the row of its table, and whether that table is of a test split."""
-
-    path: Path
-    caption: str | None
-    row: Row
-    test: bool
-
-
-def _facts(entries: Sequence[Entry], columns: Columns) -> Facts:
-    """What the columns of a table say of the files that can be used."""
-    rows = [entry.row for entry in entries]
-    captions = tuple(entry.caption for entry in entries if entry.caption is not None)
-    numbers = number_columns(rows, columns)
-    labels: tuple[int, ...] | None = None
-    classes: tuple[str, ...] = ()
-    if columns.label is not None:
-        values = [row.values.get(columns.label) for row in rows]
-        if _are_classes(values):
-            labels, classes = classes_of(values)
-        elif all(number(value) is not None for value in values):
-            numbers[columns.label] = tuple(number(value) or 0.0 for value in values)
-    groups = None
-    if columns.group is not None:
-        groups = tuple(str(row.values.get(columns.group) or row.place) for row in rows)
-    elif len({entry.path for entry in entries}) < len(entries):  # several captions of one file
-        groups = tuple(str(entry.path) for entry in entries)
-    parts = [bool(_is_test(str(row.values.get(columns.part or "")))) for row in rows]
-    test = frozenset(index for index, entry in enumerate(entries) if entry.test or parts[index])
-    return Facts(captions if columns.caption else None, labels, classes, numbers, groups, test)
-
-
-def _are_classes(values: Sequence[Any]) -> bool:
-    """Whether values are classes: all there, whole if they are numbers, and few."""
-    if any(value is None or not isinstance(value, str | int | float) or str(value).strip() == "" for value in values):
-        return False
-    numbers = [number(value) for value in values]
-    if all(value is not None for value in numbers) and not all(float(value or 0).is_integer() for value in numbers):
-        return False
-    return len(set(map(str, values))) <= max(FEW, SHARE * len(values))
 
 
 def _of_text_files(files: Sequence[Path]) -> FolderSource:
@@ -275,23 +226,41 @@ def _of_text_files(files: Sequence[Path]) -> FolderSource:
 
 def _with_folders(path: Path, source: FolderSource, classes: bool) -> FolderSource:
     """The source with the split that folders called train and test say, and with ``classes`` those of other folders."""
-    facts, notes = source.facts, source.notes
     parts: list[tuple[str, ...]] = [file.relative_to(path).parts[:-1] for file in source.paths]
+    test = set(source.facts.test)
     label: list[str] | None = None
-    test = set(facts.test)
     while parts and all(parts):
         names = {names[0] for names in parts}
-        if len(names) > 1 and all(_is_test(name) is not None for name in names):
-            test |= {index for index, names in enumerate(parts) if _is_test(names[0])}
+        if len(names) > 1 and all(is_test(name) is not None for name in names):
+            test |= {index for index, names in enumerate(parts) if is_test(names[0])}
+            rest = [names[1:] for names in parts]
+            if classes and label is None and _only_test_is_bare(rest, test):
+                return _with_folders(path, _without_bare(source, rest), classes)
         elif len(names) > 1 and label is None:
             label = [names[0] for names in parts]
         elif len(names) > 1:
             break
         parts = [names[1:] for names in parts]
-    if not all(parts) and any(parts) and label is None:
-        notes = (*notes, "some files lie beside the folders of others, so that folders are no classes")
+    facts = replace(source.facts, test=frozenset(test))
     if label is not None and classes:
         labels, names_of = classes_of(label)
         facts = replace(facts, labels=labels, classes=names_of)
-    layout = "in class folders" if label is not None and classes else source.layout
-    return replace(source, facts=replace(facts, test=frozenset(test)), notes=notes, layout=layout)
+        return replace(source, facts=facts, layout="in class folders")
+    notes = source.notes
+    if classes and not all(parts) and any(parts):
+        notes = (*notes, "some files lie beside the folders of others, so that folders are no classes")
+    return replace(source, facts=facts, notes=notes)
+
+
+def _only_test_is_bare(rest: Sequence[tuple[str, ...]], test: Collection[int]) -> bool:
+    """Whether what is trained on lies in class folders, and some of the test split in none."""
+    bare = {index for index, names in enumerate(rest) if not names}
+    return bool(bare) and bare <= set(test) and len({names[0] for names in rest if names}) > 1
+
+
+def _without_bare(source: FolderSource, rest: Sequence[tuple[str, ...]]) -> FolderSource:
+    """The source without the files of a test split that lie in no class folder, as competitions give them."""
+    kept = [index for index, names in enumerate(rest) if names]
+    note = f"{len(rest) - len(kept):,} files of the test split lie in no class folder, and are not used"
+    paths = tuple(source.paths[index] for index in kept)
+    return replace(source, paths=paths, facts=source.facts.some(kept), notes=(*source.notes, note))

@@ -18,8 +18,6 @@ import torch
 from core.data.dataset import DataError
 from core.data.survey import LeftOut
 
-MOST_LEFT_OUT = 0.25  # share of the examples; where more are unusable, something else is wrong
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -212,8 +210,8 @@ def plain_caption(caption: str) -> str:
 
 
 def check_left_out(left_out: Sequence[LeftOut], kept: int) -> None:
-    """Raises DataError, with the first sentence of those that were left out, where hardly anything else is there."""
-    if left_out and (kept == 0 or len(left_out) > MOST_LEFT_OUT * (kept + len(left_out))):
+    """Raises DataError, with the sentence of the first that was left out, where they are more than a quarter of all."""
+    if 3 * len(left_out) > kept:
         others = len(left_out) - 1
         more = f" (and {others} more cannot be used: `langevin data` lists them)" if others else ""
         raise DataError(f"{left_out[0].why}{more}")

@@ -63,6 +63,16 @@ def share(found: Sequence[bool] | Tensor) -> ConfidenceInterval:
     return ConfidenceInterval(value, max(0.0, around.low), min(1.0, around.high))
 
 
+def median(values: Tensor) -> ConfidenceInterval:
+    """The median of values (N,), between the values of the ranks that it has in 95 % of cases, whatever their law."""
+    ordered = values.detach().double().cpu().sort().values
+    count = len(ordered)
+    reach = REACH / 2 * math.sqrt(count)
+    low, high = math.floor(count / 2 - reach), math.ceil(count / 2 + reach)
+    ends = float(ordered[max(0, low)]), float(ordered[min(count - 1, high)])
+    return ConfidenceInterval(float(torch.quantile(ordered, 0.5)), *ends)
+
+
 def without_groups(figure: Weighted, sizes: Sequence[int], groups: int, seed: int = 0) -> ConfidenceInterval:
     """A figure of sets of so many samples, and its interval by leaving out each of ``groups`` random groups of a set.
 

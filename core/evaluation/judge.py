@@ -6,14 +6,19 @@ names, or, of two encoders, to find which caption belongs to which sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.progress import Progress
+
 Judge = TypeVar("Judge", bound=nn.Module)
+TICKS = 100  # parts in which progress is shown
+RISE = 0.2  # share of the steps over which the rate rises
 
 
 def train_judge(
@@ -43,6 +48,49 @@ def train_judge(
     return judge.eval().requires_grad_(False)
 
 
+def train_within(
+    make: Callable[[], Judge],
+    loss: Callable[[Judge, Tensor], Tensor],
+    count: int,
+    seconds: float,
+    most: int,
+    lr: float = 3e-3,
+    batch: int = 64,
+    weight_decay: float = 5e-2,
+    seed: int = 0,
+    progress: Progress = Progress(),
+    what: str = "training a judge",
+) -> Judge:
+    """Make a judge and train it for ``most`` steps, or as many as fit into ``seconds`` of wall clock.
+
+    loss: of the judge on some rows (B,) of ``count`` examples, each of which comes once an epoch; it may draw from
+    torch's global generator, which is left as it was. The rate rises and falls once over what there is of either.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = make().train()
+        optimizer = torch.optim.AdamW(judge.parameters(), lr, weight_decay=weight_decay, fused=True)
+        rows, began, step, done = _rows(count, min(batch, count)), time.monotonic(), 0, 0.0
+        for tick in progress.track(range(TICKS), what):
+            while done < (tick + 1) / TICKS:
+                progress.check()
+                optimizer.param_groups[0]["lr"] = lr * min((done + 0.01) / RISE, (1 - done) / (1 - RISE))
+                found = loss(judge, next(rows))
+                optimizer.zero_grad()
+                found.backward()
+                optimizer.step()
+                step += 1
+                done = max(step / most, (time.monotonic() - began) / seconds)
+    return judge.eval().requires_grad_(False)
+
+
+def _rows(count: int, batch: int) -> Iterator[Tensor]:
+    """Rows of batches, epoch after epoch; what fills no batch is left out."""
+    while True:
+        order = torch.randperm(count)
+        yield from (order[first : first + batch] for first in range(0, count - batch + 1, batch))
+
+
 def contrastive_loss(texts: Tensor, others: Tensor, captions: Sequence[str], logit_scale: Tensor) -> Tensor:
     """How badly captions (B, D) and what they describe (B, D), both of length 1, are distinguished, ().
 
@@ -50,7 +98,9 @@ def contrastive_loss(texts: Tensor, others: Tensor, captions: Sequence[str], log
     (2103.00020, section 2.3), by their products times ``exp(logit_scale)``. Equal captions are no rivals.
     """
     alike = texts @ others.T * logit_scale.exp().clamp(max=100)
-    rivals = torch.tensor([[a == b for b in captions] for a in captions], device=alike.device)
+    number = {caption: index for index, caption in enumerate(captions)}
+    which = torch.tensor([number[caption] for caption in captions], device=alike.device)
+    rivals = which[:, None] == which
     rivals.fill_diagonal_(False)
     alike = alike.masked_fill(rivals, -1e4)
     right = torch.arange(len(alike), device=alike.device)

@@ -12,10 +12,12 @@ data itself although the model is never asked below the schedule's cleanest time
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.integrate import RK45
 from torch import Tensor
 
 from core.denoiser import Bound
@@ -27,9 +29,9 @@ Field = Callable[[float, Tensor], Tensor]  # a, state (B, M) -> its derivative (
 def encode(denoise: Bound, x: Tensor, tolerance: float = 1e-6) -> Tensor:
     """The noise of data: x (B, ...) at clean data -> x_t (B, ...) at the schedule's noisiest time."""
     first, last = ends(denoise)
-    velocity = velocity_of(denoise, x.dtype)
+    velocity = Velocity(denoise, x.dtype)
     y = first_step(velocity, x.double(), first, tolerance)
-    *_, step = integrate(flat(velocity, x.shape), y.flatten(1), first, last, tolerance)
+    *_, step = integrate(flat(velocity, x.shape), y.flatten(1), first, last, each_number(tolerance))
     return (step.state.view(x.shape) * end_size(denoise)).to(x.dtype)
 
 
@@ -37,28 +39,33 @@ def encode(denoise: Bound, x: Tensor, tolerance: float = 1e-6) -> Tensor:
 def decode(denoise: Bound, x: Tensor, tolerance: float = 1e-6) -> Tensor:
     """The data of noise, the inverse of ``encode``: x_t (B, ...) at the noisiest time -> x0 (B, ...)."""
     first, last = ends(denoise)
-    velocity = velocity_of(denoise, x.dtype)
+    velocity = Velocity(denoise, x.dtype)
     y = (x.double() / end_size(denoise)).flatten(1)
-    *_, step = integrate(flat(velocity, x.shape), y, last, first, tolerance)
-    return (step.state - first / 2 * step.slope).view(x.shape).to(x.dtype)
+    *_, step = integrate(flat(velocity, x.shape), y, last, first, each_number(tolerance))
+    return (step.state - first / 2 * step.slopes[-1]).view(x.shape).to(x.dtype)
 
 
-def _blend(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    return torch.stack([weight * value for weight, value in zip(weights, values) if weight]).sum(0)
+def _blend(weights: np.ndarray, values: Tensor) -> Tensor:
+    """The sum of the first values (S, B, M), each times its weight (S or more,)."""
+    return torch.tensordot(torch.from_numpy(weights[: len(values)]).to(values), values, 1)
 
 
-def velocity_of(denoise: Bound, dtype: torch.dtype) -> Field:
-    """f(a, y) for y (B, ...); the denoiser computes in ``dtype``, everything else in float64."""
+class Velocity:
+    """f(a, y) for y (B, ...); the denoiser computes in ``dtype``, everything else in float64. It counts its calls."""
 
-    def velocity(a: float, y: Tensor) -> Tensor:
-        ratio = torch.tensor(math.inf if a == math.pi / 2 else math.tan(a), dtype=torch.float64)
-        t = denoise.schedule.time(ratio)
-        alpha, sigma = (float(value) for value in denoise.schedule(t))
+    def __init__(self, denoise: Bound, dtype: torch.dtype) -> None:
+        self.denoise = denoise
+        self.dtype = dtype
+        self.calls = 0
+
+    def __call__(self, a: float, y: Tensor) -> Tensor:
+        self.calls += 1
+        schedule = self.denoise.schedule
+        t = schedule.time(torch.tensor(math.inf if a == math.pi / 2 else math.tan(a), dtype=torch.float64))
+        alpha, sigma = (float(value) for value in schedule(t))
         size = math.hypot(alpha, sigma)
-        clean = denoise((size * y).to(dtype), t).double()
+        clean = self.denoise((size * y).to(self.dtype), t).double()
         return (alpha / size * y - clean) * (size / sigma)
-
-    return velocity
 
 
 def flat(velocity: Field, shape: torch.Size) -> Field:
@@ -91,47 +98,66 @@ def end_size(denoise: Bound) -> float:
 
 @dataclass(frozen=True)
 class Solved:
-    """An accepted step of the solver: where it is, the state there, its derivative and the step's local error."""
+    """An accepted step of the solver, and the path within it."""
 
-    angle: float
-    state: Tensor  # (B, M)
-    slope: Tensor  # (B, M)
-    error: Tensor  # (B, M)
+    start: float
+    angle: float  # where it ends
+    before: Tensor  # (B, M), the state at its start
+    state: Tensor  # (B, M), the state at its end
+    slopes: Tensor  # (7, B, M), the derivatives at its stages
+
+    def at(self, part: float) -> tuple[Tensor, Tensor]:
+        """The state and its derivative (B, M) a ``part`` of the way, in [0, 1]; of order 4, exact at both ends."""
+        powers = np.arange(1, 5)
+        length = self.angle - self.start
+        shift, rate = RK45.P @ part**powers, RK45.P @ (powers * part ** (powers - 1))
+        return self.before + length * _blend(shift, self.slopes), _blend(rate, self.slopes)
 
 
-# Dormand and Prince's pair of orders 5 and 4; the last stage is the next step's first.
-_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
-_STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
+Norm = Callable[[float, Tensor, Tensor], float]  # angle, error and state of a step -> the error in tolerances
+
+
+def each_number(tolerance: float) -> Norm:
+    """The largest error of a number x, in units of ``tolerance (1 + |x|)``."""
+    return lambda angle, error, state: float((error / (tolerance * (1 + state.abs()))).abs().max())
+
+
+def against_noise(tolerance: float) -> Norm:
+    """The root mean square error of the worst sample, in units of ``tolerance`` times the noise's deviation, sin(a).
+
+    A density has no finer structure than the noise, so that an error of the path matters in this unit: the steps near
+    clean data are small as they must be, and no smaller.
+    """
+    return lambda angle, error, state: float(error.square().mean(1).max().sqrt()) / (tolerance * math.sin(angle))
+
+
 _PATIENCE = 1000  # steps
-_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-def integrate(field: Field, state: Tensor, start: float, stop: float, tolerance: float) -> Iterator[Solved]:
-    """Adaptive Runge-Kutta; every number keeps to ``tolerance (1 + |state|)`` a step. ValueError where none can."""
+def integrate(field: Field, state: Tensor, start: float, stop: float, norm: Norm) -> Iterator[Solved]:
+    """Adaptive Runge-Kutta of orders 5 and 4 (Dormand and Prince); every step's error is at most 1 in ``norm``.
+
+    Raises ValueError where no step reaches it.
+    """
     angle, step, slope = start, (stop - start) / 50, field(start, state)
+    step = math.copysign(min(abs(step), start), step)
     for _ in range(_PATIENCE):
-        slopes = [slope]
-        for node, row in zip(_NODES, _STAGES):
-            there = state + step * _blend(row, slopes)
-            slopes.append(field(angle + node * step, there))
-        error = step * _blend(_ERROR, slopes)
-        scaled = error / (tolerance * (1 + torch.maximum(state.abs(), there.abs())))
-        size = float(scaled.abs().max())
+        slopes = slope[None]
+        for node, row in zip(RK45.C[1:], RK45.A[1:]):
+            slopes = torch.cat([slopes, field(angle + node * step, state + step * _blend(row, slopes))[None]])
+        there = state + step * _blend(RK45.B, slopes)
+        slopes = torch.cat([slopes, field(angle + step, there)[None]])
+        error = step * _blend(RK45.E, slopes)
+        size = norm(angle + step, error, torch.maximum(state.abs(), there.abs()))
         if size <= 1:
             arrived = abs(stop - angle - step) <= 1e-12 * abs(stop - start)
-            angle, state, slope = (stop if arrived else angle + step), there, slopes[-1]
-            yield Solved(angle, state, slope, error)
+            end = stop if arrived else angle + step
+            yield Solved(angle, end, state, there, slopes)
+            angle, state, slope = end, there, slopes[-1]
             if arrived:
                 return
         step *= min(5.0, max(0.2, 0.9 * max(size, 1e-10) ** -0.2)) if math.isfinite(size) else 0.2
         # Longer steps would jump over the places where a sample decides between modes, without noticing.
         longest = min(abs(stop - angle), abs(stop - start) / 20)
         step = math.copysign(min(abs(step), longest), stop - start)
-    raise ValueError(f"the ODE cannot be solved to {tolerance:g}: raise the tolerance or compute in float64")
+    raise ValueError("the ODE cannot be solved to this tolerance: raise the tolerance or compute in float64")

@@ -100,7 +100,8 @@ def _finished(training: Training, state: State, pace: Pace) -> bool:
     """Whether a run that was resumed is over; what is left of the time after a last sheet is not enough to go on."""
     if state.ended > state.step:
         return True
-    over = pace.progress() >= 1 or (state.progress >= 1 and pace.spent() > 0.95 * pace.whole() > 0)
+    late = state.progress >= 1 and pace.spent() > 0.95 * pace.whole() > 0
+    over = pace.progress() >= 1 or pace.largest([late])[0] > 0
     # Where it was stopped at its last step, which of its models is the best may not be known yet.
     return over and (training.patience is None or state.best is None or state.ended == state.step)
 

@@ -27,7 +27,8 @@ HELD_OUT = 512  # examples of which it is the mean
 EARLY = 0.05  # the share of a run with a deadline after which each is made once, so that its cost is known
 TRIAL = 0.03  # the share of such a run that the first may take
 MOST = 0.1  # the share of such a run that all of them may take
-FEW = 4  # samples of the smallest sheet
+LATE = 1.0  # seconds after the deadline that the last may take, where it takes longer than the ones before
+FEW = 4  # samples of the smallest sheet, and examples of the least held-out loss
 
 
 class StepResult(NamedTuple):
@@ -40,9 +41,12 @@ class StepResult(NamedTuple):
 class Measurement:
     """Something that a run does every so many steps, and what it costs."""
 
-    def __init__(self, every: int, make: Callable[[State, Callable[[], None]], None]) -> None:
-        """every: 0 is never; make: takes the state and what it has to call often, which raises where it must end."""
+    def __init__(self, every: int, count: int, make: Callable[[State, int, Callable[[], None]], None]) -> None:
+        """every: 0 is never; count: of samples or examples; make: takes the state, the count and what it has to call
+        often, which raises where it must end.
+        """
         self.every = every
+        self.count = count
         self.make = make
         self.seconds = 0.0  # that it took the last time
         self.step = -1  # at which it was made the last time; -1 if it was not yet
@@ -62,15 +66,13 @@ class Monitor:
         self.pace = pace
         self.steps: list[StepResult] = []
         self.since = time.monotonic()
-        self.count = run.sample_count
         self.spent = 0.0  # seconds of all measurements
         self.lowest = False  # whether the held-out loss is the lowest yet at this step, where training may stop early
         self.risen = False  # whether it is above the lowest by more than noise
         self.over = False  # whether that has lasted
-        self.held_out_loss = Measurement(
-            run.validate_every if held_out is not None and len(held_out) else 0, self._measure
-        )
-        self.sheet = Measurement(run.sample_every, self._show)
+        validated = held_out is not None and len(held_out) > 0
+        self.held_out_loss = Measurement(run.validate_every if validated else 0, HELD_OUT, self._measure)
+        self.sheet = Measurement(run.sample_every, run.sample_count, self._show)
         self.measurements = (self.held_out_loss, self.sheet)
 
     def update(self, state: State, step: StepResult) -> None:
@@ -107,7 +109,7 @@ class Monitor:
         """Make what has not been made at this step; whether that was not interrupted."""
         if not measurement.every or measurement.step == state.step:
             return True
-        return self._make(measurement, state, self.pace.deadline)
+        return self._make(measurement, state, None if self.pace.deadline is None else self.pace.deadline + LATE)
 
     def _due(self, measurement: Measurement, step: int) -> bool:
         """Whether it is time; with a deadline, early once, and then not while they have taken much of it."""
@@ -125,18 +127,17 @@ class Monitor:
         began, first, finished = time.monotonic(), measurement.step < 0, True
         measurement.step = state.step
         try:
-            measurement.make(state, lambda: self.pace.check(deadline))
+            measurement.make(state, measurement.count, lambda: self.pace.check(deadline))
         except DeadlineError:
-            if measurement is self.sheet and self.count > FEW:
-                self.count = max(FEW, self.count // 4)
-                measurement.step = -1 if first else state.step
-            else:
+            if first and measurement.count > FEW:
+                measurement.count, measurement.step = max(FEW, measurement.count // 4), -1  # and tried again
+            elif first:
                 measurement.every = 0
         except StoppedError:
             finished, measurement.step = False, -1  # the loop keeps a checkpoint
         measurement.seconds = time.monotonic() - began
         self.spent += measurement.seconds
-        self.pace.reserve = 1.1 * sum(each.seconds for each in self.measurements if each.every)
+        self.pace.reserve = 1.2 * sum(each.seconds for each in self.measurements if each.every)
         return finished
 
     def _at_once(self) -> AbstractContextManager[None]:
@@ -163,10 +164,10 @@ class Monitor:
         self.steps.clear()
         self.since = time.monotonic()
 
-    def _measure(self, state: State, check: Callable[[], None]) -> None:
+    def _measure(self, state: State, count: int, check: Callable[[], None]) -> None:
         assert self.held_out is not None
         training = self.recipe.training
-        found = held_out_loss(state, self.held_out, training, HELD_OUT, check, self._at_once())
+        found = held_out_loss(state, self.held_out, training, count, check, self._at_once())
         if self.logger is not None:
             by_bin = {f"held_out/{index}": value for index, value in enumerate(found.bins)}
             self.logger.write(state.step, {"held_out": statistics.fmean(found.losses), **by_bin})
@@ -183,9 +184,9 @@ class Monitor:
         if self.lowest:
             state.best = Best(state.step, progress, tuple(losses))
 
-    def _show(self, state: State, check: Callable[[], None]) -> None:
+    def _show(self, state: State, count: int, check: Callable[[], None]) -> None:
         recipe, seed = self.recipe, self.recipe.training.seed
-        request = recipe.modality.request(count=self.count, batch=self.count, seed=seed)
+        request = recipe.modality.request(count=count, batch=count, seed=seed)
 
         def on_step(step: Step) -> None:
             check()

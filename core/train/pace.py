@@ -69,14 +69,14 @@ class _Talk(NamedTuple):
     """What several processes agreed on at a step."""
 
     step: int
-    progress: float
-    rate: float  # of the progress, a step
+    share: float  # of the time that is over
+    rate: float  # by which that grows, a step
     time: float
     again: int = -1  # the step at which they talk again
 
     def at(self, step: int) -> float:
-        """The progress at a later step."""
-        return self.progress + (step - self.step) * self.rate
+        """The share at a later step."""
+        return self.share + (step - self.step) * self.rate
 
 
 class Pace:
@@ -149,28 +149,30 @@ class Pace:
         return found
 
     def _agreed(self) -> float:
-        step = self.state.step
+        by_steps = self.state.step / self.training.steps
         if self.accelerator.num_processes == 1:
-            return self._own()
-        if step < self._talk.again:
-            return max(step / self.training.steps, self._talk.at(step))
-        own, last = self._own(), self._talk
-        steps, now = step - last.step, time.monotonic()
-        a_step = (now - last.time) / steps
-        rate = max(0.0, own - last.progress) / steps if last.step >= 0 else 0.0
+            return max(by_steps, self._by_time())
+        if self.state.step >= self._talk.again:
+            self._agree()
+        # The share of the steps is exact, so that a run without a clock is the same at every pace.
+        return max(by_steps, self._talk.at(self.state.step))
+
+    def _agree(self) -> None:
+        step, last, now, share = self.state.step, self._talk, time.monotonic(), self._by_time()
+        a_step = (now - last.time) / (step - last.step)
+        rate = max(0.0, share - last.share) / (step - last.step) if last.step >= 0 else 0.0
         again = float(min(max(1, int(TALK / max(a_step, 1e-9))), 2 * max(1, last.again - last.step)))
         main = self.accelerator.is_main_process
-        stopped, *agreed = self.largest([self.signals.number, *((own, rate, again) if main else (0.0, 0.0, 0))])
-        self.stopped, (progress, rate, again) = int(stopped), agreed
-        self._talk = _Talk(step, progress, rate, now, step + int(again))
-        return progress
+        stopped, *agreed = self.largest([self.signals.number, *((share, rate, again) if main else (0.0, 0.0, 0.0))])
+        self.stopped, (share, rate, again) = int(stopped), agreed
+        self._talk = _Talk(step, share, rate, now, step + int(again))
 
-    def _own(self) -> float:
-        """What this process makes of its own clock."""
-        progress = self.state.step / self.training.steps
+    def _by_time(self) -> float:
+        """The share of the seconds or of the wall clock that is over, as this process knows it."""
+        share = 0.0
         if self.training.seconds is not None:
-            progress = max(progress, self.state.seconds / self.training.seconds)
+            share = self.state.seconds / self.training.seconds
         if self.deadline is not None:
             left = self.deadline - self.reserve - time.monotonic()
-            progress = max(progress, self.spent() / (self.spent() + left) if left > 0 else 1.0)
-        return progress
+            share = max(share, self.spent() / (self.spent() + left) if left > 0 else 1.0)
+        return share

@@ -106,6 +106,7 @@ def save(state: State, recipe: Recipe, folder: Path, keep: int | None, main: boo
         "loop_seconds": state.loop_seconds,
         "wall_seconds": state.wall_seconds,
         "progress": state.progress,
+        "source": recipe.source,
     }
     if state.best is not None:
         metadata |= {"best": state.best.metadata(), "ended": state.ended}
@@ -155,6 +156,7 @@ def resume(state: State, recipe: Recipe, path: Path) -> None:
         "arguments": dict(recipe.arguments),
         "batch": recipe.training.batch,
         "seed": recipe.training.seed,
+        "source": recipe.source,
     }
     for name, value in ours.items():
         if metadata.get(name) != value:

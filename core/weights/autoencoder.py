@@ -188,6 +188,8 @@ def _plan(config: Mapping[str, Any], what: str, quant: bool, embedded: int | Non
 def _config(plan: Plan) -> dict[str, Any]:
     if plan.dims != 2:
         raise CheckpointError(f"diffusers' autoencoders are 2-d, this one has {plan.dims} axes: keep our own format")
+    if plan.fold > 1:
+        raise CheckpointError("diffusers' autoencoders do not fold pixels into channels: keep our own format")
     return {
         "in_channels": plan.channels,
         "out_channels": plan.channels,

@@ -19,6 +19,7 @@ from image.captions import captioned_digits
 from image.defaults import image_files
 from image.features import timm_maps
 from image.modality import MODALITY
+from image.own import AUTOENCODER_SIZES, divided_size, own_pictures, own_plan, own_training
 from image.presets import tiny_plan
 
 UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself
@@ -46,6 +47,38 @@ def small(data: str, size: int = 128, latent: int = 4) -> Recipe:
 
     training = Training(32, 200_000, 2e-4, warmup=100_000, betas=(0.5, 0.9), ema={"ema": Constant(0.999)})
     return Recipe(system, (latent, size // 8, size // 8), UNUSED, training, image_files(data, size), MODALITY)
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    fold: int = 0,
+    width: int = 32,
+    latent: int = 4,
+    batch: int = 32,
+    steps: int = 3_000,
+    lr: float = 2e-3,
+    warmup: int = 100,
+) -> Recipe:
+    """KL-f4 on your own pictures, sized to them, to your machine and to the time you give."""
+    plan = own_plan(channels, size, fold, width, latent)
+
+    def system() -> AutoencoderTraining:
+        return AutoencoderTraining(KLAutoencoder(plan), Weights(squared=1.0, kl=1e-3))
+
+    training = replace(own_training(batch, steps, lr, warmup), ema={"ema": Constant(0.99)})
+    height, across = divided_size(size, plan.factor)
+    return Recipe(
+        system,
+        (latent, height // plan.factor, across // plan.factor),
+        UNUSED,
+        training,
+        own_pictures(data, (height, across), channels, mirror),
+        MODALITY,
+        sizes=AUTOENCODER_SIZES,
+    )
 
 
 def tiny(latent: int = 4, steps: int = 1500, batch: int = 32, lr: float = 2e-3, count: int = 50_000) -> Recipe:

@@ -16,6 +16,7 @@ from core.schedule import Discrete, cosine_betas, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
+from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
 
 
 def paper(data: str) -> Recipe:
@@ -66,6 +67,34 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width:
     training = Training(128, 200_000, 2e-4, warmup=640_000)
     sampling = Sampling(ddpm, trailing, steps=250)
     return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    classes: tuple[str, ...] = (),
+    fold: int = 0,
+    width: int = 32,
+    depth: int = 1,
+    dropout: float = 0.0,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 2e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own pictures, by class where they have classes; sized to them, to your machine and to the time you give."""
+
+    shape = Shape(size, channels, classes, fold)
+
+    def system() -> Diffusion:
+        net = unet(shape, width, depth, dropout)
+        denoiser = Denoiser(net, Discrete(linear_betas()), Epsilon())
+        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=plain(drop=shape.drop))
+
+    training = own_training(batch, steps, lr, warmup)
+    return own_recipe(system, data, mirror, shape, Sampling(ddpm, trailing, steps=100), training, UNET_SIZES)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

@@ -8,6 +8,7 @@ from core.condition import ClassLabel
 from core.denoiser import Denoiser
 from core.grid import trailing
 from core.nn.dit import DiT, Patches, dit_xl
+from core.nn.folded import Folded
 from core.objective import EDMWeight, LogNormal, Objective, epsilon, indices
 from core.prediction import Epsilon, F, LearnedRange
 from core.recipe import Recipe, Sampling, Training, linear
@@ -17,6 +18,7 @@ from core.schedule import VP, Discrete, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
+from image.own import DIT_SIZES, Shape, class_conditioner, own_recipe, own_training
 
 
 def paper(data: str, classes: int = 1000, size: int = 32) -> Recipe:
@@ -47,11 +49,42 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 10) -> Re
     return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
 
 
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    classes: tuple[str, ...] = (),
+    deviation: float = 0.5,
+    fold: int = 0,
+    width: int = 128,
+    depth: int = 6,
+    dropout: float = 0.0,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 1e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own pictures, by class where they have classes; sized to them, to your machine and to the time you give."""
+
+    shape = Shape(size, channels, classes, fold)
+
+    def system() -> Diffusion:
+        padded = tuple(-(-side // shape.fold) * shape.fold for side in shape.sides)
+        net = DiT(Patches(padded, channels, width, shape.fold), depth, heads=max(1, width // 32))
+        denoiser = Denoiser(Folded(net, 1, shape.fold), VP(), F(deviation), lambda t: 999 * t)
+        objective = Objective(LogNormal(-0.8, 1.4), EDMWeight(deviation), drop=shape.drop)
+        return Diffusion(denoiser, class_conditioner(shape, width), objective=objective)
+
+    training = own_training(batch, steps, lr, warmup)
+    return own_recipe(system, data, mirror, shape, Sampling(dpmpp_2m, trailing, steps=25), training, DIT_SIZES)
+
+
 def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, lr: float = 1e-3) -> Recipe:
     """Scikit-learn's real handwritten digits, by class, patches of 2: minutes on two CPU cores."""
 
     def system() -> Diffusion:
-        net = DiT(Patches((8, 8), 1, width, 2), depth, heads=width // 32)
+        net = DiT(Patches((8, 8), 1, width, 2), depth, heads=max(1, width // 32))
         denoiser = Denoiser(net, VP(), F(0.75), lambda t: 999 * t)
         objective = Objective(LogNormal(-0.6, 1.4), EDMWeight(0.75), drop=0.1)
         return Diffusion(denoiser, ClassLabel(10, width), objective=objective)

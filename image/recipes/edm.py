@@ -17,6 +17,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.ncsnpp import ddpmpp_cifar10
+from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
 
 
 def c_noise(sigma: Tensor) -> Tensor:
@@ -48,6 +49,36 @@ def small(data: str, size: int = 32, channels: int = 3, classes: int = 0, width:
     training = Training(256, 200_000, 5e-4, warmup=2_560_000, ema={"ema": Power(0.05), "long": Power(0.1)})
     sampling = Sampling(heun, karras, steps=18)
     return image_recipe(system, (channels, size, size), image_files(data, size, channels), sampling, training, classes)
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    classes: tuple[str, ...] = (),
+    deviation: float = 0.5,
+    fold: int = 0,
+    width: int = 32,
+    depth: int = 1,
+    dropout: float = 0.0,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 2e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own pictures, by class where they have classes; sized to them, to your machine and to the time you give."""
+
+    shape = Shape(size, channels, classes, fold)
+
+    def system() -> Diffusion:
+        net = unet(shape, width, depth, dropout)
+        denoiser = Denoiser(net, EDM(cleanest=0.005, noisiest=80 * deviation), F(deviation), c_noise)
+        objective = Objective(LogNormal(-0.8, 1.4), EDMWeight(deviation), drop=shape.drop)
+        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
+
+    training = own_training(batch, steps, lr, warmup)
+    return own_recipe(system, data, mirror, shape, Sampling(heun, karras, steps=18), training, UNET_SIZES)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

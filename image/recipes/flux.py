@@ -12,6 +12,7 @@ from core.distill import GuidanceDistillation, Teacher, embed_guidance, load_par
 from core.grid import shifted, trailing
 from core.model import Model
 from core.nn.flux import Flux, flux_dev, flux_schnell
+from core.nn.folded import Folded
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
@@ -27,7 +28,8 @@ from core.train.run import Run
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.latent import OWN_AUTOENCODER, SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.own import FLUX_SIZES, divided_size, own_captioned, own_plan, own_training
 from image.presets import tiny_plan
 
 SCALES = (1.0, 6.0)  # the guidance that students learn
@@ -84,6 +86,60 @@ def small(
     grid = shifted(trailing, shift_from_mu((size // 16) ** 2))
     sampling = Sampling(dpmpp_2m, grid, steps=25, guidance=4.0)
     return captioned_recipe(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    autoencoder: str = "",
+    fold: int = 0,
+    latent_width: int = 32,
+    latent: int = 4,
+    heads: int = 4,
+    doubles: int = 2,
+    singles: int = 4,
+    text_width: int = 64,
+    length: int = 24,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 1e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own captioned pictures, both stages sized to them, to your machine and to the time you give."""
+    plan = own_plan(channels, size, fold, latent_width, latent)
+    sides = divided_size(size, plan.factor)
+    height, across = (side // plan.factor for side in sides)
+
+    def system() -> Diffusion:
+        net = Flux(plan.code, heads, doubles, singles, text_width, text_width, (4, 14, 14), 2, guided=False)
+        denoiser = Denoiser(Folded(net, 1, 2), Flow(), FlowVelocity(), thousandths)
+        words = Words(TextEncoder(text_width, 2, 4, length), vector=text_width)
+        codec = Latents(KLAutoencoder(plan))
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
+
+    first = {
+        "data": data,
+        "size": size,
+        "channels": channels,
+        "mirror": mirror,
+        "fold": fold,
+        "width": latent_width,
+        "latent": latent,
+    }
+    return own_captioned(
+        system,
+        (plan.code, height, across),
+        Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0),
+        own_training(batch, steps, lr, warmup),
+        data,
+        sides,
+        channels,
+        mirror,
+        from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
+        FLUX_SIZES,
+    )
 
 
 def tiny(

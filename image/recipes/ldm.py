@@ -20,7 +20,8 @@ from core.systems.diffusion import Diffusion
 from core.text.words import Words
 from core.train.ema import Constant, Power
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.latent import OWN_AUTOENCODER, SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.own import TEXT_UNET_SIZES, divided_size, own_captioned, own_plan, own_training, text_unet
 from image.presets import tiny_plan
 
 
@@ -52,6 +53,59 @@ def small(data: str, autoencoder: str = "", size: int = 128, width: int = 128) -
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
     start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size}))
     return captioned_recipe(system, (4, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    autoencoder: str = "",
+    fold: int = 0,
+    latent_width: int = 32,
+    latent: int = 4,
+    width: int = 32,
+    depth: int = 1,
+    text_width: int = 64,
+    length: int = 24,
+    dropout: float = 0.0,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 2e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own captioned pictures, both stages sized to them, to your machine and to the time you give."""
+    plan = own_plan(channels, size, fold, latent_width, latent)
+    height, across = (side // plan.factor for side in divided_size(size, plan.factor))
+
+    def system() -> Diffusion:
+        net = text_unet(plan.code, (height, across), width, depth, text_width, dropout)
+        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
+        words = Words(TextEncoder(text_width, 2, 4, length))
+        codec = Latents(KLAutoencoder(plan))
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
+
+    first = {
+        "data": data,
+        "size": size,
+        "channels": channels,
+        "mirror": mirror,
+        "fold": fold,
+        "width": latent_width,
+        "latent": latent,
+    }
+    return own_captioned(
+        system,
+        (plan.code, height, across),
+        Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0),
+        own_training(batch, steps, lr, warmup),
+        data,
+        divided_size(size, plan.factor),
+        channels,
+        mirror,
+        from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
+        TEXT_UNET_SIZES,
+    )
 
 
 def tiny(

@@ -1,5 +1,6 @@
 """LoRA: low-rank adaptation of a trained model (2106.09685).
 
+langevin train --from runs/ldm-tiny --data pictures --lora 8   the same as
 langevin train lora --model runs/ldm-tiny --data pictures      only the LoRA is trained, and only it is saved
 langevin sample runs/lora-tiny --prompt "a red 7"              opens the model too, from where it lay
 langevin convert runs/lora-tiny style.safetensors              the LoRA with diffusers' names; --to original: kohya's
@@ -8,19 +9,15 @@ langevin convert runs/lora-tiny style.safetensors              the LoRA with dif
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-import torch
-
-from core.codec import Latents
 from core.nn.lora import ATTENTION
-from core.recipe import Recipe, Training, build, cosine, load, read_header
+from core.recipe import Recipe, Training, cosine
 from core.systems.diffusion import Diffusion
 from core.systems.lora import LoRADiffusion
 from core.train.ema import Constant, Power
-from core.train.state import newest
-from core.weights.checkpoint import CheckpointError
-from image.captioned import captioned_recipe
+from image.trained import Trained, open_trained
+
+RATE = 0.128  # over the width of the network: the 1e-4 that Stable Diffusion is adapted with, at its 1280
 
 
 def paper(
@@ -35,7 +32,26 @@ def paper(
 ) -> Recipe:
     """On a large model: rank 16 on all of its attention, a few thousand small steps."""
     training = Training(batch, steps, lr, 100 * batch, cosine, weight_decay=1e-2, ema={"ema": Constant(0.999)})
-    return _adapted(model, data, rank, alpha, targets, training)
+    return _adapted(open_trained(model), data, rank, alpha, targets, training)
+
+
+def own(
+    model: str,
+    data: str = "",
+    rank: int = 16,
+    alpha: float = 0.0,
+    targets: tuple[str, ...] = ATTENTION,
+    size: int = 0,
+    steps: int = 1_000,
+    batch: int = 16,
+    lr: float = 0.0,
+    warmup: int = 0,
+) -> Recipe:
+    """On pictures of your own, at a rate that falls with the width of the network; alpha, size, lr: 0 chooses them."""
+    found = open_trained(model, size)
+    rise = warmup or min(100, steps // 10) * batch
+    training = Training(batch, steps, lr or RATE / found.width, rise, cosine, (0.9, 0.99), ema={"ema": Power(0.06)})
+    return _adapted(found, data, rank, alpha or float(rank), targets, training)
 
 
 def tiny(
@@ -50,33 +66,19 @@ def tiny(
 ) -> Recipe:
     """On a tiny model, of the digits for instance: minutes on two CPU cores."""
     training = Training(batch, steps, lr, 50 * batch, cosine, betas=(0.9, 0.99), ema={"ema": Power(0.06)})
-    return _adapted(model, data, rank, alpha, targets, training)
+    return _adapted(open_trained(model), data, rank, alpha, targets, training)
 
 
-def _adapted(model: str, data: str, rank: int, alpha: float, targets: tuple[str, ...], training: Training) -> Recipe:
-    """A model's own recipe with a LoRA to train; on captioned pictures of your own, or else on the model's data.
-
-    model: a checkpoint, or a run's folder. Raises CheckpointError where there is none.
-    """
-    path = Path(model)
-    path = (newest(path) or path) if path.is_dir() else path
-    metadata = read_header(path)
-    base = build(metadata["recipe"], metadata["arguments"])
+def _adapted(
+    found: Trained, data: str, rank: int, alpha: float, targets: tuple[str, ...], training: Training
+) -> Recipe:
+    """A trained model's recipe with a LoRA to train; on pictures of your own, or else on the model's data."""
 
     def system() -> Diffusion:
-        with torch.device("cpu"):  # the model comes from its file, even where systems are built without memory
-            found = load(path).diffusion
-        return LoRADiffusion(found, rank, alpha, targets)
+        return LoRADiffusion(found.system(), rank, alpha, targets)
 
-    if not data:
-        return dataclasses.replace(base, system=system, training=training, initialize=None)
-    return captioned_recipe(system, base.shape, base.sampling, training, data, side(base, path))
-
-
-def side(base: Recipe, path: Path) -> int:
-    """How many pixels wide the pictures of a model are."""
-    with torch.device("meta"):
-        found = base.system()
-    if not isinstance(found, Diffusion):
-        raise CheckpointError(f"{path} is of {base.name}, which makes no samples: give a diffusion model")
-    return base.shape[-1] * (found.codec.autoencoder.plan.factor if isinstance(found.codec, Latents) else 1)
+    if data:
+        return found.recipe(system, training, data)
+    if found.own is None:
+        raise ValueError("a published model comes without its data: give yours with --data")
+    return dataclasses.replace(found.own, system=system, training=training, initialize=None)

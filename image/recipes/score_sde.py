@@ -17,6 +17,7 @@ from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.fir import BOX, FIR
 from image.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
+from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
 
 
 def paper_ve(data: str, deep: bool = False) -> Recipe:
@@ -75,6 +76,35 @@ def small(data: str, size: int = 32, channels: int = 3, width: int = 64) -> Reci
     return image_recipe(
         system, (channels, size, size), image_files(data, size, channels), sampling, published(200_000, 0.9999)
     )
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    classes: tuple[str, ...] = (),
+    fold: int = 0,
+    width: int = 32,
+    depth: int = 1,
+    dropout: float = 0.0,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 2e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own pictures on a VP path, by class where they have classes; sized to them, your machine and your time."""
+
+    shape = Shape(size, channels, classes, fold)
+
+    def system() -> Diffusion:
+        net = unet(shape, width, depth, dropout)
+        denoiser = Denoiser(net, VP(), Epsilon(), lambda t: 999 * t)
+        objective = Objective(weight=epsilon, drop=shape.drop)
+        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
+
+    sampling = Sampling(predictor_corrector, linspace, steps=200)
+    return own_recipe(system, data, mirror, shape, sampling, own_training(batch, steps, lr, warmup), UNET_SIZES)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

@@ -10,6 +10,7 @@ from core.autoencoder.net import sd3_vae
 from core.codec import Latents
 from core.denoiser import Denoiser, thousandths
 from core.grid import between, linspace, shifted, trailing
+from core.nn.folded import Folded
 from core.nn.mmdit import MMDiT, sd3_medium, sd35_large, sd35_medium
 from core.nn.text import TextEncoder
 from core.objective import LogitNormal, Objective, flow
@@ -23,7 +24,8 @@ from core.text.words import Words
 from core.train.ema import Constant, Power
 from core.train.precision import Precision
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
-from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.latent import OWN_AUTOENCODER, SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.own import MMDIT_SIZES, divided_size, own_captioned, own_plan, own_training
 from image.presets import tiny_plan
 
 LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
@@ -65,6 +67,60 @@ def small(
     sampling = Sampling(dpmpp_2m, trailing, steps=25, guidance=4.0)
     start = from_autoencoder(autoencoder, build(SMALL_AUTOENCODER, {"data": data, "size": size, "latent": LATENT}))
     return captioned_recipe(system, (LATENT, size // 8, size // 8), sampling, training, data, size, start)
+
+
+def own(
+    data: str,
+    size: tuple[int, ...] = (),
+    channels: int = 3,
+    mirror: bool = False,
+    autoencoder: str = "",
+    fold: int = 0,
+    latent_width: int = 32,
+    latent: int = 4,
+    heads: int = 4,
+    depth: int = 6,
+    text_width: int = 64,
+    length: int = 24,
+    batch: int = 64,
+    steps: int = 10_000,
+    lr: float = 1e-3,
+    warmup: int = 500,
+) -> Recipe:
+    """Your own captioned pictures, both stages sized to them, to your machine and to the time you give."""
+    plan = own_plan(channels, size, fold, latent_width, latent)
+    sides = divided_size(size, plan.factor)
+    height, across = (side // plan.factor for side in sides)
+
+    def system() -> Diffusion:
+        table = -(-max(height, across) // 2)
+        net = MMDiT(plan.code, heads, depth, text_width, text_width, 32, 2, 2 * table, table, normed=True)
+        denoiser = Denoiser(Folded(net, 1, 2), Flow(), FlowVelocity(), thousandths)
+        words = Words(TextEncoder(text_width, 2, 4, length), vector=text_width)
+        codec = Latents(KLAutoencoder(plan))
+        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
+
+    first = {
+        "data": data,
+        "size": size,
+        "channels": channels,
+        "mirror": mirror,
+        "fold": fold,
+        "width": latent_width,
+        "latent": latent,
+    }
+    return own_captioned(
+        system,
+        (plan.code, height, across),
+        Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0),
+        own_training(batch, steps, lr, warmup),
+        data,
+        sides,
+        channels,
+        mirror,
+        from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
+        MMDIT_SIZES,
+    )
 
 
 def tiny(

@@ -14,18 +14,20 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, cosine_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
+from motion.data import LONGEST
 from motion.generator import normal_of
 from motion.nn.mdm import MDM, Decoder, mdm
+from motion.own import SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
     default_guidance,
-    folder_recipe,
     geometric_loss,
     procedural_recipe,
     text_conditioner,
 )
 from motion.skeleton import HUMAN
+from motion.windows import FRAMES
 
 
 def paper(data: str) -> Recipe:
@@ -39,7 +41,8 @@ def paper(data: str) -> Recipe:
         return Diffusion(denoiser, text_conditioner(512, 512, 4, 80), objective=Objective(indices, drop=0.1))
 
     training = Training(64, 600_000, 1e-4, ema={"ema": Constant(0.9999)})
-    return folder_recipe(system, Sampling(ddpm, trailing, steps=1000, guidance=2.5), training, data)
+    sampling = Sampling(ddpm, trailing, steps=1000, guidance=2.5)
+    return own_recipe(system, opened(data, LONGEST), LONGEST, sampling, training)
 
 
 def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
@@ -51,7 +54,37 @@ def small(data: str, width: int = 384, depth: int = 8) -> Recipe:
         return Diffusion(denoiser, text_conditioner(256, depth=4, length=80), objective=Objective(indices, drop=0.1))
 
     training = Training(64, 200_000, 2e-4, warmup=64_000, ema={"ema": Power(0.05)})
-    return folder_recipe(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5), training, data)
+    parts = opened(data, LONGEST)
+    sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.5, guide=own_guidance(parts))
+    return own_recipe(system, parts, LONGEST, sampling, training)
+
+
+def own(
+    data: str,
+    frames: int = FRAMES,
+    width: int = 128,
+    depth: int = 4,
+    text_width: int = 64,
+    length: int = 40,
+    dropout: float = 0.1,
+    geometry: float = 100.0,
+    batch: int = 48,
+    steps: int = 8000,
+    lr: float = 1.25e-3,
+    warmup: int = 100,
+) -> Recipe:
+    """Recordings of your own, by class or caption as they have them; sized to them, your machine and your time."""
+    parts = opened(data, frames)
+
+    def system() -> Diffusion:
+        net = MDM(HUMAN.features, width, Decoder(width, 2 * width, depth, 4, dropout), text_width, words=True)
+        denoiser = Denoiser(net, Discrete(cosine_betas()), X0())
+        auxiliary = geometric_loss(lambda: parts().normal, geometry)
+        objective = Objective(SEMANTIC_LEVELS, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
+        return Diffusion(denoiser, text_conditioner(text_width, length=length), objective=objective)
+
+    sampling = Sampling(dpmpp_2m, trailing, steps=20, guidance=2.5, guide=own_guidance(parts))
+    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
 
 
 def tiny(

@@ -22,17 +22,19 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import Flow
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
+from motion.data import LONGEST
 from motion.generator import normal_of
+from motion.own import SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SEMANTIC_LEVELS,
     clamped_weight,
     default_guidance,
-    folder_recipe,
     geometric_loss,
     procedural_recipe,
     text_conditioner,
 )
 from motion.skeleton import HUMAN
+from motion.windows import FRAMES
 
 
 def thousandths(t: Tensor) -> Tensor:
@@ -49,6 +51,30 @@ def paper(data: str, width: int = 512, depth: int = 12) -> Recipe:
 def small(data: str, width: int = 256, depth: int = 8) -> Recipe:
     """On HumanML3D or your own recordings: hours on one GPU."""
     return _on_folder(data, width, depth, Training(64, 100_000, 3e-4, warmup=64_000, ema={"ema": Power(0.05)}))
+
+
+def own(
+    data: str,
+    frames: int = FRAMES,
+    width: int = 192,
+    depth: int = 6,
+    text_width: int = 64,
+    length: int = 40,
+    geometry: float = 100.0,
+    batch: int = 48,
+    steps: int = 8000,
+    lr: float = 1.25e-3,
+    warmup: int = 100,
+) -> Recipe:
+    """Recordings of your own, by class or caption as they have them; sized to them, your machine and your time."""
+    parts = opened(data, frames)
+
+    def system() -> Diffusion:
+        heads = max(width // 48, 1)
+        return _system(width, depth, heads, text_width, 2, length, geometric_loss(lambda: parts().normal, geometry))
+
+    sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=20, guidance=2.5, guide=own_guidance(parts))
+    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)
 
 
 def tiny(
@@ -84,7 +110,9 @@ def _on_folder(data: str, width: int, depth: int, training: Training) -> Recipe:
     def system() -> Diffusion:
         return _system(width, depth, width // 64, 256, 4, 80)
 
-    return folder_recipe(system, Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=25, guidance=3.0), training, data)
+    parts = opened(data, LONGEST)
+    sampling = Sampling(dpmpp_2m, shifted(trailing, 3.0), steps=25, guidance=3.0, guide=own_guidance(parts))
+    return own_recipe(system, parts, LONGEST, sampling, training)
 
 
 def _system(

@@ -14,18 +14,20 @@ from core.sample.dpm import dpmpp_2m
 from core.schedule import Discrete, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
+from motion.data import LONGEST
 from motion.generator import normal_of
 from motion.nn.motiondiffuse import MotionDiffuse
+from motion.own import SIZES, opened, own_guidance, own_recipe, own_training
 from motion.presets import (
     SHAPE,
     clamped_weight,
     default_guidance,
-    folder_recipe,
     geometric_loss,
     procedural_recipe,
     text_conditioner,
 )
 from motion.skeleton import HUMAN
+from motion.windows import FRAMES
 
 
 def paper(data: str) -> Recipe:
@@ -39,7 +41,7 @@ def paper(data: str) -> Recipe:
         return Diffusion(denoiser, text_conditioner(256, 2048, 4, 80), objective=Objective(indices, epsilon))
 
     training = Training(1024, 100_000, 2e-4, clip=0.5, ema={"ema": Constant(0.9999)})
-    return folder_recipe(system, Sampling(ddpm, trailing, steps=1000), training, data)
+    return own_recipe(system, opened(data, LONGEST), LONGEST, Sampling(ddpm, trailing, steps=1000), training)
 
 
 def small(data: str, width: int = 256, depth: int = 6) -> Recipe:
@@ -53,7 +55,9 @@ def small(data: str, width: int = 256, depth: int = 6) -> Recipe:
         )
 
     training = Training(128, 100_000, 2e-4, clip=0.5, ema={"ema": Power(0.05)})
-    return folder_recipe(system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0), training, data)
+    parts = opened(data, LONGEST)
+    sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=own_guidance(parts))
+    return own_recipe(system, parts, LONGEST, sampling, training)
 
 
 def tiny(
@@ -86,3 +90,31 @@ def tiny(
     return procedural_recipe(
         system, Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=default_guidance()), training, count
     )
+
+
+def own(
+    data: str,
+    frames: int = FRAMES,
+    width: int = 128,
+    depth: int = 4,
+    text_width: int = 64,
+    length: int = 40,
+    geometry: float = 100.0,
+    batch: int = 48,
+    steps: int = 8000,
+    lr: float = 1.25e-3,
+    warmup: int = 100,
+    dropout: float = 0.1,
+) -> Recipe:
+    """Your own recordings, asked for by class or caption, in a network that fits them, the machine and the time."""
+    parts = opened(data, frames)
+
+    def system() -> Diffusion:
+        net = MotionDiffuse(HUMAN.features, frames, width, 2 * width, depth, 4, text_width, dropout=dropout)
+        denoiser = Denoiser(net, Discrete(linear_betas()), X0())
+        auxiliary = geometric_loss(lambda: parts().normal, geometry)
+        objective = Objective(indices, clamped_weight(velocity), drop=0.1, auxiliary_loss=auxiliary)
+        return Diffusion(denoiser, text_conditioner(text_width, 4 * width, length=length), objective=objective)
+
+    sampling = Sampling(dpmpp_2m, trailing, steps=30, guidance=2.0, guide=own_guidance(parts))
+    return own_recipe(system, parts, frames, sampling, own_training(batch, steps, lr, warmup), SIZES)

@@ -19,9 +19,10 @@ import pytest
 from PIL import Image
 
 from app.main import COMMANDS
+from core.finetune import Beginning
 from core.media.sheet import read_settings
-from core.registry import operations, parameters, presets, systems
-from tests.support.commands import ROOT, Command, environment
+from core.registry import find_in, operations, parameters, presets, systems
+from tests.support.commands import ROOT, Command, environment, refused
 
 
 def test_bare_command_teaches(command: Command) -> None:
@@ -46,14 +47,19 @@ class UnderstoodError(Exception):
 
 @pytest.fixture
 def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that has understood its options raises UnderstoodError."""
+    """A command that has understood its options raises UnderstoodError; at every path lies a trained model."""
     plain = argparse.ArgumentParser.parse_args
+
+    def anywhere(path: Path, recipe: str | None, preset: str | None, rank: int | None, other_data: bool) -> Beginning:
+        found = find_in("image", recipe or ("finetune" if rank is None else "lora"), preset)
+        return Beginning(path, *found, {"model": str(path)}, False)
 
     def understood(parser: argparse.ArgumentParser, words: list[str]) -> None:
         plain(parser, words)
         raise UnderstoodError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
+    monkeypatch.setattr("core.finetune.beginning", anywhere)
 
 
 @pytest.mark.usefixtures("only_read")
@@ -134,6 +140,7 @@ def test_help_of_a_recipe_shows_its_own_options(command: Command) -> None:
     [
         ("", "train", "edm"),
         ("train", "edm", "inpaint"),
+        ("train", "--from", "--seed"),
         ("train edm", "--width", "--prompt"),
         ("train edm --preset", "small", "--width"),
         ("edit", "inpaint", "edm"),
@@ -199,15 +206,47 @@ def test_foreign_sampler_names_are_understood(command: Command, run_folder: Path
 
 
 def test_evaluate_measures(command: Command, run_folder: Path, tmp_path: Path) -> None:
-    status, out, _ = command("evaluate", run_folder, "--count", 60, "--steps", 2, "--out", tmp_path / "figures.json")
-    assert status == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    few = ["--count", 60, "--steps", 2, "--judge-time", 3]
+    status, out, err = command("evaluate", run_folder, *few, "--out", tmp_path / "figures.json")
+    assert status == 0 and "training a classifier of the data" in err
+    page = json.loads((tmp_path / "figures.json").read_text())
+    figures = page["figures"]
     assert figures["samples"] == 60
-    untrained, real = (
-        figures[name]["value"] for name in ("Frechet distance to held-out", "Frechet distance, real training images")
-    )
+    untrained, real = (figures[f"Frechet distance, uncorrected{end}"] for end in ("", ", real"))
     assert untrained > 3 * real > 0
-    assert "read as the asked class" in out
+    assert figures["loss, held-out"]["low"] > 0
+    assert "read as the asked class" in out and all(sentence in out for sentence in page["advice"])
+    assert any("Not there yet" in sentence for sentence in page["advice"])
+
+
+def test_evaluate_prints_json_alone(command: Command, run_folder: Path) -> None:
+    few = ["--count", 20, "--steps", 2, "--judge-time", 1, "--prompt", "3"]
+    status, out, _ = command("evaluate", run_folder, *few, "--json")
+    page = json.loads(out)
+    assert status == 0 and page["figures"]["samples"] == 20 and page["advice"]
+    assert page["settings"]["prompt"] == "3"
+    refused(command("evaluate", run_folder, "--judge-time", "0"), "--judge-time must be above zero")
+    refused(command("evaluate", run_folder, "--features", run_folder, *few), "holds no network")
+
+
+def test_samples_are_written_as_numbers_and_as_files(command: Command, run_folder: Path, tmp_path: Path) -> None:
+    few = ["--count", 3, "--steps", 2, "--prompt", "0,1,2"]
+    assert command("sample", run_folder, *few, "--out", tmp_path / "samples.npz")[0] == 0
+    with np.load(tmp_path / "samples.npz") as found:
+        images = found["images"]
+    assert images.shape == (3, 1, 8, 8) and images.dtype == np.float32
+    assert command("sample", run_folder, *few, "--out", tmp_path / "each")[0] == 0
+    files = sorted((tmp_path / "each").iterdir())
+    assert [file.name for file in files] == ["00000.png", "00001.png", "00002.png"]
+    for file, numbers in zip(files, images):
+        pixels = np.asarray(Image.open(file), dtype=np.float64)
+        assert pixels.shape == (8, 8) and abs(pixels / 127.5 - 1 - numbers[0].clip(-1, 1)).max() < 0.005
+    for file in (tmp_path / "samples.npz", files[2]):
+        status, out, _ = command("replay", file)
+        assert status == 0 and f"the same as {file.name}" in out
+    refused(command("sample", run_folder, *few, "--out", tmp_path / "each"), "with files in it")
+    np.savez(tmp_path / "samples.npz", images=images + 0.1)
+    assert command("replay", tmp_path / "samples.npz")[0] == 2
 
 
 def test_a_finished_run_is_not_trained_again(command: Command, run_folder: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from app.main import COMMANDS
 from app.options import Flag, flags_of
-from core.registry import operations, presets, requests, systems
+from core.registry import operations, preparations, presets, requests, systems
 from tests.support.source import ROOT
 
 FILE = ROOT / "tests" / "files" / "flags.txt"
@@ -28,6 +28,8 @@ def flags() -> Iterator[str]:
         yield from (f"{command} --{flag.name}" for flag in [*shared, *own])
     for domain, request in requests().items():
         yield from (f"sample {domain} --{flag.name}" for flag in flags_of(request))
+    for domain, preparation in preparations().items():
+        yield from (f"prepare {domain} --{flag.name}" for flag in flags_of(preparation))
     for domain, table in operations().items():
         for name, kind in table.items():
             yield f"edit {name} ({domain})"

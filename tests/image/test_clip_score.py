@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from core.evaluation.options import EvaluationOptions
 from image.clip_score import DEVIATION, MEAN, ClipScore
+from image.evaluation import published
 
 CAPTIONS = ["a red seven", "two", "a small blue two on white", "", "seven " * 40]
 
@@ -102,3 +105,13 @@ def test_what_is_no_whole_model_is_refused(folder: Path, tmp_path: Path) -> None
         ClipScore(tmp_path / "lacking")
     with pytest.raises(ValueError, match="5 images have 1 captions"):
         ClipScore(folder)(images(32, 32), ["one"])
+
+
+def test_it_judges_samples_in_the_place_of_a_judge(folder: Path) -> None:
+    """Its embeddings of pictures and captions are the features and the retrieval of an evaluation."""
+    backbone = published(EvaluationOptions(features=folder))
+    assert backbone is not None and backbone.texts is not None
+    x = images(40, 40)
+    cosine = F.cosine_similarity(backbone.view({"x": x}), backbone.texts(CAPTIONS))
+    torch.testing.assert_close(100 * cosine.clamp(min=0), ClipScore(folder)(x, CAPTIONS))
+    torch.testing.assert_close(backbone.texts(CAPTIONS).norm(dim=1), torch.ones(len(CAPTIONS)))

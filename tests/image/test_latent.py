@@ -71,7 +71,7 @@ def test_from_a_file_or_from_a_folder(run: Path, tmp_path: Path) -> None:
     for given in (path, run):
         begun = system()
         assert not same(begun.codec.autoencoder, wanted)
-        from_autoencoder(str(given), first())(begun, tmp_path)
+        from_autoencoder(str(given), first())(begun, quiet(tmp_path))
         assert same(begun.codec.autoencoder, wanted)
         assert not any(parameter.requires_grad for parameter in begun.codec.parameters())
         found.append(begun.codec)
@@ -81,7 +81,7 @@ def test_from_a_file_or_from_a_folder(run: Path, tmp_path: Path) -> None:
 
 def test_what_is_diffused_is_standard(run: Path, tmp_path: Path) -> None:
     begun = system()
-    from_autoencoder(str(run), first())(begun, tmp_path)
+    from_autoencoder(str(run), first())(begun, quiet(tmp_path))
     data = first().data()[0].get(range(40))["x"]
     code = begun.codec.encode(data, TrainingRNG(0, range(40)))
     assert torch.allclose(code.mean((0, 2, 3)), torch.zeros(code.shape[1]), atol=0.1)
@@ -90,12 +90,12 @@ def test_what_is_diffused_is_standard(run: Path, tmp_path: Path) -> None:
 
 def test_without_one_the_autoencoder_is_trained_first(run: Path, tmp_path: Path) -> None:
     begun = system()
-    from_autoencoder("", first())(begun, tmp_path)
+    from_autoencoder("", first())(begun, quiet(tmp_path))
     path = newest(tmp_path / "autoencoder")
     assert path is not None and same(begun.codec.autoencoder, open_autoencoder(path).autoencoder)
     again = system()
     from_autoencoder("", first())(
-        again, tmp_path
+        again, quiet(tmp_path)
     )  # a run that was stopped in its second stage does not repeat the first
     assert same(again.codec, begun.codec) and newest(tmp_path / "autoencoder") == path
 
@@ -133,8 +133,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(run: Path, diffusion: Path
         (system(), tmp_path / "gone.safetensors", "does not exist"),
     ):
         with pytest.raises(CheckpointError, match=words) as caught:
-            from_autoencoder(str(given), first())(begun, tmp_path)
+            from_autoencoder(str(given), first())(begun, quiet(tmp_path))
         assert "\n" not in str(caught.value)
     for wrong in (first().system(), Diffusion(Denoiser(torch.nn.Identity(), Flow(), FlowVelocity()))):
         with pytest.raises(ValueError, match="only latent diffusion is initialized from an autoencoder"):
-            from_autoencoder(str(run), first())(wrong, tmp_path)
+            from_autoencoder(str(run), first())(wrong, quiet(tmp_path))

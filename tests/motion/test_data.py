@@ -1,4 +1,4 @@
-"""Folders of motions: the published layout, and one made of recordings of one's own."""
+"""Folders of motions in the published layout."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import torch
 
 from core.data.dataset import DataError
 from core.data.order import OrderedDataset
-from motion.data import prepare, published
-from motion.features import Normal, decode
-from motion.files import Take, write
-from motion.skeleton import HUMAN, KIT
-from tests.support.poses import wander
+from motion.data import published
+from motion.features import Normal
+from motion.skeleton import KIT
 
 
 @pytest.fixture
@@ -98,31 +96,3 @@ def test_nan_is_named_when_it_is_met(humanml: Path) -> None:
     np.save(humanml / "new_joint_vecs" / "000001.npy", np.full((60, 263), np.nan, dtype=np.float32))
     with pytest.raises(DataError, match=r"000001\.npy contains NaN"):
         published(humanml, "train").get([0])
-
-
-def test_recordings_of_ones_own_become_such_a_folder(tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    (mine / "day1").mkdir(parents=True)
-    for number in range(3):
-        write(mine / f"walk_{number}.bvh", Take(wander(90, number), 60.0))
-    (mine / "walk_0.txt").write_text("someone walks\na person wanders about\n")
-    write(mine / "day1" / "long.npz", Take(wander(1000, 7).float(), 20.0, "a long one"))
-    (mine / "broken.bvh").write_text("HIERARCHY\nROOT Hips\n")
-    write(mine / "tiny.npz", Take(wander(2).float()))
-    complaints = prepare(mine, tmp_path / "ready")
-    assert len(complaints) == 1 and complaints[0].startswith("broken.bvh was left out: broken.bvh, line 2")
-    train = published(tmp_path / "ready", "train", shortest=1)
-    held_out = published(tmp_path / "ready", "test", shortest=1)
-    assert not {p.path for p in train.pieces} & {p.path for p in held_out.pieces}
-    rows = {p.path.stem: p.stop for p in (*train.pieces, *held_out.pieces)}
-    assert sum(rows[name] for name in rows if "long" in name) == 999  # nothing of it is lost
-    assert rows["walk_0_000"] == 29 and rows["tiny_000"] == 1
-    captions = {p.path.stem: p.captions for p in (*train.pieces, *held_out.pieces)}
-    assert captions["walk_0_000"] == ("someone walks", "a person wanders about")
-    assert captions["walk_1_000"] == ("walk 1",) and captions["day1_long_000"] == ("a long one",)
-    batch = train.get(range(len(train)))
-    assert int(batch["valid"].sum(1).min()) >= 1 and bool(batch["x"].isfinite().all())
-    joints = decode(train.normal.undo(batch["x"][0]))
-    assert joints.shape == (196, HUMAN.joints, 3)
-    with pytest.raises(DataError, match="holds no motions"):
-        prepare(tmp_path / "nothing", tmp_path / "ready2")

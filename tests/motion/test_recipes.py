@@ -118,8 +118,6 @@ def test_motion_is_a_domain_and_published_presets_build() -> None:
                 system = recipe.system()
             assert recipe.shape == (196, 263)
             assert sum(value.numel() for value in system.parameters()) > 1e6
-    parsed = recipe.prompts.parse("walks; runs", 3)
-    assert parsed["caption"] == ["walks", "runs", "walks"] and parsed["valid"].shape == (3, 196)
 
 
 def test_the_published_networks_have_the_published_sizes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from core.autoencoder import DiagonalGaussian, KLAutoencoder, Plan, VQAutoencoder
 from core.autoencoder.vq import Codebook
+from core.weights.autoencoder import save_diffusers
+from core.weights.checkpoint import CheckpointError
 from tests.support.parameters import randomise
 
 
@@ -106,3 +109,52 @@ def test_vq_learns_to_give_data_back(dims: int) -> None:
         optimizer.step()
         errors.append(float((out - x).square().mean().detach()))
     assert errors[-1] < 0.3 * errors[0]
+
+
+@pytest.mark.parametrize(("fold", "widths", "factor"), [(2, (8, 16), 4), (4, (8,), 4), (2, (8,), 2)])
+@torch.no_grad()
+def test_folded_pixels_come_back(fold: int, widths: tuple[int, ...], factor: int) -> None:
+    """Shapes there and back; a band at a time is the whole; what does not divide by the whole factor is refused."""
+    torch.manual_seed(0)
+    plan = Plan(3, 4, widths, 1, groups=4, middle_attention=False, fold=fold)
+    net = randomise(KLAutoencoder(plan), seed=0)
+    assert plan.factor == factor and plan.folded == 3 * fold**2
+    x = torch.randn(2, 3, 7 * factor, 5 * factor)
+    code = net.encode(x).mean
+    assert code.shape == (2, 4, 7, 5)
+    whole = net.decode(code)
+    assert whole.shape == x.shape
+    for bands in (2, 3, 7):
+        assert (net.decode(code, bands) - whole).abs().max() < 1e-5 * whole.abs().max()
+    assert (net.decode(code, bands=3, sliced=True) - whole).abs().max() < 1e-5 * whole.abs().max()
+    with pytest.raises(ValueError, match=f"does not divide by {factor}: crop or pad it"):
+        net.encode(x[..., :-1])
+
+
+@torch.no_grad()
+def test_a_square_of_pixels_becomes_channels() -> None:
+    """The first convolution sees them, and the last makes them: the same networks without fold, unfolded by hand."""
+    folded = randomise(KLAutoencoder(Plan(1, 2, (8, 16), 1, groups=4, fold=2)), seed=3)
+    plain = randomise(KLAutoencoder(Plan(4, 2, (8, 16), 1, groups=4)), seed=3)
+    x = torch.randn(2, 1, 8, 12)
+    squares = torch.stack([x[:, 0, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+    assert torch.equal(folded.encode(x).mean, plain.encode(squares).mean)
+    code = torch.randn(2, 2, 2, 3)
+    out = plain.decode(code)
+    made = folded.decode(code)
+    for channel, (i, j) in enumerate((i, j) for i in (0, 1) for j in (0, 1)):
+        assert torch.equal(made[:, 0, i::2, j::2], out[:, channel])
+
+
+def test_other_grids_than_pictures_are_not_folded() -> None:
+    with pytest.raises(ValueError, match="only grids of two dimensions are folded"):
+        Plan(3, 4, (8,), fold=2, dims=3)
+    with pytest.raises(ValueError, match="by 1 or more"):
+        Plan(3, 4, (8,), fold=0)
+
+
+def test_folded_pixels_are_not_exported(tmp_path: Path) -> None:
+    net = KLAutoencoder(Plan(3, 4, (8, 8), 1, groups=4, fold=2))
+    with pytest.raises(CheckpointError, match="do not fold pixels into channels: keep our own format"):
+        save_diffusers(tmp_path, net)
+    assert not any(tmp_path.iterdir())

@@ -12,6 +12,7 @@ GOOD = {
     "x": X,
     "valid": torch.ones(2, 3, dtype=torch.bool),
     "label": torch.tensor([1, 2]),
+    "number": torch.tensor([[0.5], [2.0]]),
     "caption": ["a", "b"],
     "own": object(),
 }
@@ -31,6 +32,7 @@ def test_a_batch_of_the_schema_passes_as_it_is() -> None:
         ({"caption": [1, 2]}, "'caption' of a batch must be texts"),
         ({"valid": torch.ones(2, 3)}, r"'valid' of a batch must be \(B, N\) bools"),
         ({"label": torch.ones(2)}, r"'label' of a batch must be \(B,\) whole numbers"),
+        ({"number": torch.ones(2)}, r"'number' of a batch must be \(B, K\) floats"),
         ({"x": X * torch.nan}, "'x' of example 7 of the data contains NaN"),
     ],
 )

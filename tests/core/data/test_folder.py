@@ -147,6 +147,20 @@ def test_folders_beside_loose_files_are_no_classes(tmp_path: Path) -> None:
     assert source.facts.labels is None and "no classes" in source.notes[0]
 
 
+def test_a_test_split_without_classes_is_not_used(tmp_path: Path) -> None:
+    source = opened(sounds(tmp_path, "train/x/a.wav", "train/y/b.wav", "test/c.wav", "test/d.wav", "test/e.wav"))
+    assert source.facts.classes == ("x", "y") and not source.facts.test and len(source) == 2
+    assert source.notes == ("3 files of the test split lie in no class folder, and are not used",)
+
+
+def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
+    sounds(tmp_path / "elsewhere", "a.wav")
+    home = sounds(tmp_path / "home", "x/b.wav")
+    (home / "y").symlink_to(tmp_path / "elsewhere")
+    (home / "x" / "circle").symlink_to(home)
+    assert [path.name for path in opened(home).paths] == ["b.wav", "a.wav"]
+
+
 def sides(folder: Path, captions: Sequence[str], groups: Sequence[str] | None = None) -> list[set[str]]:
     """What the captions (or groups) of both parts of a folder with a table are."""
     names = [f"{number:03d}.wav" for number in range(len(captions))]

@@ -16,6 +16,7 @@ from core.evaluation.distances import (
     features,
     frechet,
     frechet_distance,
+    frechet_unbiased,
     kernel,
     kernel_subsets,
     moments,
@@ -141,6 +142,27 @@ def test_the_intervals_cover_what_they_claim() -> None:
         found = [metric(draw(400, 1, 2 * i), draw(400, 1, 2 * i + 1) + 0.5) for i in range(200)]
         share = sum(each.low <= truth <= each.high for each in found) / len(found)
         assert least <= share <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "shift", "scale"), [(8, 100, 0.0, 1.0), (8, 100, 0.1, 1.1), (20, 170, 0.3, 0.8)]
+)
+def test_the_interval_of_an_unbiased_frechet_distance_covers_that_of_the_laws(
+    size: int, count: int, shift: float, scale: float
+) -> None:
+    """A few samples a dimension are enough, for equal laws as well, where the distance of samples is far above 0."""
+    widths = torch.linspace(1, 0.1, size, dtype=torch.float64)
+    truth = size * shift**2 + float((((scale - 1) * widths) ** 2).sum())
+    pairs = [
+        (draw(2 * count, size, 2 * s) * widths * scale + shift, draw(count, size, 2 * s + 1) * widths)
+        for s in range(120)
+    ]
+    found = [frechet_unbiased(*pair) for pair in pairs]
+    assert sum(each.low <= truth <= each.high for each in found) >= 0.9 * 120
+    error = np.std([each.value for each in found]) / len(found) ** 0.5
+    assert abs(np.mean([each.value for each in found]) - truth) < 4 * error
+    assert np.mean([frechet(*pair).value for pair in pairs]) > truth + 4 * error
+    assert np.mean([each.high - each.low for each in found]) < 2 * 1.96 * 2 * np.std([each.value for each in found])
 
 
 def test_neighbours_on_a_line_are_counted_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.evaluation.judge import contrastive_loss, train_judge
+from core.evaluation.judge import contrastive_loss, train_judge, train_within
+from core.progress import Part, Progress
 
 X = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
 LABELS = (X[:, 0] > 0).long()
@@ -39,3 +41,19 @@ def test_pairs_are_distinguished_and_equal_captions_are_no_rivals() -> None:
     twice = torch.stack([points[0], points[0], points[2], points[3]])
     same, other = (contrastive_loss(twice, twice, list(captions), heat) for captions in ("aacd", "abcd"))
     assert float(same) < 0.01 and float(other) > 0.3
+
+
+def test_a_judge_of_a_time_learns_and_ends_in_it() -> None:
+    def loss(judge: nn.Linear, rows: Tensor) -> Tensor:
+        return F.cross_entropy(judge(X[rows]), LABELS[rows])
+
+    parts, before = list[Part](), torch.get_rng_state()
+    began = time.monotonic()
+    judge = train_within(lambda: nn.Linear(4, 2), loss, 256, 0.5, 10**9, 0.1, progress=Progress(show=parts.append))
+    assert 0.4 < time.monotonic() - began < 2
+    assert torch.equal(torch.get_rng_state(), before)
+    assert float((judge(X).argmax(-1) == LABELS).float().mean()) > 0.95
+    assert parts[-1].ended and parts[-1].done == parts[-1].total
+    one, again, other = (train_within(lambda: nn.Linear(4, 2), loss, 256, 60.0, 30, 0.1, seed=s) for s in (0, 0, 1))
+    assert torch.equal(one.weight, again.weight) and not torch.equal(one.weight, other.weight)
+    assert not judge.training and not judge.weight.requires_grad

@@ -160,6 +160,10 @@ def main(folder: Path) -> dict[str, tuple[int, float, int, bool]]:
 
 
 if __name__ == "__main__":
-    import accelerate  # noqa: F401  (imported once, here, rather than in every child)
+    from accelerate import Accelerator
 
+    from core.train.state import prepare
+
+    # What this imports is imported once, here, rather than in every child.
+    prepare(recipe(Slow("", Path()), first=True), Accelerator(cpu=True))
     print(json.dumps(main(Path(sys.argv[1]))))

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import accelerate  # noqa: F401  (imported here, so that it takes nothing of the time of a run)
 import pytest
 from torch import Tensor
 from toy.modality import PointModality
+from toy.recipes.points import Net
 
+from core.cond import Cond
 from core.model import Metadata
 from core.progress import StoppedError
 from core.recipe import Recipe, build
@@ -24,6 +25,12 @@ from core.train.run import Run
 from core.train.state import newest, time_spent
 from core.weights.checkpoint import read_metadata
 from tests.support.runs import quiet, spread
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a first run imports takes nothing of the time of those here."""
+    train(build("toy.recipes.points.circle", {"steps": 1}, ("toy",)), quiet(tmp_path_factory.mktemp("first")))
 
 
 def recipe(pause: float = 0.0) -> Recipe:
@@ -46,7 +53,7 @@ def rates(folder: Path) -> list[float]:
 
 
 def test_it_ends_at_the_deadline_with_no_learning_rate_left(tmp_path: Path) -> None:
-    run, made = within(quiet(tmp_path, log_every=1), 3.0), recipe()
+    run, made = within(quiet(tmp_path, log_every=1), 2.0), recipe()
     last = train(made, run)
     assert run.deadline is not None and -0.5 < time.monotonic() - run.deadline < 1.0
     found = rates(tmp_path)
@@ -70,6 +77,22 @@ def test_sheets_take_a_tenth_of_the_time(tmp_path: Path) -> None:
     run = within(replace(quiet(tmp_path), sample_every=1, sample_count=4), 4.0)
     train(recipe(pause=0.05), run)
     assert 2 <= len(list((tmp_path / "samples").iterdir())) <= 10
+
+
+def test_a_sheet_that_takes_too_long_has_fewer_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, sizes = Net.forward, list[int]()
+
+    def slow(self: Net, x: Tensor, at: Tensor, cond: Cond = Cond()) -> Tensor:
+        if not self.training:
+            time.sleep(0.001 * len(x))
+        return forward(self, x, at, cond)
+
+    monkeypatch.setattr(Net, "forward", slow)
+    modality = PointModality(lambda path, objects, settings: sizes.append(len(objects)))
+    run = within(replace(quiet(tmp_path), sample_every=10**6), 6.0)
+    train(replace(recipe(), modality=modality), run)
+    assert run.deadline is not None and time.monotonic() - run.deadline < 1.0
+    assert len(sizes) == 2 and 4 <= sizes[0] == sizes[1] < 64
 
 
 def test_a_stopped_run_has_the_time_that_is_left(tmp_path: Path) -> None:
@@ -107,5 +130,6 @@ def test_two_processes_end_at_the_same_step(tmp_path: Path) -> None:
     (last,) = checkpoints.glob("step-*.safetensors")
     assert float((tmp_path / "two" / "late").read_text()) < 1.0
     found = rates(tmp_path / "two")
-    assert len(found) == read_metadata(last)["step"] > 10 and found == sorted(found, reverse=True)
-    assert found[-1] < 0.1 * found[0]
+    assert len(found) == read_metadata(last)["step"] > 10 and found[-1] < 0.1 * found[0]
+    # Between two talks progress is extrapolated, by half a second of the four at most.
+    assert all(after < before + 0.2 * found[0] for before, after in itertools.pairwise(found))

@@ -25,4 +25,4 @@ def tiny(width: int = 16, steps: int = 300) -> Recipe:
 
     sampling, training = Sampling(heun, karras, steps=8), Training(16, steps, lr=2e-3)
     parts = (Days(), Days(16, first=64))
-    return Recipe(system, (1, 24), sampling, training, lambda: parts, MODALITY, evaluate=lambda: evaluate)
+    return Recipe(system, (1, 24), sampling, training, lambda: parts, MODALITY, evaluate=lambda options: evaluate)

@@ -14,4 +14,6 @@ def tiny(steps: int = 300) -> Recipe:
     """One day, every hour after the two before it."""
     sampling, training = Sampling(heun, karras, steps=8), Training(16, steps, lr=2e-2)
     parts = (Days(), Days(16, first=64))
-    return Recipe(Autoregression, (1, 24), sampling, training, lambda: parts, MODALITY, evaluate=lambda: evaluate)
+    return Recipe(
+        Autoregression, (1, 24), sampling, training, lambda: parts, MODALITY, evaluate=lambda options: evaluate
+    )

@@ -8,17 +8,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from core.data.dataset import DataError
 from core.data.preparation import Preparation
-from core.data.source import Source, check_left_out
 from core.data.survey import LeftOut, Track
 from core.files import whole
 from core.flags import option
-from image.folder import arrays_at, open_files
-from image.source import decode
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from core.data.source import Source
 
 SETTINGS = "prepared.json"
 FOLDER = 1000  # pictures in each folder
@@ -37,6 +37,11 @@ class PicturePreparation(Preparation):
 
     def run(self, source: Path, out: Path, track: Track) -> Sequence[LeftOut]:
         """Write pictures to out/000/000000.png and so on, those that are there already are kept, then the table."""
+        from core.data.dataset import DataError
+        from core.data.source import check_left_out
+        from image.folder import arrays_at, open_files
+        from image.source import decode
+
         if (file := arrays_at(source)) is not None:
             raise DataError(f"{file} is an .npz file, which needs no preparation: train on it")
         if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
@@ -63,6 +68,8 @@ class PicturePreparation(Preparation):
 
     def resized(self, picture: Image.Image) -> Image.Image:
         """A picture whose shorter side is ``size`` at most."""
+        from PIL import Image
+
         shorter = min(picture.size)
         if not self.size or shorter <= self.size:
             return picture
@@ -79,9 +86,9 @@ class PicturePreparation(Preparation):
             except ValueError:
                 found = None
             if found != settings:
-                raise DataError(f"{out} was prepared from something else, or otherwise: give another folder")
+                raise ValueError(f"{out} was prepared from something else, or otherwise: give another folder")
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out} is there already and was not prepared here: give a new folder")
+            raise ValueError(f"{out} is there already and was not prepared here: give a new folder")
         with whole(written) as draft:
             draft.write_text(json.dumps(settings))
 
@@ -105,3 +112,6 @@ def table(source: Source, rows: Sequence[tuple[int, str]]) -> str:
         row += ["test" if index in facts.test else "train"] if facts.test else []
         pen.writerow([*row, *(values[index] for values in facts.numbers.values())])
     return text.getvalue()
+
+
+PREPARATION = PicturePreparation
