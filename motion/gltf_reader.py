@@ -89,7 +89,7 @@ class _Scene:
         stride = view.get("byteStride", kind.itemsize * width)
         rows = np.ndarray((accessor["count"], width), kind, self.binary, start, (stride, kind.itemsize))
         found = rows.astype(np.float64)
-        if kind.kind != "f":
+        if np.issubdtype(kind, np.integer):
             found = np.maximum(found / np.iinfo(kind).max, -1.0)
         if not np.isfinite(found).all():
             raise GlbError("it contains NaN or infinity: repair or cut those frames")
