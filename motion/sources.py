@@ -184,7 +184,7 @@ def _strangers(path: Path) -> list[str]:
 
 
 def grouped(recordings: Sequence[Recording], rows: Sequence[int]) -> list[str]:
-    """What each recording is kept together with; rows: how long each is.
+    """What each recording belongs to, for a split; rows: how long each is.
 
     Where a source names no groups, two recordings of a class that are as long to the frame are taken for two people of
     one scene, if that is so of most of the class, and of no three.

@@ -77,7 +77,7 @@ MAY_IMPORT |= {
     "settings": {"flags", "grid", "model", "sample", "systems.sampling"},
     "recipe": BELOW_SYSTEMS | {"model", "systems", "systems.sampling"},
     "fit": {"data", "files", "random", "recipe", "sizes", "systems", "train.precision"},
-    "registry": {"model", "names", "parameters", "recipe"},
+    "registry": {"data", "model", "names", "parameters", "recipe"},
     "finetune": BELOW_SYSTEMS | {"model", "recipe", "registry", "systems", "systems.sampling"},
     "train": BELOW_SYSTEMS | {"model", "recipe", "systems", "systems.sampling"},
 }
