@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from core.autoencoder import Plan
 from core.condition import ClassLabel, Conditioner
-from core.data.dataset import DataError, Dataset
+from core.data.dataset import Dataset
+from core.denoiser import Denoiser
 from core.media.picture import Size
-from core.nn import text_unet_plan as text_plan
 from core.nn.folded import Folded
-from core.nn.text_unet import TextUNet
 from core.nn.unet import UNet
-from core.prompts import Captions, Classes, Conditions, Unconditional
-from core.recipe import Initialize, Recipe, Sampling, Training, linear
-from core.sizes import Before, Law, Sizes
+from core.objective import Objective
+from core.prompts import Classes, Unconditional
+from core.recipe import Recipe, Sampling, Training, linear
+from core.sizes import Law, Sizes
 from core.systems.diffusion import Diffusion
 from core.train.ema import Power
 from core.train.precision import Precision
 from image.augment import WithMirrored
 from image.data import open_parts
 from image.evaluation import evaluator
-from image.latent import OWN_AUTOENCODER
 from image.modality import MODALITY
 
 GRID = 16  # the longest side of a network's own grid, unless another fold is asked for
@@ -73,8 +71,17 @@ class Shape:
         return 0.1 if self.classes else 0.0
 
 
-def unet(shape: Shape, width: int, depth: int, dropout: float) -> Folded:
+class UNetSizes(NamedTuple):
+    """What the arguments of a recipe say of its U-Net."""
+
+    width: int
+    depth: int
+    dropout: float
+
+
+def unet_for(shape: Shape, sizes: UNetSizes) -> Folded:
     """A U-Net for pictures of a shape: ``width`` channels on its finest grid, twice as many below."""
+    width, depth, dropout = sizes
     inside = shape.channels * shape.fold**2
     net = UNet(
         inside,
@@ -89,6 +96,31 @@ def unet(shape: Shape, width: int, depth: int, dropout: float) -> Folded:
         scale_shift=True,
     )
     return Folded(net, shape.fold, 2 ** (shape.levels - 1))
+
+
+@dataclass(frozen=True)
+class OwnPictures:
+    """Pictures of one's own, by class where they have classes; with ``mirror`` every training picture twice."""
+
+    data: str
+    shape: Shape
+    mirror: bool
+
+    def recipe(self, system: Callable[[], Diffusion], sampling: Sampling, training: Training, sizes: Sizes) -> Recipe:
+        """A recipe of a system that diffuses the pixels."""
+        shape = self.shape
+        parts = own_pictures(self.data, shape.sides, shape.channels, self.mirror)
+        return Recipe(
+            system,
+            (shape.channels, *shape.sides),
+            sampling,
+            training,
+            parts,
+            MODALITY,
+            Classes.of(shape.classes) if shape.classes else Unconditional(),
+            evaluate=evaluator(parts),
+            sizes=sizes,
+        )
 
 
 def class_conditioner(shape: Shape, width: int) -> Conditioner:
@@ -112,30 +144,21 @@ def own_training(batch: int, steps: int, lr: float, warmup: int) -> Training:
     )
 
 
-def own_recipe(
-    system: Callable[[], Diffusion],
-    data: str,
-    mirror: bool,
-    shape: Shape,
+def unet_recipe(
+    pictures: OwnPictures,
+    unet: UNetSizes,
+    make: Callable[[Folded], tuple[Denoiser, Objective]],
     sampling: Sampling,
     training: Training,
-    sizes: Sizes,
 ) -> Recipe:
-    """A recipe on pictures of one's own, by class where they have classes."""
+    """A recipe of a U-Net; make: its denoiser and objective, which takes ``pictures.shape.drop``."""
 
-    parts = own_pictures(data, shape.sides, shape.channels, mirror)
-    prompts = Classes.of(shape.classes) if shape.classes else Unconditional()
-    return Recipe(
-        system,
-        (shape.channels, *shape.sides),
-        sampling,
-        training,
-        parts,
-        MODALITY,
-        prompts,
-        evaluate=evaluator(parts),
-        sizes=sizes,
-    )
+    def system() -> Diffusion:
+        net = unet_for(pictures.shape, unet)
+        denoiser, objective = make(net)
+        return Diffusion(denoiser, class_conditioner(pictures.shape, net.embedded), objective=objective)
+
+    return pictures.recipe(system, sampling, training, UNET_SIZES)
 
 
 def own_pictures(data: str, size: Size, channels: int, mirror: bool) -> Callable[[], tuple[Dataset, Dataset]]:
@@ -147,79 +170,6 @@ def own_pictures(data: str, size: Size, channels: int, mirror: bool) -> Callable
         return WithMirrored(found.train) if mirror else found.train, found.held_out
 
     return parts
-
-
-def divided_size(size: Sequence[int], factor: int) -> Size:
-    """Height and width, less what does not divide by an autoencoder's factor. Raises ValueError for too small ones."""
-    height, width = (side // factor * factor for side in Shape(tuple(size), 1, ()).sides)
-    if min(height, width) < factor:
-        raise ValueError(f"pictures of {tuple(size)} are too small for latents, a side of {factor} to one: use edm")
-    return (height, width)
-
-
-def own_plan(channels: int, size: Sequence[int], fold: int, width: int, latent: int) -> Plan:
-    """An autoencoder that makes each side a quarter as long, or an eighth where they are longer than 96."""
-    factor = 4 if max(size, default=0) <= 96 else 8
-    fold = fold or factor // 2
-    widths = [width]
-    while fold * 2 ** (len(widths) - 1) < factor:
-        widths.append(2 * width)
-    return Plan(channels, latent, tuple(widths), 1, groups=8, middle_attention=False, fold=fold)
-
-
-def text_unet(channels: int, size: Size, width: int, depth: int, text_width: int, dropout: float) -> Folded:
-    """A U-Net for latents (C, H, W) that reads text on all grids but its finest, if that is large."""
-    grid, levels = max(size), 1
-    while grid > 4 and levels < 4:
-        grid, levels = -(-grid // 2), levels + 1
-    depths = [0 if max(size) >> level > 8 else 1 for level in range(levels)]
-    widths = tuple(width * (level + 1) for level in range(levels))
-    head = 32 if width % 32 == 0 else 16 if width % 16 == 0 else 8
-    plan = text_plan.Plan(
-        channels, channels, widths, tuple(depths), text_width, blocks=depth, head_width=head, groups=8, dropout=dropout
-    )
-    return Folded(TextUNet(plan), 1, 2 ** (levels - 1))
-
-
-def own_captioned(
-    system: Callable[[], Diffusion],
-    shape: tuple[int, ...],
-    sampling: Sampling,
-    training: Training,
-    data: str,
-    size: Size,
-    channels: int,
-    mirror: bool,
-    start: Initialize,
-    sizes: Sizes,
-) -> Recipe:
-    """A recipe on captioned pictures of one's own, asked for the captions that are held out."""
-    pictures = own_pictures(data, size, channels, mirror)
-
-    @cache
-    def parts() -> tuple[Dataset, Dataset]:
-        train, held_out = pictures()
-        if "caption" not in train.get([0]):
-            raise DataError(f"{data} has no captions: add a table such as captions.csv, or train edm, which needs none")
-        return train, held_out
-
-    def validation(seed: int, samples: Sequence[int]) -> Conditions:
-        held_out = parts()[1]
-        captions: list[str] = held_out.get([number % len(held_out) for number in samples])["caption"]
-        return {"caption": captions}
-
-    return Recipe(
-        system,
-        shape,
-        sampling,
-        training,
-        parts,
-        MODALITY,
-        Captions(validation),
-        evaluate=evaluator(parts),
-        initialize=start,
-        sizes=sizes,
-    )
 
 
 def dropout(epochs: float) -> float:
@@ -252,41 +202,4 @@ DIT_SIZES = Sizes(
     LAW,
     rate_from(128, 1e-3),
     dropout,
-)
-AUTOENCODER_SIZES = Sizes(
-    [{"width": width} for width in (16, 24, 32, 48, 64, 96, 128)], LAW, rate_from(32, 2e-3), dropout
-)
-AUTOENCODER_FIRST = Before(
-    "autoencoder",
-    OWN_AUTOENCODER,
-    "autoencoder",
-    0.35,
-    ("data", "size", "channels", "mirror", "fold", "latent"),
-    {"latent_width": "width"},
-    3_000,
-)
-TEXT_UNET_SIZES = Sizes(
-    [{"width": width, "depth": 1} for width in (16, 24, 32, 48, 64, 96)]
-    + [{"width": width, "depth": 2} for width in (96, 128, 192, 256)],
-    LAW,
-    rate_from(32, 2e-3),
-    dropout,
-    AUTOENCODER_FIRST,
-)
-MMDIT_SIZES = Sizes(
-    [{"heads": heads, "depth": depth} for heads, depth in ((2, 4), (3, 5), (4, 6), (6, 8), (8, 10), (12, 12))],
-    LAW,
-    rate_from(4, 1e-3, "heads"),
-    dropout,
-    AUTOENCODER_FIRST,
-)
-FLUX_SIZES = Sizes(
-    [
-        {"heads": heads, "doubles": doubles, "singles": singles}
-        for heads, doubles, singles in ((2, 1, 3), (3, 2, 3), (4, 2, 4), (6, 3, 5), (8, 4, 6), (12, 4, 8))
-    ],
-    LAW,
-    rate_from(4, 1e-3, "heads"),
-    dropout,
-    AUTOENCODER_FIRST,
 )

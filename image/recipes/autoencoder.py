@@ -19,7 +19,8 @@ from image.captions import captioned_digits
 from image.defaults import image_files
 from image.features import timm_maps
 from image.modality import MODALITY
-from image.own import AUTOENCODER_SIZES, divided_size, own_pictures, own_plan, own_training
+from image.own import own_pictures, own_training
+from image.own_latents import AUTOENCODER_SIZES, divided_size, own_plan
 from image.presets import tiny_plan
 
 UNUSED = Sampling(heun, trailing, 1)  # an autoencoder makes no samples by itself

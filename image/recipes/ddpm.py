@@ -7,6 +7,7 @@ from functools import partial
 from core.condition import ClassLabel, Conditioner
 from core.denoiser import Denoiser
 from core.grid import trailing
+from core.nn.folded import Folded
 from core.nn.unet import UNet, adm_64, ddpm_256, ddpm_cifar10
 from core.objective import Objective, epsilon, indices
 from core.prediction import Epsilon, LearnedRange
@@ -16,7 +17,7 @@ from core.schedule import Discrete, cosine_betas, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
-from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
+from image.own import OwnPictures, Shape, UNetSizes, own_training, unet_recipe
 
 
 def paper(data: str) -> Recipe:
@@ -85,16 +86,13 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own pictures, by class where they have classes; sized to them, to your machine and to the time you give."""
-
     shape = Shape(size, channels, classes, fold)
 
-    def system() -> Diffusion:
-        net = unet(shape, width, depth, dropout)
-        denoiser = Denoiser(net, Discrete(linear_betas()), Epsilon())
-        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=plain(drop=shape.drop))
+    def make(net: Folded) -> tuple[Denoiser, Objective]:
+        return Denoiser(net, Discrete(linear_betas()), Epsilon()), plain(drop=shape.drop)
 
-    training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, mirror, shape, Sampling(ddpm, trailing, steps=100), training, UNET_SIZES)
+    sampling, training = Sampling(ddpm, trailing, steps=100), own_training(batch, steps, lr, warmup)
+    return unet_recipe(OwnPictures(data, shape, mirror), UNetSizes(width, depth, dropout), make, sampling, training)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

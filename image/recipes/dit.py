@@ -18,7 +18,7 @@ from core.schedule import VP, Discrete, linear_betas
 from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
-from image.own import DIT_SIZES, Shape, class_conditioner, own_recipe, own_training
+from image.own import DIT_SIZES, OwnPictures, Shape, class_conditioner, own_training
 
 
 def paper(data: str, classes: int = 1000, size: int = 32) -> Recipe:
@@ -77,7 +77,7 @@ def own(
         return Diffusion(denoiser, class_conditioner(shape, width), objective=objective)
 
     training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, mirror, shape, Sampling(dpmpp_2m, trailing, steps=25), training, DIT_SIZES)
+    return OwnPictures(data, shape, mirror).recipe(system, Sampling(dpmpp_2m, trailing, steps=25), training, DIT_SIZES)
 
 
 def tiny(width: int = 128, depth: int = 6, steps: int = 2500, batch: int = 64, lr: float = 1e-3) -> Recipe:

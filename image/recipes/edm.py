@@ -7,6 +7,7 @@ from torch import Tensor
 from core.condition import ClassLabel, Conditioner
 from core.denoiser import Denoiser
 from core.grid import karras
+from core.nn.folded import Folded
 from core.nn.unet import UNet, adm
 from core.objective import EDMWeight, LogNormal, Objective
 from core.prediction import F
@@ -17,7 +18,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.ncsnpp import ddpmpp_cifar10
-from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
+from image.own import OwnPictures, Shape, UNetSizes, own_training, unet_recipe
 
 
 def c_noise(sigma: Tensor) -> Tensor:
@@ -68,17 +69,14 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own pictures, by class where they have classes; sized to them, to your machine and to the time you give."""
-
     shape = Shape(size, channels, classes, fold)
 
-    def system() -> Diffusion:
-        net = unet(shape, width, depth, dropout)
+    def make(net: Folded) -> tuple[Denoiser, Objective]:
         denoiser = Denoiser(net, EDM(cleanest=0.005, noisiest=80 * deviation), F(deviation), c_noise)
-        objective = Objective(LogNormal(-0.8, 1.4), EDMWeight(deviation), drop=shape.drop)
-        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
+        return denoiser, Objective(LogNormal(-0.8, 1.4), EDMWeight(deviation), drop=shape.drop)
 
-    training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, mirror, shape, Sampling(heun, karras, steps=18), training, UNET_SIZES)
+    sampling, training = Sampling(heun, karras, steps=18), own_training(batch, steps, lr, warmup)
+    return unet_recipe(OwnPictures(data, shape, mirror), UNetSizes(width, depth, dropout), make, sampling, training)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

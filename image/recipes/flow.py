@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.condition import ClassLabel, Conditioner
 from core.denoiser import Denoiser, thousandths
 from core.grid import trailing
+from core.nn.folded import Folded
 from core.nn.unet import UNet, adm
 from core.objective import LogitNormal, Objective, flow
 from core.prediction import FlowVelocity
@@ -16,7 +17,7 @@ from core.systems.diffusion import Diffusion
 from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.ncsnpp import ddpmpp_cifar10
-from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
+from image.own import OwnPictures, Shape, UNetSizes, own_training, unet_recipe
 
 
 def paper(data: str) -> Recipe:
@@ -60,18 +61,14 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own pictures, by class where they have classes; sized to them, to your machine and to the time you give."""
-
     shape = Shape(size, channels, classes, fold)
 
-    def system() -> Diffusion:
-        net = unet(shape, width, depth, dropout)
-        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
-        return Diffusion(
-            denoiser, class_conditioner(shape, net.embedded), objective=Objective(LogitNormal(), flow, drop=shape.drop)
-        )
+    def make(net: Folded) -> tuple[Denoiser, Objective]:
+        objective = Objective(LogitNormal(), flow, drop=shape.drop)
+        return Denoiser(net, Flow(), FlowVelocity(), thousandths), objective
 
-    training = own_training(batch, steps, lr, warmup)
-    return own_recipe(system, data, mirror, shape, Sampling(heun, trailing, steps=18), training, UNET_SIZES)
+    sampling, training = Sampling(heun, trailing, steps=18), own_training(batch, steps, lr, warmup)
+    return unet_recipe(OwnPictures(data, shape, mirror), UNetSizes(width, depth, dropout), make, sampling, training)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

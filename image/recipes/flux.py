@@ -28,8 +28,9 @@ from core.train.run import Run
 from core.train.state import newest
 from core.weights.checkpoint import CheckpointError
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
-from image.latent import OWN_AUTOENCODER, SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.own import FLUX_SIZES, divided_size, own_captioned, own_plan, own_training
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.own import own_training
+from image.own_latents import FLUX_SIZES, OwnLatents
 from image.presets import tiny_plan
 
 SCALES = (1.0, 6.0)  # the guidance that students learn
@@ -108,38 +109,13 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own captioned pictures, both stages sized to them, to your machine and to the time you give."""
-    plan = own_plan(channels, size, fold, latent_width, latent)
-    sides = divided_size(size, plan.factor)
-    height, across = (side // plan.factor for side in sides)
+    latents = OwnLatents(data, size, channels, mirror, fold, latent_width, latent)
 
     def system() -> Diffusion:
-        net = Flux(plan.code, heads, doubles, singles, text_width, text_width, (4, 14, 14), 2, guided=False)
-        denoiser = Denoiser(Folded(net, 1, 2), Flow(), FlowVelocity(), thousandths)
-        words = Words(TextEncoder(text_width, 2, 4, length), vector=text_width)
-        codec = Latents(KLAutoencoder(plan))
-        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
+        net = Flux(latent, heads, doubles, singles, text_width, text_width, (4, 14, 14), 2, guided=False)
+        return latents.system(Folded(net, 1, 2), Words(TextEncoder(text_width, 2, 4, length), vector=text_width))
 
-    first = {
-        "data": data,
-        "size": size,
-        "channels": channels,
-        "mirror": mirror,
-        "fold": fold,
-        "width": latent_width,
-        "latent": latent,
-    }
-    return own_captioned(
-        system,
-        (plan.code, height, across),
-        Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0),
-        own_training(batch, steps, lr, warmup),
-        data,
-        sides,
-        channels,
-        mirror,
-        from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
-        FLUX_SIZES,
-    )
+    return latents.recipe(system, autoencoder, own_training(batch, steps, lr, warmup), FLUX_SIZES)
 
 
 def tiny(

@@ -20,8 +20,9 @@ from core.systems.diffusion import Diffusion
 from core.text.words import Words
 from core.train.ema import Constant, Power
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
-from image.latent import OWN_AUTOENCODER, SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.own import TEXT_UNET_SIZES, divided_size, own_captioned, own_plan, own_training, text_unet
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.own import own_training
+from image.own_latents import TEXT_UNET_SIZES, OwnLatents, text_unet
 from image.presets import tiny_plan
 
 
@@ -75,37 +76,13 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own captioned pictures, both stages sized to them, to your machine and to the time you give."""
-    plan = own_plan(channels, size, fold, latent_width, latent)
-    height, across = (side // plan.factor for side in divided_size(size, plan.factor))
+    latents = OwnLatents(data, size, channels, mirror, fold, latent_width, latent)
 
     def system() -> Diffusion:
-        net = text_unet(plan.code, (height, across), width, depth, text_width, dropout)
-        denoiser = Denoiser(net, Flow(), FlowVelocity(), thousandths)
-        words = Words(TextEncoder(text_width, 2, 4, length))
-        codec = Latents(KLAutoencoder(plan))
-        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
+        net = text_unet(latents.plan.code, latents.grid, width, depth, text_width, dropout)
+        return latents.system(net, Words(TextEncoder(text_width, 2, 4, length)))
 
-    first = {
-        "data": data,
-        "size": size,
-        "channels": channels,
-        "mirror": mirror,
-        "fold": fold,
-        "width": latent_width,
-        "latent": latent,
-    }
-    return own_captioned(
-        system,
-        (plan.code, height, across),
-        Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0),
-        own_training(batch, steps, lr, warmup),
-        data,
-        divided_size(size, plan.factor),
-        channels,
-        mirror,
-        from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
-        TEXT_UNET_SIZES,
-    )
+    return latents.recipe(system, autoencoder, own_training(batch, steps, lr, warmup), TEXT_UNET_SIZES)
 
 
 def tiny(

@@ -7,6 +7,7 @@ from torch import Tensor
 from core.codec import Codec, Scale
 from core.denoiser import Denoiser
 from core.grid import linspace
+from core.nn.folded import Folded
 from core.objective import Objective, epsilon
 from core.prediction import Epsilon
 from core.recipe import Recipe, Sampling, Training, linear
@@ -17,7 +18,7 @@ from core.train.ema import Constant, Power
 from image.defaults import flip, image_files, image_recipe, real_digits
 from image.nn.fir import BOX, FIR
 from image.nn.ncsnpp import InputResidual, LogFourier, NCSNpp, Positional, ddpmpp_cifar10, ncsnpp_256, ncsnpp_cifar10
-from image.own import UNET_SIZES, Shape, class_conditioner, own_recipe, own_training, unet
+from image.own import OwnPictures, Shape, UNetSizes, own_training, unet_recipe
 
 
 def paper_ve(data: str, deep: bool = False) -> Recipe:
@@ -94,17 +95,15 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own pictures on a VP path, by class where they have classes; sized to them, your machine and your time."""
-
     shape = Shape(size, channels, classes, fold)
 
-    def system() -> Diffusion:
-        net = unet(shape, width, depth, dropout)
-        denoiser = Denoiser(net, VP(), Epsilon(), lambda t: 999 * t)
+    def make(net: Folded) -> tuple[Denoiser, Objective]:
         objective = Objective(weight=epsilon, drop=shape.drop)
-        return Diffusion(denoiser, class_conditioner(shape, net.embedded), objective=objective)
+        return Denoiser(net, VP(), Epsilon(), lambda t: 999 * t), objective
 
     sampling = Sampling(predictor_corrector, linspace, steps=200)
-    return own_recipe(system, data, mirror, shape, sampling, own_training(batch, steps, lr, warmup), UNET_SIZES)
+    training = own_training(batch, steps, lr, warmup)
+    return unet_recipe(OwnPictures(data, shape, mirror), UNetSizes(width, depth, dropout), make, sampling, training)
 
 
 def tiny(width: int = 32, dropout: float = 0.1, steps: int = 2500, batch: int = 64, lr: float = 2e-3) -> Recipe:

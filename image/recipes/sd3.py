@@ -24,8 +24,9 @@ from core.text.words import Words
 from core.train.ema import Constant, Power
 from core.train.precision import Precision
 from image.captioned import SEMANTIC_LOGIT, captioned_recipe, digits_recipe
-from image.latent import OWN_AUTOENCODER, SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
-from image.own import MMDIT_SIZES, divided_size, own_captioned, own_plan, own_training
+from image.latent import SMALL_AUTOENCODER, TINY_AUTOENCODER, from_autoencoder
+from image.own import own_training
+from image.own_latents import MMDIT_SIZES, OwnLatents
 from image.presets import tiny_plan
 
 LATENT = 16  # channels of the code of SD3's autoencoder, scaled by 1.5305 after a shift by 0.0609
@@ -88,39 +89,14 @@ def own(
     warmup: int = 500,
 ) -> Recipe:
     """Your own captioned pictures, both stages sized to them, to your machine and to the time you give."""
-    plan = own_plan(channels, size, fold, latent_width, latent)
-    sides = divided_size(size, plan.factor)
-    height, across = (side // plan.factor for side in sides)
+    latents = OwnLatents(data, size, channels, mirror, fold, latent_width, latent)
 
     def system() -> Diffusion:
-        table = -(-max(height, across) // 2)
-        net = MMDiT(plan.code, heads, depth, text_width, text_width, 32, 2, 2 * table, table, normed=True)
-        denoiser = Denoiser(Folded(net, 1, 2), Flow(), FlowVelocity(), thousandths)
-        words = Words(TextEncoder(text_width, 2, 4, length), vector=text_width)
-        codec = Latents(KLAutoencoder(plan))
-        return Diffusion(denoiser, words, codec, Objective(LogitNormal(SEMANTIC_LOGIT), flow, drop=0.1))
+        table = -(-max(latents.grid) // 2)
+        net = MMDiT(latent, heads, depth, text_width, text_width, 32, 2, 2 * table, table, normed=True)
+        return latents.system(Folded(net, 1, 2), Words(TextEncoder(text_width, 2, 4, length), vector=text_width))
 
-    first = {
-        "data": data,
-        "size": size,
-        "channels": channels,
-        "mirror": mirror,
-        "fold": fold,
-        "width": latent_width,
-        "latent": latent,
-    }
-    return own_captioned(
-        system,
-        (plan.code, height, across),
-        Sampling(dpmpp_2m, trailing, steps=20, guidance=3.0),
-        own_training(batch, steps, lr, warmup),
-        data,
-        sides,
-        channels,
-        mirror,
-        from_autoencoder(autoencoder, build(OWN_AUTOENCODER, first)),
-        MMDIT_SIZES,
-    )
+    return latents.recipe(system, autoencoder, own_training(batch, steps, lr, warmup), MMDIT_SIZES)
 
 
 def tiny(
