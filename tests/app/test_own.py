@@ -99,8 +99,8 @@ def test_a_run_is_trained_measured_and_gone_on_with(command: Command, pictures: 
     assert header["arguments"]["steps"] == 3 and header["arguments"]["size"] == [12, 12]
     assert {"plan.json", "clock.json", "evaluation.json"} <= set(wide(out))
     found = json.loads((out / "evaluation.json").read_text())
-    assert any("Frechet" in name for name in found["figures"]) and found["settings"]
-    assert all(name in shown for name in found["figures"])
+    assert found["figures"]["samples"] == found["settings"]["count"] == 20, found
+    assert found["advice"] and all(sentence in shown for sentence in found["advice"])
     clock = json.loads((out / "clock.json").read_text())
     assert clock["since"] is None and 0 < clock["used"] < 120
     # Again: nothing is planned or trained, and the time goes on.

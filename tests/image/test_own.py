@@ -169,10 +169,11 @@ def test_values_decide_the_deviation(tmp_path: Path) -> None:
     half = np.zeros((12, 12, 3), np.uint8)
     half[:6] = 255
     for index in range(4):
+        half[0, 0] = 250 + index  # no two pictures are the same
         (tmp_path / "half").mkdir(exist_ok=True)
         Image.fromarray(half).save(tmp_path / "half" / f"{index}.png")
         (tmp_path / "flat").mkdir(exist_ok=True)
-        Image.new("RGB", (12, 12), (9, 9, 9)).save(tmp_path / "flat" / f"{index}.png")
+        Image.new("RGB", (12, 12), (9, 9, 9 + index)).save(tmp_path / "flat" / f"{index}.png")
     assert picture_arguments(tmp_path / "half")["deviation"] == pytest.approx(1.0, abs=0.01)
     assert picture_arguments(tmp_path / "flat")["deviation"] == 0.05
 
