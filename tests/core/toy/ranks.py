@@ -76,7 +76,7 @@ if __name__ == "__main__":
         (folder / "late").write_text(str(time.monotonic() - deadline))
     elif "few" in sys.argv:
         if Accelerator(cpu=True).process_index:
-            monitor.has_risen = lambda losses, best: True  # the main process decides, whatever others make of it
+            monitor.is_lower = lambda losses, best: True  # the main process decides, whatever others make of it
         made = build("toy.recipes.points.few", {}, ("toy",))
         train(made, replace(run(folder), save_every=50, validate_every=20, log_every=1))
     else:
