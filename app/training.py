@@ -100,7 +100,8 @@ def main(words: Sequence[str], system: str | None = None) -> None:
     folder = options.out or Path("runs") / usual
     arguments = {flag.name: values[flag.name] for flag in own}
     given = {flag.name: arguments[flag.name] for flag in own if typed(flag.name, words) is not None}
-    if preset == OWN and begun is None:
+    # A preset own that takes a model fine-tunes it, and has nothing to fit.
+    if preset == OWN and begun is None and "model" not in arguments:
         from app.own import Asked, train_own
 
         asked = Asked(name, given, folder, options.time, options.dry_run, options.processes, options.cpu)

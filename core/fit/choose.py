@@ -80,6 +80,12 @@ def choose(
             f"the smallest network needs {need / 2**30:.1f} GiB of memory and there are {memory / 2**30:.1f}: "
             "free some, or give smaller data"
         )
+    if seconds is None:
+        # Steps alone would always take the largest: the largest is taken that so many samples are enough for.
+        earned = [
+            choice for _, choice in found if law.earns(costs[choice.index].parameters, useful(choice.samples, examples))
+        ]
+        return earned[-1] if earned else found[0][1]
     return min(found, key=lambda pair: pair[0])[1]
 
 
