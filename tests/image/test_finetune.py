@@ -28,8 +28,8 @@ NET = {"size": 16, "channels": 1, "classes": 2, "width": 32}
 
 
 def pictures(path: Path, shift: float, count: int = 24) -> Path:
-    """Two classes of squares, of other brightnesses; ``shift`` is added to all of them."""
-    images = np.full((count, 16, 16), -0.5 + shift, np.float32)
+    """Two classes of squares, none like another; ``shift`` is added to all of them."""
+    images = -0.5 + shift + 0.02 * np.random.default_rng(0).standard_normal((count, 16, 16)).astype(np.float32)
     labels = np.arange(count) % 2
     images[labels == 1, 4:12, 4:12] += 0.8
     np.savez(path, images=images, labels=labels)
@@ -133,7 +133,8 @@ def test_another_size_and_other_classes(runs: Path, capsys: pytest.CaptureFixtur
 def test_data_without_classes_are_refused_in_a_sentence(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.savez(tmp_path / "plain.npz", images=np.zeros((8, 16, 16), np.float32))
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "plain.npz", images=images)
     words = ["--data", str(tmp_path / "plain.npz"), "--out", str(tmp_path / "run"), *QUIET]
     assert main(["train", "--from", str(runs / "source"), *words]) == 2
     assert "the data lack what the model is conditioned on" in capsys.readouterr().err
