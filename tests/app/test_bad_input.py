@@ -138,6 +138,7 @@ def test_a_full_disk_leaves_nothing_half_written(run_folder: Path, tmp_path: Pat
     assert not list((tmp_path / "run").rglob("*.safetensors*"))
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = ["train", "edm", "--width", "16", "--batch", "4", "--hold-out", "0", "--show", "0", "--log", "1"]
     line = [sys.executable, "-m", "app.main", *words, "--steps", "120", "--out", str(tmp_path)]

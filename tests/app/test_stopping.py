@@ -73,6 +73,7 @@ def test_a_signal_ends_each_stage_soon_and_the_same_command_goes_on(
     assert found == status and seconds < SOON and half_written == 0 and same
 
 
+@pytest.mark.slow
 def test_two_processes_stop_in_the_stage_of_the_autoencoder_and_go_on_there(tmp_path: Path) -> None:
     stage = tmp_path / "autoencoder"
 

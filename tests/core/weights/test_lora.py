@@ -133,7 +133,7 @@ def test_a_lora_on_every_layer_there_and_back(case: Case, tmp_path: Path) -> Non
     assert (wanted - case.their_words()).abs().max() > 0.02
     save_file(peft(factors, case.prefix), path)
     lora = load(path, case.net)
-    torch.testing.assert_close(case.attached(lora), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(case.attached(lora), wanted, rtol=0, atol=2e-5)  # the order of sums is not ours
 
     save_diffusers(tmp_path / "ours.safetensors", case.net, lora)
     torch.testing.assert_close(
