@@ -1,6 +1,6 @@
 """Your own pictures for a fixed wall time, beside diffusers and lucidrains: one judge, the same data, the same machine.
 
-    python benchmarks/own_data.py clothes.npz --seconds 900 --out /tmp/own [--peers diffusers lucidrains]
+    python benchmarks/own_data.py clothes.npz --seconds 900 --out runs/own [--peers diffusers lucidrains]
 
 Each trainer gets the wall time from its first import to its last step; a peer gets it once for each of three learning
 rates, and the best counts. Then each draws as many samples as it is measured on, by class where the data have classes,
