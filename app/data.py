@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import parse
+from core.console import reported
 from core.flags import option
 from core.registry import modalities
 
@@ -27,7 +27,6 @@ Examples:
   langevin data pictures --sheet sheet.png
   langevin data fashion.npz --json"""
 SHOWN = 8  # lines of a list
-EVERY = 10.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ def main(words: Sequence[str]) -> None:
     modality = modality_of_data(path)
     if options.sheet is not None and options.sheet.suffix.lower() != modality.preview_suffix:
         raise ValueError(f"{options.sheet} cannot be written: give a name that ends in {modality.preview_suffix}")
-    survey = modality.survey(path, tracked, not options.quick)
+    with reported() as progress:
+        survey = modality.survey(path, progress.track, not options.quick)
     print(json.dumps(as_json(modality, survey), indent=1) if options.json else "\n".join(lines(path, survey)))
     if options.sheet is not None:
         modality.preview(options.sheet, modality.examples(path, options.count), {"data": str(path)})
@@ -65,25 +65,6 @@ def modality_of_data(path: Path) -> Modality[Any]:
             raise ValueError(f"{path} does not exist: give a folder, tar shards or an .npz file")
         raise ValueError(f"{path} holds nothing that is known here: give data of {', '.join(counts)}")
     return modalities()[best]
-
-
-def tracked(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """The items, with a bar on a terminal that shows how far they are, or a line every few seconds elsewhere."""
-    if not sys.stderr.isatty():
-        return _with_lines(items, what)
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, what, console=Console(stderr=True), transient=True)
-
-
-def _with_lines(items: Sequence[Any], what: str) -> Iterator[Any]:
-    shown = time.monotonic()
-    for number, item in enumerate(items):
-        if time.monotonic() - shown > EVERY:
-            shown = time.monotonic()
-            print(f"{what}: {number:,} of {len(items):,}", file=sys.stderr, flush=True)
-        yield item
 
 
 def as_json(modality: Modality[Any], survey: Survey) -> Mapping[str, object]:

@@ -192,8 +192,8 @@ def decided(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(known: Plan | None, record: Mapping[str, Any]) -> str:
     if known is None:
         return ""
-    name = next(name for name in record if known.asked.get(name) != record[name])
-    return f" ({name} was {known.asked.get(name)}, not {record[name]})"
+    name = next((name for name in record if known.asked.get(name) != record[name]), None)
+    return "" if name is None else f" ({name} was {known.asked.get(name)}, not {record[name]})"
 
 
 def _stages(plan: Plan, folder: Path, elapsed: Elapsed, change: Change, run_of: Runs) -> Path:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.data import SHOWN, modality_of_data, tracked
+from app.data import SHOWN, modality_of_data
 from app.options import Flag, flags_of, read
+from core.console import reported
+from core.files import whole
 from core.registry import preparations
 
 ABOUT = """Prepare data for training: pictures are decoded, put upright and resized, motions become features. The folder
@@ -28,13 +30,16 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"data of the modality {modality.name} need no preparation: train on {source}")
     flags = flags_of(modality.preparation)
     values = read("langevin prepare", ABOUT, POSITIONAL, flags, words)
-    left_out = modality.preparation(**{flag.name: values[flag.name] for flag in flags}).run(source, out, tracked)
+    preparation = modality.preparation(**{flag.name: values[flag.name] for flag in flags})
+    with reported() as progress:
+        left_out = preparation.run(source, out, progress.track)
     for each in left_out[:SHOWN]:
         print(f"left out: {each.why}")
     if len(left_out) > SHOWN:
         print(f"and {len(left_out) - SHOWN:,} more: {out}/left_out.json has all")
     if out.is_dir():
-        (out / "left_out.json").write_text(json.dumps([each._asdict() for each in left_out], indent=1))
+        with whole(out / "left_out.json") as draft:
+            draft.write_text(json.dumps([each._asdict() for each in left_out], indent=1) + "\n")
     print(f"{out}\nNext: langevin data {out}")
 
 

@@ -110,6 +110,8 @@ def main(words: Sequence[str], system: str | None = None) -> None:
         )
         if path is None:
             return
+    elif begun is not None and (options.time is not None or options.dry_run):
+        raise ValueError("--time and --dry-run do not fine-tune: give --steps or --seconds with --from")
     elif options.time is not None or options.dry_run:
         raise ValueError("--time and --dry-run are for the preset own: leave them out, or give --data and no --preset")
     else:

@@ -29,11 +29,15 @@ from core.evaluation.names import (
 Figures = Mapping[str, object]
 Rule = Callable[[Figures], Iterator[str]]
 FEW = 256  # samples
+SHARES = (AS_ASKED, PRECISION, RECALL, COVERAGE)  # of which real data have the most
 
 
 def advice(figures: Figures) -> list[str]:
     """Sentences on what to do next, the most pressing first; one at least."""
     found = [sentence for rule in RULES for sentence in rule(figures)]
+    behind = [name for name in SHARES if _high(figures, name) < _low(figures, name + REAL)]
+    if not found and behind:
+        return [f"Nearly as real data, but not in: {', '.join(behind)}. More time may close the gap."]
     return found or ["Every figure is as that of real data, as far as so many samples tell: nothing is left to do."]
 
 

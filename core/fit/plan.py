@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from core.data.dataset import First
+from core.data.dataset import Dataset, First
 from core.files import whole
 from core.fit.choose import Choice, choose
 from core.fit.cost import Cost, measure
@@ -28,6 +28,7 @@ FILE = "plan.json"
 EVALUATION = (0.08, 10.0, 180.0)  # the share of the time that is kept for evaluation, at least and at most (seconds)
 STARTING = 8.0  # seconds until the processes of a stage are ready
 MEASURING = 1.5  # seconds for each size
+SHOWN = 64  # examples that costs are measured on
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def make_plan(
     if recipe.sizes is None:
         raise ValueError(f"{name} has nothing to choose: leave --time out, or take the preset own")
     count = processes or (machine.devices or machine.cores)
-    plan = Plan(asked, str(machine), len(recipe.data()[0]), count, seconds, ())
+    data = recipe.data()[0]  # of all stages, opened once
+    plan = Plan(asked, str(machine), len(data), count, seconds, ())
+    shown = First(data, SHOWN)
     stages: list[Stage] = []
     arguments = dict(given)
     before = recipe.sizes.before
@@ -149,14 +152,15 @@ def make_plan(
         shared = {key: recipe.arguments[key] for key in before.shared}
         shared |= {source: given[name] for name, source in before.taken.items() if name in given}
         part = None if seconds is None else before.share * (seconds - plan.evaluation) - STARTING
-        stages.append(_stage(before.recipe, shared, before.folder, before.share, machine, plan, part, before.steps))
+        first = _stage(before.recipe, shared, before.folder, before.share, machine, plan, part, before.steps, shown)
+        stages.append(first)
         arguments[before.argument] = str(folder / before.folder)
-        arguments |= {name: stages[0].arguments[source] for name, source in before.taken.items()}
+        arguments |= {name: first.arguments[source] for name, source in before.taken.items()}
     share = 1 - sum(stage.share for stage in stages)
     part = None if seconds is None else share * (seconds - plan.evaluation) - STARTING
     if part is not None and part < 5:
         raise ValueError(f"{clock(seconds or 0)} is too short to train anything here: give a minute or more")
-    stages.append(_stage(name, arguments, "", share, machine, plan, part, steps))
+    stages.append(_stage(name, arguments, "", share, machine, plan, part, steps, shown))
     return replace(plan, stages=tuple(stages))
 
 
@@ -169,8 +173,9 @@ def _stage(
     plan: Plan,
     seconds: float | None,
     steps: int | None,
+    data: Dataset,
 ) -> Stage:
-    """A stage with everything chosen."""
+    """A stage with everything chosen; data: examples to measure costs on."""
     first = build(name, given)
     assert first.sizes is not None
     sizes = [{**size, **given} for size in first.sizes.arguments]
@@ -185,7 +190,7 @@ def _stage(
         steps=steps,
         batch=given.get("batch") or None,
     )
-    costs = _costs(name, sizes, machine, lambda costs: chosen(costs).index == len(costs) - 1)
+    costs = _costs(name, sizes, machine, data, lambda costs: chosen(costs).index == len(costs) - 1)
     choice = chosen(costs)
     arguments = dict(build(name, {**sizes[choice.index], "batch": choice.batch}).arguments)
     arguments |= _schedule(first, arguments, choice, plan.examples, steps)
@@ -195,14 +200,17 @@ def _stage(
 
 
 def _costs(
-    name: str, sizes: Sequence[Mapping[str, Any]], machine: Machine, better: Callable[[Sequence[Cost]], bool]
+    name: str,
+    sizes: Sequence[Mapping[str, Any]],
+    machine: Machine,
+    data: Dataset,
+    better: Callable[[Sequence[Cost]], bool],
 ) -> list[Cost]:
     """The costs of the sizes, from small to large, until larger ones are no better."""
     device = torch.device(machine.device if machine.devices else "cpu")
     before, costs = torch.get_num_threads(), list[Cost]()
     torch.set_num_threads(1)
     try:
-        data = First(build(name, sizes[0]).data()[0], 64)
         for size in sizes:
             costs.append(measure(build(name, size), data, device, MEASURING))
             if not better(costs):

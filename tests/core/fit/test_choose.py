@@ -9,7 +9,7 @@ import pytest
 
 from core.fit.choose import BASE, BATCHES, MEMORY, REPEATS, STEPS, Choice, batch_for, choose, useful
 from core.fit.cost import Cost
-from core.sizes import Law
+from core.sizes import COST, Law
 
 LAW = Law(0.34, 0.28, 3.0)
 PLENTY = 10**15  # examples, or bytes
@@ -111,6 +111,18 @@ def test_steps_decide_where_they_are_given() -> None:
     assert with_time.steps == 20  # what ends first
     by_time = choose(family[-1:], LAW, PLENTY, PLENTY, 1, 100.0, 10**9)
     assert by_time.steps == int(100.0 / family[-1].seconds(by_time.batch))
+
+
+def test_steps_alone_take_the_size_that_their_time_would_have_had() -> None:
+    """Where a sample costs P^COST, the best size for a time is the largest that its samples are enough for."""
+    family = [Cost(count, 0.0, 1e-8 * count**COST, 20 * count, 2**10) for count in DENSE]
+    sizes = []
+    for time in (60.0, 900.0, 14_400.0):
+        timed = choose(family, LAW, PLENTY, PLENTY, 1, time, batch=64)
+        stepped = choose(family, LAW, PLENTY, PLENTY, 1, steps=timed.steps, batch=64)
+        assert abs(stepped.index - timed.index) <= 1
+        sizes.append(DENSE[stepped.index])
+    assert DENSE[0] < sizes[0] < sizes[1] < sizes[2] < DENSE[-1]
 
 
 @pytest.mark.parametrize(("batch", "processes"), itertools.product([4, 24, 1024], [1, 2]))
