@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 Change = Callable[[Tensor], Tensor]  # views (B, ...) -> the same, changed at random by torch's global generator
@@ -46,9 +45,3 @@ def perceptron(view: Tensor, width: int = 128, features: int = 64) -> nn.Module:
     inputs = view[0].numel()
     layers = (nn.Flatten(), nn.BatchNorm1d(inputs), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, features))
     return nn.Sequential(*layers)
-
-
-def as_numbers(batch: Mapping[str, Any]) -> Tensor:
-    """The x of a batch as it is."""
-    found: Tensor = batch["x"].to(torch.float32)
-    return found

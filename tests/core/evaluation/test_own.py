@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.evaluation import names
 from core.evaluation.advice import advice
-from core.evaluation.backbone import Backbone, as_numbers, perceptron
+from core.evaluation.backbone import Backbone, perceptron
 from core.evaluation.interval import ConfidenceInterval
 from core.evaluation.options import EvaluationOptions, HasConditions
 from core.evaluation.own import OwnEvaluation, evaluator
@@ -26,6 +26,12 @@ COLOURS = ("red", "green", "blue", "grey", "pink", "gold")
 
 def spread(views: Tensor) -> Tensor:
     return views + 0.5 * torch.randn_like(views)
+
+
+def as_numbers(batch: Mapping[str, Any]) -> Tensor:
+    """The x of a batch as it is."""
+    found: Tensor = batch["x"].to(torch.float32)
+    return found
 
 
 BACKBONE = Backbone(as_numbers, perceptron, distort=spread, details=lambda views: views.diff(dim=1).abs().mean(1, True))
